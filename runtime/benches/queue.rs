@@ -1,0 +1,294 @@
+//! Durable tasks per second: submit, claim, complete, each waiting for its commit.
+//!
+//! `cargo bench -p regrow-runtime --bench queue [cycle|reload]`. The disk's own rate of
+//! 4 KiB appends with `fdatasync` stands beside it: compare ratios, machines differ.
+
+#![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use metrics::{Counter, Gauge, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
+use regrow_runtime::clock::Clock;
+use regrow_runtime::events::EventBus;
+use regrow_runtime::ids::TaskId;
+use regrow_runtime::json::Json;
+use regrow_runtime::queue::control::QueueLimits;
+use regrow_runtime::queue::task::NewTask;
+use regrow_runtime::queue::{ClaimRequest, Queue};
+use regrow_runtime::store::Store;
+use regrow_runtime::store::data_dir::DataDir;
+use regrow_runtime::store::sqlite::Sqlite;
+use regrow_runtime::store::writer::Writer;
+use tokio::task::JoinSet;
+
+const SPAN: Duration = Duration::from_secs(4);
+
+/// Sums the batch sizes that the writer reports.
+#[derive(Default)]
+struct Batches {
+    callers: AtomicU64,
+    commits: AtomicU64,
+}
+
+impl HistogramFn for Batches {
+    fn record(&self, value: f64) {
+        self.callers.fetch_add(value as u64, Ordering::Relaxed);
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct Recorder(Arc<Batches>);
+
+impl metrics::Recorder for Recorder {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> metrics::Histogram {
+        if key.name() == regrow_runtime::metrics::STORE_BATCH {
+            metrics::Histogram::from_arc(self.0.clone())
+        } else {
+            metrics::Histogram::noop()
+        }
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds in order")
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    histogram.value_at_quantile(quantile) as f64 / 1_000.0
+}
+
+/// What the disk does by itself: append 4 KiB and flush, one at a time.
+fn raw(dir: &Path) {
+    let mut file = std::fs::File::create(dir.join("raw")).expect("writable");
+    let mut latency = histogram();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(2) {
+        let one = Instant::now();
+        file.write_all(&[7; 4_096]).expect("written");
+        file.sync_data().expect("flushed");
+        latency.saturating_record(micros(one).max(1));
+    }
+    let rate = latency.len() as f64 / started.elapsed().as_secs_f64();
+    let (p50, p99) = (ms(&latency, 0.5), ms(&latency, 0.99));
+    println!("raw append 4 KiB + fdatasync: {rate:.0}/s, p50 {p50:.2} ms, p99 {p99:.2} ms");
+}
+
+struct Node {
+    queue: Queue,
+    running: JoinSet<()>,
+    _dir: Option<DataDir>,
+}
+
+impl Node {
+    async fn start(path: Option<&Path>) -> Self {
+        let mut dir = path.map(|path| DataDir::open(path).expect("free"));
+        let store = match &mut dir {
+            Some(dir) => Store::Sqlite(Sqlite::open(dir).await.expect("sound")),
+            None => Store::volatile(),
+        };
+        let limits = QueueLimits {
+            max_size: 5_000_000,
+            max_bytes: 8 << 30,
+            ..QueueLimits::default()
+        };
+        let (bus, clock) = (EventBus::default(), Clock::system());
+        let queue = Queue::open(Writer::new(store), bus, limits, clock, 1).await;
+        let queue = queue.expect("readable");
+        let mut running = JoinSet::new();
+        running.spawn(queue.clone().run_writer());
+        let keeper = queue.clone();
+        running.spawn(async move { keeper.keep_time().await });
+        Self {
+            queue,
+            running,
+            _dir: dir,
+        }
+    }
+
+    async fn stop(mut self) {
+        self.queue.writer().close().await;
+        self.running.shutdown().await;
+    }
+}
+
+fn task() -> NewTask {
+    NewTask::new("bench", Json::of(&"x".repeat(200)).expect("JSON"))
+}
+
+fn request(max: usize) -> ClaimRequest {
+    ClaimRequest {
+        worker: "bench".into(),
+        kinds: vec!["bench".to_owned()],
+        max,
+        wait: Duration::from_secs(10),
+        lease: Duration::from_secs(600),
+    }
+}
+
+#[derive(Default)]
+struct Client {
+    submits: Vec<u64>,
+    cycles: Vec<u64>,
+    submitted: Vec<TaskId>,
+    completed: Vec<TaskId>,
+}
+
+async fn client(queue: Queue, until: Instant) -> Client {
+    let (mut told, request) = (Client::default(), request(1));
+    while Instant::now() < until {
+        let started = Instant::now();
+        let id = queue.submit(task()).await.expect("room").id;
+        told.submits.push(micros(started));
+        told.submitted.push(id);
+        let leases = queue.claim(&request).await.expect("open");
+        let lease = leases.first().expect("as many tasks as clients");
+        let done = queue.complete(lease.task.id, lease.epoch, Json::null());
+        done.await.expect("held");
+        told.completed.push(lease.task.id);
+        told.cycles.push(micros(started));
+    }
+    told
+}
+
+async fn cycle(name: &str, path: Option<&Path>, clients: usize, batches: &Batches) {
+    let node = Node::start(path).await;
+    let before = [&batches.callers, &batches.commits].map(|n| n.load(Ordering::Relaxed));
+    let started = Instant::now();
+    let mut running = JoinSet::new();
+    for _ in 0..clients {
+        running.spawn(client(node.queue.clone(), started + SPAN));
+    }
+    let told = running.join_all().await;
+    let seconds = started.elapsed().as_secs_f64();
+    let after = [&batches.callers, &batches.commits].map(|n| n.load(Ordering::Relaxed));
+    let (mut submits, mut cycles) = (histogram(), histogram());
+    let (mut submitted, mut completed) = (HashSet::new(), HashSet::new());
+    let mut doubled = 0;
+    for one in &told {
+        one.submits
+            .iter()
+            .for_each(|us| submits.saturating_record((*us).max(1)));
+        one.cycles
+            .iter()
+            .for_each(|us| cycles.saturating_record((*us).max(1)));
+        submitted.extend(&one.submitted);
+        doubled += one
+            .completed
+            .iter()
+            .filter(|id| !completed.insert(**id))
+            .count();
+    }
+    let mut lost = 0;
+    for id in submitted.difference(&completed) {
+        lost += usize::from(node.queue.task(*id).await.expect("readable").is_none());
+    }
+    let batch = (after[0] - before[0]) as f64 / (after[1] - before[1]).max(1) as f64;
+    println!(
+        "{name:>6} c={clients:<4} {:>8.0} tasks/s  cycle p50 {:>7.2} p99 {:>7.2} ms  \
+         submit p50 {:>7.2} p99 {:>7.2} ms  batch {batch:>6.1}  lost {lost} doubled {doubled}",
+        cycles.len() as f64 / seconds,
+        ms(&cycles, 0.5),
+        ms(&cycles, 0.99),
+        ms(&submits, 0.5),
+        ms(&submits, 0.99),
+    );
+    node.stop().await;
+}
+
+/// Fills the queue to `depth`, times claims there, and the start of a node over it.
+async fn reload(depth: usize) {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(Some(dir.path())).await;
+    let started = Instant::now();
+    let left = Arc::new(AtomicU64::new(depth as u64));
+    let mut running = JoinSet::new();
+    for _ in 0..1_024 {
+        let (queue, left) = (node.queue.clone(), left.clone());
+        running.spawn(async move {
+            while left
+                .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok()
+            {
+                queue.submit(task()).await.expect("room");
+            }
+        });
+    }
+    running.join_all().await;
+    let fill = depth as f64 / started.elapsed().as_secs_f64();
+    let (claims, mut latency) = (500, histogram());
+    for _ in 0..claims {
+        let one = Instant::now();
+        let leases = node.queue.claim_now(&request(1)).expect("open");
+        latency.saturating_record(u64::try_from(one.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let lease = leases.first().expect("filled");
+        node.queue
+            .release(lease.task.id, lease.epoch)
+            .await
+            .expect("held");
+    }
+    let (p50, p99) = (
+        latency.value_at_quantile(0.5),
+        latency.value_at_quantile(0.99),
+    );
+    node.stop().await;
+    let started = Instant::now();
+    let node = Node::start(Some(dir.path())).await;
+    let first = node.queue.claim_now(&request(1)).expect("open").len();
+    let boot = started.elapsed();
+    println!(
+        "depth {depth:>8}: fill {fill:.0}/s, claim p50 {p50} ns p99 {p99} ns, \
+         start to first lease {boot:.2?} ({first} lease)"
+    );
+    node.stop().await;
+}
+
+fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let wants = |what: &str| {
+        let named = |known: &str| asked.iter().any(|asked| asked == known);
+        named(what) || !(named("cycle") || named("reload"))
+    };
+    let batches = Arc::new(Batches::default());
+    metrics::set_global_recorder(Recorder(batches.clone())).expect("the first recorder");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    raw(dir.path());
+    if wants("cycle") {
+        for clients in [1, 16, 128, 512] {
+            let path = dir.path().join(clients.to_string());
+            runtime.block_on(cycle("sqlite", Some(&path), clients, &batches));
+        }
+        for clients in [1, 16, 128, 512] {
+            runtime.block_on(cycle("memory", None, clients, &batches));
+        }
+    }
+    if wants("reload") {
+        for depth in [1_000, 1_000_000] {
+            runtime.block_on(reload(depth));
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The kernel of Regrow: no model, no socket, no HTTP.
+//!
+//! In reading order: [`ids`], [`role`], [`clock`] and [`json`] are the vocabulary;
+//! [`actor`] and [`mailbox`] say what an actor is and how it is reached, [`supervision`]
+//! keeps it alive and [`health`] finds out what hangs; [`queue`] decides what happens to
+//! tasks, [`context`] is what their agents know together, and [`store`] makes both durable;
+//! [`events`], [`observe`] and [`telemetry`] tell whoever watches.
+
+pub mod actor;
+pub mod causes;
+pub mod clock;
+pub mod context;
+pub mod events;
+pub mod health;
+pub mod ids;
+pub mod journal;
+pub mod json;
+pub mod mailbox;
+pub mod metrics;
+pub mod observe;
+pub mod queue;
+pub mod role;
+pub mod store;
+pub mod supervision;
+pub mod telemetry;

@@ -1,0 +1,261 @@
+//! The durable queue: leased tasks that nothing loses and nothing runs twice.
+//!
+//! [`Queue`] is a value, not a mailbox. A call takes a short lock around the pure
+//! state machine (`machine`), hands the resulting changes to the [`Writer`] and waits for
+//! the commit. Whoever got an answer got it after the commit (P1). Claims are answered at
+//! once: their epochs are above any that was ever given, durable or not.
+//!
+//! Waiting for tasks, for time and for the disk happens outside the lock.
+
+pub mod backlog;
+pub mod control;
+pub mod error;
+pub mod keeper;
+mod leasing;
+pub(crate) mod machine;
+mod operating;
+pub mod retry;
+mod submission;
+pub mod task;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use self::control::QueueLimits;
+use self::machine::{Loading, Machine};
+use crate::clock::{Clock, Timestamp};
+use crate::events::{Event, EventBus};
+use crate::ids::TaskId;
+use crate::store::writer::{OnCommit, Writer, cut_off};
+use crate::store::{Changes, StoreError};
+
+/// What a worker asks for.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// Who asks; unique per life of a worker, so that its leases can be reclaimed.
+    pub worker: Arc<str>,
+    /// Kinds of task it can run.
+    pub kinds: Vec<String>,
+    /// At most this many leases.
+    pub max: usize,
+    /// How long to wait for the first.
+    pub wait: Duration,
+    /// How long each lease lasts unless renewed.
+    pub lease: Duration,
+}
+
+/// A lease was renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The new end.
+    pub expires_at: Timestamp,
+    /// A cancel was asked for: stop, and settle the task. The lease was not extended.
+    pub cancel_requested: bool,
+}
+
+/// The answer to a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// The task.
+    pub id: TaskId,
+    /// It is the task of an earlier submission with the same idempotency key.
+    pub repeated: bool,
+}
+
+struct Inner {
+    machine: Mutex<Machine>,
+    /// Workers that died while the store could not be written.
+    dead: Mutex<Vec<Arc<str>>>,
+    writer: Writer,
+    bus: EventBus,
+    clock: Clock,
+    /// Tasks may have become claimable.
+    ready: Notify,
+    /// Something is due earlier than the keeper thinks.
+    sooner: Notify,
+    /// When the keeper wakes next, as a [`Timestamp`].
+    keeper_wakes_at: AtomicU64,
+    /// Ended tasks that someone is about to reopen.
+    reopening: Mutex<HashSet<TaskId>>,
+}
+
+/// The right to reopen one task: what the store says about it stays true meanwhile.
+struct Reopening<'a> {
+    queue: &'a Queue,
+    id: TaskId,
+}
+
+impl Drop for Reopening<'_> {
+    fn drop(&mut self) {
+        self.queue.0.reopening.lock().remove(&self.id);
+    }
+}
+
+/// Handle to the queue; cheap to clone.
+#[derive(Clone)]
+pub struct Queue(Arc<Inner>);
+
+impl Queue {
+    /// Continues with what the writer's store holds. Leases that were out are lost:
+    /// agents died with the node that gave them, and workers elsewhere find theirs stale.
+    ///
+    /// The caller then runs [`keep_time`](Self::keep_time) and [`run_writer`](Self::run_writer).
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; nothing but the number of boots was written.
+    pub async fn open(
+        writer: Writer,
+        bus: EventBus,
+        limits: QueueLimits,
+        clock: Clock,
+        seed: u64,
+    ) -> Result<Self, StoreError> {
+        let boot = writer.store().next_boot().await?;
+        let snapshot = writer.store().snapshot().await?;
+        let mut machine = Machine::new(limits, boot, seed);
+        machine.load(snapshot, Loading::Boot, clock.now());
+        let queue = Self(Arc::new(Inner {
+            machine: Mutex::new(machine),
+            dead: Mutex::default(),
+            writer,
+            bus,
+            clock,
+            ready: Notify::new(),
+            sooner: Notify::new(),
+            keeper_wakes_at: AtomicU64::new(u64::MAX),
+            reopening: Mutex::default(),
+        }));
+        queue.hand_over(&mut queue.0.machine.lock(), None);
+        Ok(queue)
+    }
+
+    /// Commits what the queue decides, until the writer is [closed](Writer::close).
+    pub async fn run_writer(self) {
+        let queue = self.clone();
+        let recover = move || {
+            let queue = queue.clone();
+            Box::pin(async move { queue.reload().await }) as _
+        };
+        // Whether anybody watches is asked after the commit: who subscribes and then reads
+        // the store misses nothing.
+        let queue = self.clone();
+        let committed = move |changes: &Changes| {
+            // Once per commit: waking every idle worker for every task would add up.
+            queue.0.ready.notify_waiters();
+            let bus = &queue.0.bus;
+            if bus.is_deserted() {
+                return;
+            }
+            for (id, _, event) in &changes.events {
+                let (id, event) = (*id, event.clone());
+                bus.publish(Event::Task { id, event });
+            }
+        };
+        let (recover, committed) = (Box::new(recover), Box::new(committed));
+        self.0.writer.clone().run(recover, committed).await;
+    }
+
+    /// The writer, for others who write to the same store.
+    #[must_use]
+    pub fn writer(&self) -> &Writer {
+        &self.0.writer
+    }
+
+    /// The clock by which leases end.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.0.clock
+    }
+
+    /// The bus on which the tasks' logs are published.
+    #[must_use]
+    pub fn events_bus(&self) -> &EventBus {
+        &self.0.bus
+    }
+
+    async fn reload(&self) -> Result<(), StoreError> {
+        let snapshot = self.0.writer.store().snapshot().await?;
+        let mut machine = self.0.machine.lock();
+        machine.take_outbox();
+        machine.load(
+            snapshot,
+            Loading::Recovery { grace_ms: 30_000 },
+            self.0.clock.now(),
+        );
+        for worker in self.0.dead.lock().drain(..) {
+            machine.reclaim(&worker, self.0.clock.now());
+        }
+        self.0.writer.readmit();
+        self.hand_over(&mut machine, None);
+        drop(machine);
+        self.0.ready.notify_waiters();
+        Ok(())
+    }
+
+    /// Gives the outbox to the writer, in the order of the decisions: the lock is held.
+    fn hand_over(
+        &self,
+        machine: &mut Machine,
+        done: Option<oneshot::Sender<Result<(), StoreError>>>,
+    ) {
+        self.hurry(machine);
+        let outbox = machine.take_outbox();
+        if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
+            return;
+        }
+        let queue = self.clone();
+        let on_commit: OnCommit = Box::new(move |committed| {
+            if committed.is_ok() && !outbox.publish.is_empty() {
+                queue.publish(&outbox.publish);
+            }
+            if let Some(done) = done {
+                // Whoever asked may have stopped waiting.
+                let _ = done.send(committed);
+            }
+        });
+        self.0.writer.push(outbox.changes, on_commit);
+    }
+
+    /// Wakes the keeper if something is due before it would wake by itself.
+    fn hurry(&self, machine: &Machine) {
+        let wakes_at = self.0.keeper_wakes_at.load(Ordering::SeqCst);
+        if machine.next_due().is_some_and(|due| due.0 < wakes_at) {
+            self.0.sooner.notify_one();
+        }
+    }
+
+    fn publish(&self, published: &[machine::Published]) {
+        let mut machine = self.0.machine.lock();
+        machine.publish(published, self.0.clock.now());
+        self.hand_over(&mut machine, None);
+    }
+
+    /// Takes a decision and waits until it is durable.
+    async fn decide<T, E: From<StoreError>>(
+        &self,
+        decision: impl FnOnce(&mut Machine, Timestamp) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (done, committed) = oneshot::channel();
+        let answer = {
+            let mut machine = self.0.machine.lock();
+            if let Some(refusal) = self.0.writer.refusal() {
+                return Err(refusal.into());
+            }
+            let answer = decision(&mut machine, self.0.clock.now())?;
+            self.hand_over(&mut machine, Some(done));
+            answer
+        };
+        committed.await.unwrap_or_else(|_| Err(cut_off()))?;
+        Ok(answer)
+    }
+
+    fn store(&self) -> &crate::store::Store {
+        self.0.writer.store()
+    }
+}

@@ -1,0 +1,78 @@
+//! Keeps the queue's time: expiry, schedules, deadlines, retention and gauges.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::Queue;
+use crate::metrics as names;
+use crate::store::Changes;
+
+/// Longest sleep: also the period of gauges.
+const IDLE: Duration = Duration::from_secs(1);
+/// Period of forgetting old tasks.
+const PRUNE_PERIOD: Duration = Duration::from_secs(1);
+
+impl Queue {
+    /// Applies what is due whenever it is due; never returns.
+    ///
+    /// Stopping it delays expiry and schedules, and loses nothing.
+    pub async fn keep_time(&self) {
+        let mut pruned_at = self.0.clock.now();
+        loop {
+            let sleep = {
+                let mut machine = self.0.machine.lock();
+                let now = self.0.clock.now();
+                if self.0.writer.refusal().is_none() {
+                    machine.tick(now);
+                    self.hand_over(&mut machine, None);
+                    if PRUNE_PERIOD <= now.since(pruned_at) {
+                        pruned_at = now;
+                        self.prune(machine.limits().retention);
+                    }
+                }
+                let due = machine.next_due().map_or(IDLE, |due| due.since(now));
+                // What is due cannot be applied while the store recovers: do not spin.
+                let least = match self.0.writer.refusal() {
+                    None => Duration::from_millis(1),
+                    Some(_) => Duration::from_millis(50),
+                };
+                let sleep = due.clamp(least, IDLE);
+                let wakes_at = now.after(sleep);
+                self.0.keeper_wakes_at.store(wakes_at.0, Ordering::SeqCst);
+                sleep
+            };
+            self.0.ready.notify_waiters();
+            self.gauge();
+            let _ = tokio::time::timeout(sleep, self.0.sooner.notified()).await;
+        }
+    }
+
+    fn prune(&self, retention: Duration) {
+        let now = self.0.clock.now();
+        let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+        let before = crate::clock::Timestamp(now.0.saturating_sub(millis));
+        let changes = Changes {
+            prune_before: Some(before),
+            ..Changes::default()
+        };
+        let report = |committed: Result<(), crate::store::StoreError>| {
+            if let Err(reason) = committed {
+                warn!(%reason, "old tasks could not be forgotten");
+            }
+        };
+        self.0.writer.push(changes, Box::new(report));
+    }
+
+    fn gauge(&self) {
+        let stats = self.stats();
+        for (state, count) in &stats.states {
+            metrics::gauge!(names::TASKS_LIVE, "state" => *state).set(*count as f64);
+        }
+        for (lane, count) in &stats.lanes {
+            metrics::gauge!(names::QUEUE_DEPTH, "lane" => *lane).set(*count as f64);
+        }
+        metrics::gauge!(names::QUEUE_UTILIZATION).set(stats.utilization());
+    }
+}

@@ -1,0 +1,337 @@
+//! How tasks end, and what that means for those who wait for them.
+
+use super::{Dependencies, Machine, Published};
+use crate::clock::Timestamp;
+use crate::ids::{Epoch, TaskId};
+use crate::json::Json;
+use crate::queue::error::{AdmitError, ControlError, LeaseError};
+use crate::queue::task::{TaskEnd, TaskEventKind, TaskState, TaskView};
+
+impl Machine {
+    /// The holder finished the task.
+    pub(crate) fn complete(
+        &mut self,
+        id: TaskId,
+        epoch: Epoch,
+        result: Json,
+        now: Timestamp,
+    ) -> Result<(), LeaseError> {
+        self.check_epoch(id, epoch)?;
+        self.counters.completed += 1;
+        self.end(id, TaskState::Completed, Some(result), None, now);
+        Ok(())
+    }
+
+    /// The holder failed. Tried again after a pause, unless that is useless or the
+    /// attempts are used up. Says where the task stands now.
+    pub(crate) fn fail(
+        &mut self,
+        id: TaskId,
+        epoch: Epoch,
+        error: String,
+        retryable: bool,
+        now: Timestamp,
+    ) -> Result<TaskState, LeaseError> {
+        self.check_epoch(id, epoch)?;
+        self.counters.failed += 1;
+        let Some(entry) = self.tasks.get_mut(&id) else {
+            return Err(LeaseError::Unknown(id));
+        };
+        let (attempt, max) = (entry.run.attempt, entry.body.max_attempts);
+        let error = shorten(error);
+        entry.run.last_error = Some(error.clone());
+        if entry.run.cancel_requested {
+            return Ok(self.stop(id, now));
+        }
+        if !retryable || max <= attempt {
+            self.discard(id, error, now);
+            return Ok(TaskState::Discarded);
+        }
+        let detail = format!("attempt {attempt} of {max}: {error}");
+        self.log(id, TaskEventKind::Failed, Some(epoch), Some(detail), now);
+        self.retry_later(id, attempt, now);
+        self.save(id);
+        Ok(TaskState::Retryable)
+    }
+
+    /// Calls a task off: at once if nobody executes it, otherwise by asking its holder.
+    /// Says where the task stands now.
+    pub(crate) fn cancel(
+        &mut self,
+        id: TaskId,
+        why: &str,
+        now: Timestamp,
+    ) -> Result<TaskState, ControlError> {
+        let Some(entry) = self.tasks.get_mut(&id) else {
+            return Err(ControlError::Unknown(id));
+        };
+        if let Some(end) = &entry.end {
+            let hint = "it has already ended";
+            return Err(ControlError::WrongState {
+                task: id,
+                state: end.state,
+                hint,
+            });
+        }
+        if entry.run.state != TaskState::Executing {
+            self.cancel_now(id, why, now);
+            return Ok(TaskState::Cancelled);
+        }
+        self.ask_to_stop(id, why, now);
+        Ok(TaskState::Executing)
+    }
+
+    /// Tells the holder at its next heartbeat. The lease is not extended any more.
+    pub(super) fn ask_to_stop(&mut self, id: TaskId, why: &str, now: Timestamp) {
+        let Some(entry) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        if entry.run.cancel_requested {
+            return;
+        }
+        entry.run.cancel_requested = true;
+        let (epoch, why) = (entry.run.epoch, why.to_owned());
+        let kind = TaskEventKind::CancelRequested;
+        self.log(id, kind, Some(epoch), Some(why), now);
+        self.save(id);
+    }
+
+    /// Ends a task whose holder was asked to stop and has let go of it: it was called off,
+    /// or its deadline passed. Says which.
+    pub(super) fn stop(&mut self, id: TaskId, now: Timestamp) -> TaskState {
+        let deadline = self.tasks.get(&id).and_then(|entry| entry.body.deadline);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            self.discard(id, "its deadline passed while it executed".to_owned(), now);
+            return TaskState::Discarded;
+        }
+        self.cancel_now(id, "cancelled while executing", now);
+        TaskState::Cancelled
+    }
+
+    /// Calls off every task that nobody executes. Says how many.
+    pub(crate) fn clear(&mut self, now: Timestamp) -> usize {
+        let idle: Vec<TaskId> = self
+            .tasks
+            .values()
+            .filter(|entry| entry.run.state != TaskState::Executing)
+            .map(|entry| entry.body.id)
+            .collect();
+        let before = self.counters.cancelled;
+        for id in idle {
+            self.cancel_now(id, "the queue was cleared", now);
+        }
+        usize::try_from(self.counters.cancelled - before).unwrap_or(usize::MAX)
+    }
+
+    /// Gives a task that was discarded or cancelled all its attempts again. Whoever waits
+    /// for its parent's children waits for it too, and it for what it depends on.
+    pub(crate) fn reopen(
+        &mut self,
+        view: TaskView,
+        ended: &Dependencies,
+        now: Timestamp,
+    ) -> Result<(), ControlError> {
+        let id = view.body.id;
+        let wrong = |state, hint| {
+            Err(ControlError::WrongState {
+                task: id,
+                state,
+                hint,
+            })
+        };
+        if let Some(entry) = self.tasks.get(&id) {
+            let state = entry.run.state;
+            return wrong(state, "only a discarded or cancelled task can be retried");
+        }
+        let state = view.state();
+        let Some(end) = view.end else {
+            return wrong(state, "only a discarded or cancelled task can be retried");
+        };
+        if state == TaskState::Completed {
+            return wrong(
+                state,
+                "it has its result; submit a new task to run it again",
+            );
+        }
+        if view.body.deadline.is_some_and(|deadline| deadline <= now) {
+            return wrong(state, "its deadline has passed; submit a new task");
+        }
+        if self
+            .check_dependencies(&view.body.depends_on, ended)
+            .is_err()
+        {
+            return wrong(
+                state,
+                "a task it depends on did not complete; retry that one first",
+            );
+        }
+        if let Some(parent) = view.body.parent
+            && !view.body.depends_on.is_empty()
+        {
+            let waiting = self.waiting_for(parent);
+            if view.body.depends_on.iter().any(|on| waiting.contains(on)) {
+                return wrong(state, "a task it depends on waits for its parent");
+            }
+        }
+        if self.control.draining {
+            return Err(ControlError::NotAdmitted(AdmitError::Draining));
+        }
+        let bytes = view.body.payload.bytes() as u64;
+        self.admit(1, bytes, self.max_size(), now)
+            .map_err(ControlError::NotAdmitted)?;
+        self.outbox.changes.reopened.push(view.body.seq);
+        self.revive(view.body, &end, ended, now);
+        self.log(id, TaskEventKind::Retried, None, end.error, now);
+        self.save(id);
+        self.outbox.publish.push(Published::Task(id));
+        Ok(())
+    }
+
+    pub(super) fn discard(&mut self, id: TaskId, error: String, now: Timestamp) {
+        self.counters.discarded += 1;
+        self.end(id, TaskState::Discarded, None, Some(error), now);
+    }
+
+    pub(super) fn cancel_now(&mut self, id: TaskId, why: &str, now: Timestamp) {
+        if self.tasks.get(&id).is_some_and(|entry| entry.end.is_none()) {
+            self.counters.cancelled += 1;
+            self.end(id, TaskState::Cancelled, None, Some(why.to_owned()), now);
+        }
+    }
+
+    /// Decides the end of a task and, unless it completed, of its children. They leave the
+    /// machine when that is durable. Families may be nested deeply, hence the loop.
+    fn end(
+        &mut self,
+        id: TaskId,
+        state: TaskState,
+        result: Option<Json>,
+        error: Option<String>,
+        now: Timestamp,
+    ) {
+        let mut families = vec![(id, self.end_one(id, state, result, error, now))];
+        while let Some((parent, children)) = families.pop() {
+            let why = format!("its parent {parent} ended");
+            for child in children {
+                let Some(entry) = self.tasks.get(&child).filter(|entry| entry.end.is_none()) else {
+                    continue;
+                };
+                if entry.run.state == TaskState::Executing {
+                    self.ask_to_stop(child, &why, now);
+                } else {
+                    self.counters.cancelled += 1;
+                    let cancelled = TaskState::Cancelled;
+                    let grandchildren =
+                        self.end_one(child, cancelled, None, Some(why.clone()), now);
+                    families.push((child, grandchildren));
+                }
+            }
+        }
+    }
+
+    /// Decides the end of one task. Returns the children that end with it.
+    fn end_one(
+        &mut self,
+        id: TaskId,
+        state: TaskState,
+        result: Option<Json>,
+        error: Option<String>,
+        now: Timestamp,
+    ) -> Vec<TaskId> {
+        let (kind, detail) = if state == TaskState::Completed {
+            (TaskEventKind::Completed, None)
+        } else if state == TaskState::Discarded {
+            (TaskEventKind::Discarded, error.clone())
+        } else {
+            (TaskEventKind::Cancelled, error.clone())
+        };
+        let Some(entry) = self.tasks.get(&id) else {
+            return Vec::new();
+        };
+        let epoch = entry.run.epoch;
+        let leased = (epoch != Epoch::NEVER).then_some(epoch);
+        self.enter(id, state, now);
+        self.log(id, kind, leased, detail, now);
+        let Some(entry) = self.tasks.get_mut(&id) else {
+            return Vec::new();
+        };
+        let end = TaskEnd {
+            state,
+            finished_at: now,
+            attempt: entry.run.attempt,
+            losses: entry.run.losses,
+            epoch,
+            result,
+            error,
+            events: entry.run.events,
+        };
+        entry.end = Some(end.clone());
+        let children = std::mem::take(&mut entry.children);
+        let seq = entry.body.seq;
+        if let Some(at) = entry.timer.take() {
+            self.timers.remove(&(at, seq, id));
+        }
+        self.outbox.changes.ends.push((seq, end));
+        self.outbox.publish.push(Published::Ended(id));
+        self.rate.count(now);
+        if state == TaskState::Completed {
+            Vec::new()
+        } else {
+            children
+        }
+    }
+
+    /// The end is durable: the task leaves, and whoever waits for it is told.
+    pub(super) fn publish_end(&mut self, id: TaskId, now: Timestamp) {
+        let Some(entry) = self.tasks.remove(&id) else {
+            return;
+        };
+        let state = entry.run.state;
+        self.states[state as usize] -= 1;
+        self.bytes -= entry.body.payload.bytes() as u64;
+        if let Some(at) = entry.timer {
+            self.timers.remove(&(at, entry.body.seq, id));
+        }
+        if let Some(key) = &entry.body.idempotency_key {
+            let key = (entry.body.tenant.clone(), key.clone());
+            self.recent_keys.push_back((now, key, id));
+        }
+        metrics::counter!(crate::metrics::TASKS_ENDED, "state" => state.as_str()).increment(1);
+        for dependant in entry.dependants {
+            if state == TaskState::Completed {
+                self.resolve(dependant, now);
+            } else {
+                let why = format!("it depends on {id}, which was {state}");
+                self.cancel_now(dependant, &why, now);
+            }
+        }
+        if let Some(parent) = entry.body.parent {
+            self.resolve(parent, now);
+        }
+    }
+
+    /// One of those the task waits for has ended.
+    fn resolve(&mut self, id: TaskId, now: Timestamp) {
+        let Some(waiting) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        debug_assert!(0 < waiting.unresolved, "every live one is counted");
+        waiting.unresolved = waiting.unresolved.saturating_sub(1);
+        if waiting.unresolved == 0 {
+            waiting.children.clear();
+            if waiting.run.state == TaskState::Waiting {
+                self.make_ready(id, now);
+            }
+        }
+    }
+}
+
+/// Errors are for people to read; longer ones are cut.
+fn shorten(mut error: String) -> String {
+    const BYTES_MAX: usize = 8 << 10;
+    if BYTES_MAX < error.len() {
+        error.truncate(error.floor_char_boundary(BYTES_MAX));
+        error.push('…');
+    }
+    error
+}

@@ -1,0 +1,186 @@
+//! Continuing from what the store holds.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::lease::LossCause;
+use super::{Dependencies, Entry, Machine};
+use crate::clock::Timestamp;
+use crate::ids::TaskId;
+use crate::queue::task::{TaskBody, TaskEnd, TaskRun, TaskState};
+use crate::store::Snapshot;
+
+/// Why the machine is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loading {
+    /// The node starts: whoever held a lease is gone.
+    Boot,
+    /// A commit failed: holders live on, and get this long to renew.
+    Recovery {
+        /// Extension of every lease, in milliseconds.
+        grace_ms: u64,
+    },
+}
+
+impl Machine {
+    /// Replaces everything by what the store holds. Counters and epochs go on.
+    pub(crate) fn load(&mut self, snapshot: Snapshot, loading: Loading, now: Timestamp) {
+        let fresh = Self::new(self.limits.clone(), 0, 0);
+        let old = std::mem::replace(self, fresh);
+        self.counters = old.counters;
+        self.rate = old.rate;
+        self.rng = old.rng;
+        self.next_epoch = old.next_epoch;
+        self.control = snapshot.control;
+        self.next_seq = snapshot.next_seq;
+        for (_, key, id) in &old.recent_keys {
+            self.keys.insert(key.clone(), *id);
+        }
+        self.recent_keys = old.recent_keys;
+        let mut held = Vec::new();
+        let mut blocked = Vec::new();
+        for (body, run) in snapshot.live {
+            if run.state == TaskState::Executing {
+                held.push(body.id);
+            }
+            self.insert(body, run);
+        }
+        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
+        for id in ids {
+            if let Some(cause) = self.link(id, &snapshot.ended) {
+                blocked.push((id, cause));
+            }
+        }
+        for (id, dependency) in blocked {
+            let why = format!("it depends on {dependency}, which did not complete");
+            self.cancel_now(id, &why, now);
+        }
+        for id in held {
+            match loading {
+                Loading::Boot => self.lose_lease(id, LossCause::NodeEnded, now),
+                Loading::Recovery { grace_ms } => {
+                    let given = old.tasks.get(&id).map(|entry| entry.run.epoch);
+                    let stored = self.tasks.get(&id).map(|entry| entry.run.epoch);
+                    if stored < given {
+                        // A later lease was given out, so this one must not come back.
+                        self.lose_lease(id, LossCause::Superseded, now);
+                    } else if let Some(entry) = self.tasks.get_mut(&id) {
+                        entry.run.lease_until = Some(Timestamp(now.0 + grace_ms));
+                    }
+                }
+            }
+        }
+        let mut ids: Vec<(u64, TaskId)> = self
+            .tasks
+            .values()
+            .map(|entry| (entry.body.seq, entry.body.id))
+            .collect();
+        ids.sort_unstable();
+        for (_, id) in ids {
+            self.publish_task(id, now);
+        }
+    }
+
+    /// Brings an ended task back, with all its attempts. Its dependencies were checked.
+    pub(super) fn revive(
+        &mut self,
+        body: Arc<TaskBody>,
+        end: &TaskEnd,
+        ended: &Dependencies,
+        now: Timestamp,
+    ) {
+        let id = body.id;
+        // Those it waited for in its former life may still list it.
+        let mut blocked = false;
+        for dependency in &body.depends_on {
+            if let Some(entry) = self.tasks.get_mut(dependency) {
+                entry.dependants.retain(|other| *other != id);
+                blocked = true;
+            }
+        }
+        if let Some(parent) = body.parent.and_then(|parent| self.tasks.get_mut(&parent)) {
+            parent.children.retain(|other| *other != id);
+        }
+        // Children of its former life that were asked to stop may not have stopped yet.
+        let children: Vec<TaskId> = self
+            .tasks
+            .values()
+            .filter(|entry| entry.body.parent == Some(id))
+            .map(|entry| entry.body.id)
+            .collect();
+        let state = if blocked || !children.is_empty() {
+            TaskState::Waiting
+        } else {
+            TaskState::Available
+        };
+        let run = TaskRun {
+            state,
+            attempt: 0,
+            losses: 0,
+            epoch: end.epoch,
+            run_at: now,
+            lease_until: None,
+            worker: None,
+            cancel_requested: false,
+            last_error: end.error.clone(),
+            events: end.events,
+        };
+        self.insert(body, run);
+        if let Some(entry) = self.tasks.get_mut(&id) {
+            entry.unresolved = children.len();
+            entry.children = children;
+        }
+        let failed = self.link(id, ended);
+        debug_assert!(failed.is_none(), "its dependencies were checked");
+    }
+
+    fn insert(&mut self, body: Arc<TaskBody>, run: TaskRun) {
+        self.bytes += body.payload.bytes() as u64;
+        self.states[run.state as usize] += 1;
+        if let Some(key) = &body.idempotency_key {
+            self.keys
+                .insert((body.tenant.clone(), key.clone()), body.id);
+        }
+        let entry = Entry {
+            body,
+            run,
+            end: None,
+            staged: true,
+            unresolved: 0,
+            dependants: Vec::new(),
+            children: Vec::new(),
+            steps: HashSet::new(),
+            place: None,
+            timer: None,
+        };
+        self.tasks.insert(entry.body.id, entry);
+    }
+
+    /// Connects a loaded task with its parent and dependencies. Returns a dependency that
+    /// did not complete.
+    fn link(&mut self, id: TaskId, ended: &Dependencies) -> Option<TaskId> {
+        let entry = self.tasks.get(&id)?;
+        let (body, waiting) = (entry.body.clone(), entry.run.state == TaskState::Waiting);
+        if let Some(parent) = body.parent.and_then(|parent| self.tasks.get_mut(&parent)) {
+            parent.children.push(id);
+            parent.unresolved += 1;
+        }
+        let mut failed = None;
+        for dependency in &body.depends_on {
+            if let Some(entry) = self.tasks.get_mut(dependency) {
+                entry.dependants.push(id);
+                if let Some(entry) = self.tasks.get_mut(&id) {
+                    entry.unresolved += 1;
+                }
+                continue;
+            }
+            // A task that does not wait has seen them complete; they may be forgotten since.
+            match ended.get(dependency) {
+                Some(TaskState::Completed) => {}
+                None if !waiting => {}
+                Some(_) | None => failed = Some(*dependency),
+            }
+        }
+        failed
+    }
+}

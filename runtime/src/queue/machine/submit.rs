@@ -1,0 +1,389 @@
+//! Accepting tasks: checks, admission, deduplication, families.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Entry, Machine, Published};
+use crate::clock::Timestamp;
+use crate::ids::{Epoch, TaskId};
+use crate::queue::error::AdmitError;
+use crate::queue::task::{NewChild, NewTask, TaskBody, TaskEventKind, TaskRun, TaskState};
+
+/// How tasks ended that are no longer live, as read from the store before the decision.
+pub(crate) type Dependencies = HashMap<TaskId, TaskState>;
+
+/// The last instant that a task may name: the end of the year 9999. Stores keep times as
+/// signed integers, and no person means a later one.
+const LATEST: Timestamp = Timestamp(253_402_300_799_999);
+
+/// The answer to a submission.
+#[derive(Debug)]
+pub(crate) struct Submitted {
+    pub(crate) id: TaskId,
+    pub(crate) repeated: bool,
+}
+
+impl Machine {
+    /// The task submitted under this key, if it lives or ended a moment ago.
+    pub(crate) fn by_key(&self, tenant: &str, key: &str) -> Option<TaskId> {
+        self.keys.get(&(Arc::from(tenant), key.to_owned())).copied()
+    }
+
+    /// Dependencies that are not live, whose end has to be looked up before submitting.
+    pub(crate) fn not_live(&self, dependencies: &[TaskId]) -> Vec<TaskId> {
+        dependencies
+            .iter()
+            .copied()
+            .filter(|id| !self.tasks.contains_key(id))
+            .collect()
+    }
+
+    /// Accepts a task, or answers with the one that has its idempotency key.
+    pub(crate) fn submit(
+        &mut self,
+        task: NewTask,
+        ended: &Dependencies,
+        now: Timestamp,
+    ) -> Result<Submitted, AdmitError> {
+        let answer = self.decide(task, ended, now);
+        match &answer {
+            Ok(submitted) if submitted.repeated => self.counters.repeated += 1,
+            Ok(_) => self.counters.accepted += 1,
+            Err(_) => self.counters.refused += 1,
+        }
+        answer
+    }
+
+    fn decide(
+        &mut self,
+        task: NewTask,
+        ended: &Dependencies,
+        now: Timestamp,
+    ) -> Result<Submitted, AdmitError> {
+        let tenant = task.tenant.as_deref().unwrap_or("default");
+        if let Some(key) = &task.idempotency_key
+            && let Some(id) = self.by_key(tenant, key)
+        {
+            return Ok(Submitted { id, repeated: true });
+        }
+        self.check(&task, self.limits.payload_bytes_max)?;
+        if self.control.draining {
+            return Err(AdmitError::Draining);
+        }
+        self.admit(1, task.payload.bytes() as u64, 1, now)?;
+        self.check_dependencies(&task.depends_on, ended)?;
+        let id = self.accept(task, None, &[], ended, now);
+        Ok(Submitted {
+            id,
+            repeated: false,
+        })
+    }
+
+    /// Accepts a family. Children have as much room again as submissions, so that a full
+    /// queue cannot keep the parents in it from making progress.
+    pub(super) fn insert_children(
+        &mut self,
+        parent: TaskId,
+        children: Vec<NewChild>,
+        ended: &Dependencies,
+        now: Timestamp,
+    ) -> Result<(), AdmitError> {
+        let bytes = children
+            .iter()
+            .map(|child| child.task.payload.bytes() as u64)
+            .sum();
+        let outside = children
+            .iter()
+            .any(|child| !child.task.depends_on.is_empty());
+        let waiting = if outside {
+            self.waiting_for(parent)
+        } else {
+            HashSet::new()
+        };
+        for (position, child) in children.iter().enumerate() {
+            self.check(&child.task, self.limits.result_bytes_max)?;
+            self.check_dependencies(&child.task.depends_on, ended)?;
+            if child.task.idempotency_key.is_some() {
+                return Err(AdmitError::Invalid(vec![format!(
+                    "child {position} has an idempotency_key; children are inserted once, \
+                     together with their parent's wait, and need none"
+                )]));
+            }
+            let circle = |on: &&TaskId| waiting.contains(on);
+            if let Some(dependency) = child.task.depends_on.iter().find(circle) {
+                return Err(AdmitError::Dependency {
+                    dependency: *dependency,
+                    problem: format!("waits for {parent}, which would wait for its child"),
+                });
+            }
+            if let Some(later) = child.after.iter().find(|after| position <= **after) {
+                return Err(AdmitError::Invalid(vec![format!(
+                    "child {position} may only come after earlier siblings, not after {later}"
+                )]));
+            }
+        }
+        self.admit(children.len() as u64, bytes, 2, now)?;
+        let mut ids: Vec<TaskId> = Vec::with_capacity(children.len());
+        for child in children {
+            let siblings: Vec<TaskId> = child.after.iter().map(|after| ids[*after]).collect();
+            let id = self.accept(child.task, Some(parent), &siblings, ended, now);
+            self.counters.accepted += 1;
+            ids.push(id);
+        }
+        if let Some(entry) = self.tasks.get_mut(&parent) {
+            entry.unresolved += ids.len();
+            entry.children.extend(ids);
+        }
+        Ok(())
+    }
+
+    /// `id` and every live task that cannot finish before it has.
+    pub(super) fn waiting_for(&self, id: TaskId) -> HashSet<TaskId> {
+        let mut waiting = HashSet::from([id]);
+        let mut next = vec![id];
+        while let Some(entry) = next.pop().map(|id| self.tasks.get(&id)) {
+            for by in entry
+                .into_iter()
+                .flat_map(|entry| entry.dependants.iter().copied().chain(entry.body.parent))
+            {
+                if waiting.insert(by) {
+                    next.push(by);
+                }
+            }
+        }
+        waiting
+    }
+
+    fn check(&self, task: &NewTask, max: usize) -> Result<(), AdmitError> {
+        let mut problems = Vec::new();
+        let of_kind = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-".contains(&c);
+        if task.kind.is_empty() || 64 < task.kind.len() || !task.kind.bytes().all(of_kind) {
+            problems.push(format!(
+                "kind `{}` must be 1 to 64 of a-z, 0-9, `.`, `_` and `-`",
+                task.kind.chars().take(80).collect::<String>()
+            ));
+        }
+        if max < task.payload.bytes() {
+            problems.push(format!(
+                "payload has {} bytes, at most {max}",
+                task.payload.bytes()
+            ));
+        }
+        let lengths = [
+            ("goal", task.goal.as_deref(), 4_096),
+            ("class", task.class.as_deref(), 64),
+            ("tenant", task.tenant.as_deref(), 64),
+            ("idempotency_key", task.idempotency_key.as_deref(), 256),
+        ];
+        for (name, text, max) in lengths {
+            match text.map(str::len) {
+                Some(0) => problems.push(format!("{name} is empty; leave it out instead")),
+                Some(length) if max < length => {
+                    problems.push(format!("{name} has {length} bytes, at most {max}"));
+                }
+                Some(_) | None => {}
+            }
+        }
+        if let Some(attempts) = task.max_attempts
+            && !(1..=1_000).contains(&attempts)
+        {
+            problems.push(format!("max_attempts is {attempts}, must be 1 to 1000"));
+        }
+        for (name, at) in [("run_at", task.run_at), ("deadline", task.deadline)] {
+            if let Some(at) = at.filter(|at| LATEST < *at) {
+                problems.push(format!(
+                    "{name} is {} ms after 1970, must be before the year 10000",
+                    at.0
+                ));
+            }
+        }
+        if 10_000 < task.depends_on.len() {
+            problems.push(format!(
+                "depends_on has {}, at most 10000",
+                task.depends_on.len()
+            ));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(AdmitError::Invalid(problems))
+        }
+    }
+
+    /// Checks for room, in a queue that counts as `share` times as large as it is.
+    pub(super) fn admit(
+        &mut self,
+        tasks: u64,
+        bytes: u64,
+        share: u64,
+        now: Timestamp,
+    ) -> Result<(), AdmitError> {
+        let size = self.size();
+        let max_size = self.max_size().saturating_mul(share);
+        if max_size < size + tasks {
+            let retry_after = self.rate.until(size + tasks - max_size, now);
+            return Err(AdmitError::Full {
+                size,
+                max_size,
+                retry_after,
+            });
+        }
+        let max_bytes = self.limits.max_bytes.saturating_mul(share);
+        if max_bytes < self.bytes + bytes {
+            let retry_after = self.rate.until(1, now);
+            return Err(AdmitError::FullOfBytes {
+                bytes: self.bytes,
+                max_bytes,
+                retry_after,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_dependencies(
+        &self,
+        dependencies: &[TaskId],
+        ended: &Dependencies,
+    ) -> Result<(), AdmitError> {
+        for dependency in dependencies {
+            let live = self.tasks.get(dependency).map(|entry| entry.run.state);
+            let problem = match live.or_else(|| ended.get(dependency).copied()) {
+                Some(state @ (TaskState::Discarded | TaskState::Cancelled)) => {
+                    format!("is {state} and will not complete")
+                }
+                Some(state) if live.is_some() || state == TaskState::Completed => continue,
+                Some(_) | None => "does not exist".to_owned(),
+            };
+            return Err(AdmitError::Dependency {
+                dependency: *dependency,
+                problem,
+            });
+        }
+        Ok(())
+    }
+
+    /// Adds a checked and admitted task. It stays staged until it is durable.
+    fn accept(
+        &mut self,
+        task: NewTask,
+        parent: Option<TaskId>,
+        siblings: &[TaskId],
+        ended: &Dependencies,
+        now: Timestamp,
+    ) -> TaskId {
+        let id = TaskId::fresh();
+        let mut depends_on = task.depends_on;
+        depends_on.extend_from_slice(siblings);
+        depends_on.sort_unstable();
+        depends_on.dedup();
+        let body = Arc::new(TaskBody {
+            id,
+            seq: self.next_seq,
+            kind: task.kind.into(),
+            payload: task.payload,
+            goal: task.goal,
+            priority: task.priority,
+            class: task.class.as_deref().unwrap_or("default").into(),
+            tenant: task.tenant.as_deref().unwrap_or("default").into(),
+            idempotency_key: task.idempotency_key,
+            parent,
+            depends_on,
+            max_attempts: task.max_attempts.unwrap_or(self.limits.max_attempts),
+            submitted_at: now,
+            deadline: task.deadline,
+        });
+        self.next_seq += 1;
+        let mut unresolved = 0;
+        for dependency in &body.depends_on {
+            if let Some(entry) = self.tasks.get_mut(dependency) {
+                entry.dependants.push(id);
+                unresolved += 1;
+            } else {
+                debug_assert!(ended.contains_key(dependency), "checked before");
+            }
+        }
+        let run_at = task.run_at.unwrap_or(now).max(now);
+        let state = if 0 < unresolved {
+            TaskState::Waiting
+        } else if now < run_at {
+            TaskState::Scheduled
+        } else {
+            TaskState::Available
+        };
+        let run = TaskRun {
+            state,
+            attempt: 0,
+            losses: 0,
+            epoch: Epoch::NEVER,
+            run_at,
+            lease_until: None,
+            worker: None,
+            cancel_requested: false,
+            last_error: None,
+            events: 0,
+        };
+        if let Some(key) = &body.idempotency_key {
+            self.keys.insert((body.tenant.clone(), key.clone()), id);
+        }
+        self.bytes += body.payload.bytes() as u64;
+        self.states[state as usize] += 1;
+        self.outbox.changes.bodies.push(body.clone());
+        let entry = Entry {
+            body,
+            run,
+            end: None,
+            staged: true,
+            unresolved,
+            dependants: Vec::new(),
+            children: Vec::new(),
+            steps: HashSet::new(),
+            place: None,
+            timer: None,
+        };
+        self.tasks.insert(id, entry);
+        self.log(id, TaskEventKind::Submitted, None, None, now);
+        self.save(id);
+        self.outbox.publish.push(Published::Task(id));
+        id
+    }
+
+    /// A task is durable: it may be scheduled, and claimed when nothing holds it back.
+    pub(super) fn publish_task(&mut self, id: TaskId, now: Timestamp) {
+        let Some(entry) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        entry.staged = false;
+        if entry.end.is_some() {
+            return;
+        }
+        match entry.run.state {
+            TaskState::Waiting if entry.unresolved == 0 => self.make_ready(id, now),
+            TaskState::Available => self.enter(id, TaskState::Available, now),
+            TaskState::Scheduled
+            | TaskState::Executing
+            | TaskState::Waiting
+            | TaskState::AwaitingApproval
+            | TaskState::Retryable
+            | TaskState::Completed
+            | TaskState::Discarded
+            | TaskState::Cancelled => self.arm(id),
+        }
+    }
+
+    /// Nothing holds the task back any more but time.
+    pub(super) fn make_ready(&mut self, id: TaskId, now: Timestamp) {
+        let Some(entry) = self.tasks.get(&id) else {
+            return;
+        };
+        if entry.staged || entry.end.is_some() {
+            return;
+        }
+        if now < entry.run.run_at {
+            self.enter(id, TaskState::Scheduled, now);
+        } else {
+            self.enter(id, TaskState::Available, now);
+            self.log(id, TaskEventKind::Available, None, None, now);
+        }
+        self.save(id);
+    }
+}

@@ -1,0 +1,5 @@
+//! The state machine's proof: a table of transitions, and laws under random histories.
+
+mod laws;
+mod rules;
+mod world;

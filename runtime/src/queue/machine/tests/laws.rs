@@ -1,0 +1,245 @@
+//! Laws that hold after every step of any history, with crashes and failed commits in it.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::world::{KINDS, World};
+use crate::clock::Timestamp;
+use crate::ids::TaskId;
+use crate::json::Json;
+use crate::queue::control::QueueLimits;
+use crate::queue::retry::RetryBackoff;
+use crate::queue::task::{Lane, NewChild, NewTask, TaskEventKind};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Submit(Submit),
+    Claim(u64),
+    Complete(usize),
+    Fail(usize, bool),
+    Release(usize),
+    Renew(usize),
+    Step(usize, u8),
+    Suspend(usize, Vec<(Submit, Option<usize>)>),
+    Cancel(usize),
+    Retry(usize),
+    Clear,
+    Reclaim,
+    Pause(bool),
+    MaxSize(Option<u64>),
+    Pass(u64),
+    Commit(usize),
+    FailCommit(usize),
+    Crash(usize),
+}
+
+#[derive(Clone, Debug)]
+struct Submit {
+    lane: usize,
+    kind: usize,
+    key: Option<u8>,
+    on: Vec<usize>,
+    delay: Option<u64>,
+    deadline: Option<u64>,
+    attempts: Option<u32>,
+}
+
+fn submit() -> impl Strategy<Value = Submit> {
+    (
+        0..4_usize,
+        0..2_usize,
+        prop::option::weighted(0.2, 0..4_u8),
+        prop::collection::vec(any::<usize>(), 0..3),
+        prop::option::weighted(0.2, 0..20_000_u64),
+        prop::option::weighted(0.15, 0..60_000_u64),
+        prop::option::of(1..3_u32),
+    )
+        .prop_map(|(lane, kind, key, on, delay, deadline, attempts)| Submit {
+            lane,
+            kind,
+            key,
+            on,
+            delay,
+            deadline,
+            attempts,
+        })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let family = prop::collection::vec((submit(), prop::option::of(0..3_usize)), 0..4);
+    prop_oneof![
+        8 => submit().prop_map(Op::Submit),
+        10 => (1..60_000_u64).prop_map(Op::Claim),
+        6 => any::<usize>().prop_map(Op::Complete),
+        4 => (any::<usize>(), any::<bool>()).prop_map(|(i, r)| Op::Fail(i, r)),
+        2 => any::<usize>().prop_map(Op::Release),
+        2 => any::<usize>().prop_map(Op::Renew),
+        3 => (any::<usize>(), 0..3_u8).prop_map(|(i, k)| Op::Step(i, k)),
+        5 => (any::<usize>(), family).prop_map(|(i, f)| Op::Suspend(i, f)),
+        2 => any::<usize>().prop_map(Op::Cancel),
+        3 => any::<usize>().prop_map(Op::Retry),
+        1 => Just(Op::Clear),
+        1 => Just(Op::Reclaim),
+        1 => any::<bool>().prop_map(Op::Pause),
+        1 => prop::option::of(0..12_u64).prop_map(Op::MaxSize),
+        5 => (0..40_000_u64).prop_map(Op::Pass),
+        12 => (1..6_usize).prop_map(Op::Commit),
+        1 => (0..4_usize).prop_map(Op::FailCommit),
+        1 => (0..4_usize).prop_map(Op::Crash),
+    ]
+}
+
+fn limits() -> QueueLimits {
+    QueueLimits {
+        max_size: 40,
+        losses_max: 4,
+        backoff: RetryBackoff {
+            first: Duration::from_millis(500),
+            max: Duration::from_secs(10),
+        },
+        ..QueueLimits::default()
+    }
+}
+
+fn pick<T: Copy>(from: &[T], at: usize) -> Option<T> {
+    from.get(at.checked_rem(from.len())?).copied()
+}
+
+fn task(world: &World, submit: &Submit) -> NewTask {
+    let known = &world.known;
+    let after = |ms: u64| Timestamp(world.now.0 + ms);
+    NewTask {
+        priority: Lane::ALL[submit.lane],
+        idempotency_key: submit.key.map(|key| format!("key {key}")),
+        run_at: submit.delay.map(after),
+        deadline: submit.deadline.map(after),
+        max_attempts: submit.attempts,
+        depends_on: submit.on.iter().filter_map(|on| pick(known, *on)).collect(),
+        ..NewTask::new(KINDS[submit.kind], Json::null())
+    }
+}
+
+/// Refusals are answers: only what is accepted has consequences, and the world checks them.
+fn apply(world: &mut World, op: Op) {
+    let leases = world.leases.clone();
+    let held = |at: usize| pick(&leases, at);
+    match op {
+        Op::Submit(submit) => {
+            let task = task(world, &submit);
+            let _ = world.submit(task);
+        }
+        Op::Claim(lease_ms) => drop(world.claim_for("w", Duration::from_millis(lease_ms))),
+        Op::Complete(at) => drop(held(at).map(|lease| world.complete(lease))),
+        Op::Fail(at, retryable) => drop(held(at).map(|lease| world.fail(lease, retryable))),
+        Op::Release(at) => drop(held(at).map(|lease| world.release(lease))),
+        Op::Renew(at) => {
+            if let Some((id, epoch)) = held(at) {
+                let _ = world
+                    .machine
+                    .heartbeat(id, epoch, Duration::from_secs(9), world.now);
+            }
+        }
+        Op::Step(at, key) => drop(held(at).map(|lease| world.step(lease, &format!("s{key}")))),
+        Op::Suspend(at, family) => {
+            let children: Vec<NewChild> = family
+                .iter()
+                .enumerate()
+                .map(|(position, (submit, after))| NewChild {
+                    task: NewTask {
+                        idempotency_key: None,
+                        ..task(world, submit)
+                    },
+                    after: after
+                        .iter()
+                        .copied()
+                        .filter(|after| *after < position)
+                        .collect(),
+                })
+                .collect();
+            drop(held(at).map(|lease| world.suspend(lease, children)));
+        }
+        Op::Cancel(at) => drop(pick(&world.known, at).map(|id| world.cancel(id))),
+        Op::Retry(at) => drop(pick(&world.known, at).map(|id| world.retry(id))),
+        Op::Clear => {
+            world.machine.clear(world.now);
+            world.hand_over(Vec::new());
+        }
+        Op::Reclaim => {
+            world.machine.reclaim("w", world.now);
+            world.hand_over(Vec::new());
+        }
+        Op::Pause(paused) => world.turn(|control| control.paused = paused),
+        Op::MaxSize(max_size) => world.turn(|control| control.max_size = max_size),
+        Op::Pass(ms) => world.pass(Duration::from_millis(ms)),
+        Op::Commit(count) => world.commit(count),
+        Op::FailCommit(kept) => world.fail_commit(kept),
+        Op::Crash(kept) => world.restart(kept),
+    }
+}
+
+/// Every task's log tells a story that can have happened.
+fn read_log(world: &World, id: TaskId) {
+    let mut woken = false;
+    let mut over = false;
+    let mut claimable = true;
+    for kind in world.log_of(id) {
+        assert!(
+            !over || kind == TaskEventKind::Retried,
+            "{kind:?} after the end"
+        );
+        match kind {
+            TaskEventKind::Submitted | TaskEventKind::Retried => {
+                (over, claimable, woken) = (false, true, false);
+            }
+            TaskEventKind::Available => {
+                assert!(!woken, "woken more than once");
+                (claimable, woken) = (true, true);
+            }
+            TaskEventKind::Leased => {
+                assert!(claimable, "leased while it could not be");
+                (claimable, woken) = (false, false);
+            }
+            TaskEventKind::Released | TaskEventKind::LeaseLost => claimable = true,
+            TaskEventKind::Failed | TaskEventKind::StepRecorded => {}
+            TaskEventKind::Suspended | TaskEventKind::CancelRequested => {}
+            TaskEventKind::Completed | TaskEventKind::Discarded | TaskEventKind::Cancelled => {
+                over = true;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_acknowledged_is_lost_and_nothing_stands_still(
+        ops in prop::collection::vec(op(), 1..150)
+    ) {
+        let mut world = World::new(limits());
+        for op in ops {
+            apply(&mut world, op);
+            world.check();
+        }
+        // Faults off: whatever is there finishes.
+        world.turn(|control| *control = crate::queue::control::Control::default());
+        world.settle();
+        let mut rounds = 0;
+        while !world.machine.tasks.is_empty() {
+            rounds += 1;
+            prop_assert!(rounds < 3_000, "stands still: {:?}", world.machine.tasks);
+            match world.claim() {
+                Some(lease) => world.complete((lease.task.id, lease.epoch)).expect("held"),
+                None => world.pass(Duration::from_secs(40)),
+            }
+            world.settle();
+            world.check();
+        }
+        prop_assert!(world.machine.timers.is_empty());
+        prop_assert_eq!(world.machine.stats().bytes, 0);
+        for id in world.known.clone() {
+            prop_assert!(world.view(id).is_some_and(|view| view.end.is_some()));
+            read_log(&world, id);
+        }
+    }
+}

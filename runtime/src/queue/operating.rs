@@ -1,0 +1,158 @@
+//! What an operator may do to tasks and to the queue, and look at.
+
+use super::control::{Control, QueueStats};
+use super::error::ControlError;
+use super::task::{TaskEvent, TaskState, TaskView};
+use super::{Queue, Reopening};
+use crate::ids::TaskId;
+use crate::store::{StoreError, TaskFilter};
+
+impl Queue {
+    /// Calls a task off: at once if nobody executes it, otherwise by asking its holder.
+    /// Returns where it stands now.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`]
+    pub async fn cancel(&self, id: TaskId) -> Result<TaskState, ControlError> {
+        let outcome = self
+            .decide(|machine, now| machine.cancel(id, "cancelled on request", now))
+            .await;
+        match outcome {
+            Err(ControlError::Unknown(_)) => match self.store().task(id).await? {
+                Some(view) => Err(ControlError::WrongState {
+                    task: id,
+                    state: view.state(),
+                    hint: "it has already ended",
+                }),
+                None => Err(ControlError::Unknown(id)),
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// Gives a discarded or cancelled task all its attempts again.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`]
+    pub async fn retry(&self, id: TaskId) -> Result<(), ControlError> {
+        // Between two who retry one task, it could run, complete, and be reopened by the
+        // slower one from what it read before.
+        if !self.0.reopening.lock().insert(id) {
+            return Err(ControlError::WrongState {
+                task: id,
+                state: TaskState::Available,
+                hint: "someone else is retrying it",
+            });
+        }
+        let _reopening = Reopening { queue: self, id };
+        let view = self.store().task(id).await?;
+        let view = view.ok_or(ControlError::Unknown(id))?;
+        let ended = self.ended(&view.body.depends_on).await?;
+        self.decide(|machine, now| machine.reopen(view, &ended, now))
+            .await
+    }
+
+    /// Stops giving leases; submissions are still accepted. Survives restarts.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn pause(&self) -> Result<Control, StoreError> {
+        self.turn(|control| control.paused = true).await
+    }
+
+    /// Gives leases and accepts submissions again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn resume(&self) -> Result<Control, StoreError> {
+        self.turn(|control| {
+            control.paused = false;
+            control.draining = false;
+        })
+        .await
+    }
+
+    /// Refuses submissions and finishes what is there. Survives restarts.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn drain(&self) -> Result<Control, StoreError> {
+        self.turn(|control| control.draining = true).await
+    }
+
+    /// Sets how many tasks may wait; `None` returns to the configured number. Tasks that
+    /// are already there stay.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn set_max_size(&self, max_size: Option<u64>) -> Result<Control, StoreError> {
+        self.turn(|control| control.max_size = max_size).await
+    }
+
+    async fn turn(&self, change: impl FnOnce(&mut Control)) -> Result<Control, StoreError> {
+        let control = self
+            .decide(|machine, _| {
+                let mut control = machine.control();
+                change(&mut control);
+                machine.set_control(control);
+                Ok::<_, StoreError>(control)
+            })
+            .await?;
+        self.0.ready.notify_waiters();
+        Ok(control)
+    }
+
+    /// Calls off every task that nobody executes. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn clear(&self) -> Result<usize, StoreError> {
+        self.decide(|machine, now| Ok::<_, StoreError>(machine.clear(now)))
+            .await
+    }
+
+    /// How the queue stands; does not touch the disk.
+    #[must_use]
+    pub fn stats(&self) -> QueueStats {
+        self.0.machine.lock().stats()
+    }
+
+    /// One task as it is stored, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn task(&self, id: TaskId) -> Result<Option<TaskView>, StoreError> {
+        self.store().task(id).await
+    }
+
+    /// Tasks as they are stored, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskView>, StoreError> {
+        self.store().tasks(filter).await
+    }
+
+    /// A task's log behind event `after`, oldest first, at most `limit` lines.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn events(
+        &self,
+        id: TaskId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<TaskEvent>, StoreError> {
+        self.store().events(id, after, limit).await
+    }
+}

@@ -1,0 +1,369 @@
+//! Persistence: what is written, and the ports through which it is read back.
+//!
+//! Everything durable leaves the kernel as [`Changes`]: rows that describe how things
+//! stand after a decision, collected in the order of the decisions. One
+//! [`Writer`](writer::Writer) commits whatever is pending in one transaction (group
+//! commit) and acknowledges afterwards. Reads go past the writer and see only what is
+//! committed.
+//!
+//! No SQL stands outside this folder.
+
+#[cfg(test)]
+mod conformance;
+pub mod data_dir;
+pub mod sqlite;
+pub mod volatile;
+pub mod writer;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::ids::{Epoch, TaskId};
+use crate::json::Json;
+use crate::queue::control::Control;
+use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
+
+/// Rows to be committed together.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Tasks accepted.
+    pub bodies: Vec<Arc<TaskBody>>,
+    /// How live tasks stand; of several for one task the last counts.
+    pub runs: Vec<(u64, TaskRun)>,
+    /// Tasks that ended; their run is removed.
+    pub ends: Vec<(u64, TaskEnd)>,
+    /// Ended tasks that live again; their end is removed before `runs` are written.
+    pub reopened: Vec<u64>,
+    /// Lines for the tasks' logs.
+    pub events: Vec<(TaskId, u64, TaskEvent)>,
+    /// Journal entries.
+    pub steps: Vec<StepRow>,
+    /// Documents to put, in order; `body` of `None` deletes.
+    pub documents: Vec<DocumentRow>,
+    /// The queue's switches, if they changed.
+    pub control: Option<Control>,
+    /// Forget some of the tasks that ended before this instant.
+    pub prune_before: Option<Timestamp>,
+}
+
+impl Changes {
+    /// Nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bodies.is_empty()
+            && self.runs.is_empty()
+            && self.ends.is_empty()
+            && self.reopened.is_empty()
+            && self.events.is_empty()
+            && self.steps.is_empty()
+            && self.documents.is_empty()
+            && self.control.is_none()
+            && self.prune_before.is_none()
+    }
+
+    /// Adds `later` behind what is already here.
+    pub fn append(&mut self, mut later: Self) {
+        self.bodies.append(&mut later.bodies);
+        self.runs.append(&mut later.runs);
+        self.ends.append(&mut later.ends);
+        self.reopened.append(&mut later.reopened);
+        self.events.append(&mut later.events);
+        self.steps.append(&mut later.steps);
+        self.documents.append(&mut later.documents);
+        self.control = later.control.or(self.control.take());
+        self.prune_before = later.prune_before.or(self.prune_before);
+    }
+}
+
+/// A finished step of a task.
+#[derive(Clone, Debug)]
+pub struct StepRow {
+    /// The task's order of acceptance.
+    pub seq: u64,
+    /// The step's name within the task.
+    pub key: String,
+    /// What it was given.
+    pub input: Json,
+    /// What it produced.
+    pub output: Json,
+    /// Under which lease.
+    pub epoch: Epoch,
+    /// When the work began.
+    pub started_at: Timestamp,
+    /// When its output was handed over for recording.
+    pub finished_at: Timestamp,
+}
+
+/// A document of the kernel's own, such as a task's shared context.
+#[derive(Clone, Debug)]
+pub struct DocumentRow {
+    /// Whose it is: a name per use, such as `context`.
+    pub space: &'static str,
+    /// Its key within the space.
+    pub key: String,
+    /// The content; `None` deletes it.
+    pub body: Option<Json>,
+    /// When it was written.
+    pub at: Timestamp,
+}
+
+/// A document as read back.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Its key within the space.
+    pub key: String,
+    /// The content.
+    pub body: Json,
+    /// When it was written.
+    pub at: Timestamp,
+}
+
+/// Everything the queue needs to continue after a restart.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The queue's switches.
+    pub control: Control,
+    /// The next order of acceptance.
+    pub next_seq: u64,
+    /// Tasks that have not ended, with their bodies, in order of acceptance.
+    pub live: Vec<(Arc<TaskBody>, TaskRun)>,
+    /// How tasks ended that a live one depends on.
+    pub ended: HashMap<TaskId, TaskState>,
+}
+
+/// Which tasks to list. Newest first.
+#[derive(Clone, Debug, Default)]
+pub struct TaskFilter {
+    /// Only tasks in this state.
+    pub state: Option<TaskState>,
+    /// Only tasks of this kind.
+    pub kind: Option<String>,
+    /// Only children of this task.
+    pub parent: Option<TaskId>,
+    /// Only tasks accepted before this one (cursor).
+    pub before: Option<TaskId>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// A store failed. Whether a write took effect is unknown to the caller; the writer finds
+/// out by reading the store again before it acknowledges anything else.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused or failed an operation.
+    #[error("store could not {attempt}: {cause}")]
+    Failed {
+        /// What was tried.
+        attempt: &'static str,
+        /// What the database said.
+        cause: Arc<str>,
+    },
+    /// The disk is full; nothing of the batch was kept.
+    #[error(
+        "store could not {attempt}: the disk is full; free some space, the node goes on by itself"
+    )]
+    DiskFull {
+        /// What was tried.
+        attempt: &'static str,
+    },
+    /// The writer is recovering from a failed commit; nothing was written.
+    #[error("store is recovering from a failed write; retry shortly")]
+    Recovering,
+    /// The store was closed; nothing was written.
+    #[error("store is closed")]
+    Closed,
+    /// What is stored cannot be understood.
+    #[error("store holds {what} that cannot be read: {cause}; restore a backup")]
+    Unreadable {
+        /// Which kind of row.
+        what: &'static str,
+        /// Why not.
+        cause: Arc<str>,
+    },
+}
+
+impl StoreError {
+    /// The same call may succeed later without anyone's help.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Failed { .. } | Self::DiskFull { .. } | Self::Recovering => true,
+            Self::Closed | Self::Unreadable { .. } => false,
+        }
+    }
+}
+
+/// A store of one node: a database file, or the process's memory.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// A SQLite file. Survives everything but the loss of the disk.
+    Sqlite(sqlite::Sqlite),
+    /// The process's memory, for tests and benches. Survives nothing.
+    Volatile(volatile::Volatile),
+}
+
+macro_rules! each_store {
+    ($self:ident.$method:ident($($arg:expr),*)) => {
+        match $self {
+            Self::Sqlite(store) => store.$method($($arg),*).await,
+            Self::Volatile(store) => store.$method($($arg),*).await,
+        }
+    };
+}
+
+impl Store {
+    /// A store in the process's memory.
+    #[must_use]
+    pub fn volatile() -> Self {
+        Self::Volatile(volatile::Volatile::default())
+    }
+
+    /// `sqlite` or `memory`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Volatile(_) => "memory",
+        }
+    }
+
+    /// Raises and returns the number of times this store has been opened for work: the
+    /// high half of every [`Epoch`] handed out afterwards. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the number may have been raised, which is harmless.
+    pub async fn next_boot(&self) -> Result<u32, StoreError> {
+        each_store!(self.next_boot())
+    }
+
+    /// Reads everything that lives.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        each_store!(self.snapshot())
+    }
+
+    /// One task, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn task(&self, id: TaskId) -> Result<Option<TaskView>, StoreError> {
+        each_store!(self.task(id))
+    }
+
+    /// Tasks, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskView>, StoreError> {
+        each_store!(self.tasks(filter))
+    }
+
+    /// How many tasks ended in each terminal state.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn ended_counts(&self) -> Result<HashMap<TaskState, u64>, StoreError> {
+        each_store!(self.ended_counts())
+    }
+
+    /// How many children of a task stand in each state.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn children_counts(
+        &self,
+        parent: TaskId,
+    ) -> Result<HashMap<TaskState, u64>, StoreError> {
+        each_store!(self.children_counts(parent))
+    }
+
+    /// A task's log behind event `after`, oldest first, at most `limit` lines.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn events(
+        &self,
+        id: TaskId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<TaskEvent>, StoreError> {
+        each_store!(self.events(id, after, limit))
+    }
+
+    /// The task that was submitted under an idempotency key.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn by_idempotency_key(
+        &self,
+        tenant: &str,
+        key: &str,
+    ) -> Result<Option<TaskId>, StoreError> {
+        each_store!(self.by_idempotency_key(tenant, key))
+    }
+
+    /// The finished step `key` of the task accepted as number `seq`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn step(&self, seq: u64, key: &str) -> Result<Option<StepRow>, StoreError> {
+        each_store!(self.step(seq, key))
+    }
+
+    /// One document.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn document(&self, space: &str, key: &str) -> Result<Option<Document>, StoreError> {
+        each_store!(self.document(space, key))
+    }
+
+    /// Documents whose key begins with `prefix`, in reverse order of their keys.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn documents(
+        &self,
+        space: &str,
+        prefix: &str,
+        limit: u32,
+    ) -> Result<Vec<Document>, StoreError> {
+        each_store!(self.documents(space, prefix, limit))
+    }
+
+    /// Commits `changes` in one transaction: all of them, durable, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; after one, the store must be [reopened](Self::reopen).
+    ///
+    /// Not cancellation safe: only the writer calls it, from a task that is never dropped
+    /// half way.
+    pub(crate) async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+        each_store!(self.commit(changes))
+    }
+
+    /// Drops the connection that failed and opens another.
+    pub(crate) async fn reopen(&self) -> Result<(), StoreError> {
+        each_store!(self.reopen())
+    }
+
+    /// Closes the store; reads and writes fail afterwards.
+    pub(crate) async fn close(&self) {
+        each_store!(self.close());
+    }
+}

@@ -1,0 +1,242 @@
+//! What is particular to the file: damage, strangers, full disks, plans.
+
+use std::fs;
+use std::path::Path;
+
+use sqlx::{Execute, Row, SqliteConnection};
+
+use super::read::listing;
+use super::write::PRUNE;
+use super::*;
+use crate::clock::{Clock, Timestamp};
+use crate::events::EventBus;
+use crate::ids::TaskId;
+use crate::json::Json;
+use crate::queue::Queue;
+use crate::queue::control::QueueLimits;
+use crate::queue::task::{NewTask, TaskState};
+use crate::store::writer::Writer;
+use crate::store::{Store, TaskFilter};
+
+async fn open(path: &Path) -> Result<Sqlite, OpenError> {
+    let mut dir = DataDir::open(path)?;
+    Sqlite::open(&mut dir).await
+}
+
+/// A database with `tasks` tasks in it; closed in order, or with its log left behind.
+async fn filled(path: &Path, tasks: usize, in_order: bool) {
+    let sqlite = open(path).await.expect("new");
+    let writer = Writer::new(Store::Sqlite(sqlite));
+    let (bus, limits) = (EventBus::default(), QueueLimits::default());
+    let queue = Queue::open(writer, bus, limits, Clock::system(), 1);
+    let queue = queue.await.expect("readable");
+    let running = tokio::task::JoinSet::from_iter([queue.clone().run_writer()]);
+    let payload = Json::of(&"p".repeat(2_000)).expect("JSON");
+    let submissions = (0..tasks).map(|_| queue.submit(NewTask::new("a", payload.clone())));
+    for submitted in futures::future::join_all(submissions).await {
+        submitted.expect("accepted");
+    }
+    let (db, wal) = (path.join("regrow.db"), path.join("regrow.db-wal"));
+    if in_order {
+        queue.writer().close().await;
+        running.join_all().await;
+        return;
+    }
+    // As a killed process leaves it: copied while open, put back after closing.
+    let files = [db, wal].map(|file| (fs::read(&file).expect("readable"), file));
+    queue.writer().close().await;
+    running.join_all().await;
+    for (bytes, file) in files {
+        fs::write(file, bytes).expect("writable");
+    }
+}
+
+fn contents(path: &Path) -> Vec<(String, Vec<u8>)> {
+    ["regrow.db", "regrow.db-wal", "VERSION"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), fs::read(path.join(name)).ok()?)))
+        .filter(|(_, bytes)| !bytes.is_empty())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_and_left_as_it_is() {
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 5] = [
+        ("garbage instead of a header", |file| file[..100].fill(0xA5)),
+        ("another kind of file", |file| {
+            *file = b"%PDF-1.7 not a database".repeat(400)
+        }),
+        ("pages overwritten", |file| {
+            for page in file.chunks_mut(4_096).skip(2) {
+                page[..64].fill(0xFF);
+            }
+        }),
+        ("cut in the middle", |file| file.truncate(file.len() / 2)),
+        ("cut within a page", |file| {
+            file.truncate(file.len() - 1_000)
+        }),
+    ];
+    for (name, damage) in damages {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        filled(dir.path(), 200, true).await;
+        let file = dir.path().join("regrow.db");
+        let mut bytes = fs::read(&file).expect("readable");
+        damage(&mut bytes);
+        fs::write(&file, bytes).expect("writable");
+        let before = contents(dir.path());
+        let refused = open(dir.path()).await;
+        assert!(
+            matches!(refused, Err(OpenError::Corrupted { .. })),
+            "{name}: {refused:?}"
+        );
+        assert!(contents(dir.path()) == before, "{name}: not left as it was");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_file_with_a_log_beside_it_is_refused_and_both_are_left() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    filled(dir.path(), 300, true).await;
+    filled(dir.path(), 5, false).await;
+    let file = dir.path().join("regrow.db");
+    let mut bytes = fs::read(&file).expect("readable");
+    for page in bytes.chunks_mut(4_096).skip(2) {
+        page.fill(0xFF);
+    }
+    fs::write(&file, bytes).expect("writable");
+    let before = contents(dir.path());
+    let refused = open(dir.path()).await;
+    assert!(
+        matches!(refused, Err(OpenError::Corrupted { .. })),
+        "{refused:?}"
+    );
+    assert!(contents(dir.path()) == before, "left as they were");
+}
+
+#[tokio::test]
+async fn a_log_that_a_killed_process_left_is_read() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    filled(dir.path(), 300, false).await;
+    let sqlite = open(dir.path()).await.expect("sound");
+    assert_eq!(sqlite.snapshot().await.expect("readable").live.len(), 300);
+}
+
+#[tokio::test]
+async fn a_used_directory_without_its_database_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    filled(dir.path(), 1, true).await;
+    fs::remove_file(dir.path().join("regrow.db")).expect("writable");
+    let refused = open(dir.path()).await;
+    assert!(matches!(refused, Err(OpenError::Missing(_))), "{refused:?}");
+    assert!(!dir.path().join("regrow.db").exists());
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let sqlite = open(dir.path()).await.expect("new");
+    {
+        let mut writer = sqlite.0.writer.lock().await;
+        let newer = "INSERT INTO _sqlx_migrations \
+            (version, description, success, checksum, execution_time) \
+            VALUES (9999, 'from the future', true, x'00', 0)";
+        let connection: &mut SqliteConnection = writer.as_mut().expect("open");
+        sqlx::query(newer)
+            .execute(connection)
+            .await
+            .expect("written");
+    }
+    sqlite.close().await;
+    let before = contents(dir.path());
+    let refused = open(dir.path()).await;
+    assert!(
+        matches!(
+            refused,
+            Err(OpenError::Newer {
+                migration: 9999,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    let same = contents(dir.path()).into_iter().eq(before);
+    assert!(same, "left as it was");
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_made_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("file");
+    fs::write(&file, "not a directory").expect("writable");
+    let refused = open(&file.join("data")).await;
+    assert!(matches!(refused, Err(OpenError::DataDir(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_task_forgotten_while_it_is_reopened_fails_the_commit() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let sqlite = open(dir.path()).await.expect("new");
+    let changes = Changes {
+        reopened: vec![77],
+        ..Changes::default()
+    };
+    assert!(sqlite.commit(&changes).await.is_err());
+}
+
+async fn plan(sqlite: &Sqlite, sql: &str) -> String {
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows = sqlx::query(explain)
+        .fetch_all(&sqlite.0.readers)
+        .await
+        .expect("a plan");
+    let lines: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+    lines.join("\n")
+}
+
+#[tokio::test]
+async fn the_hot_statements_use_their_indexes() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let sqlite = open(dir.path()).await.expect("new");
+    let filter = |state, parent| TaskFilter {
+        state,
+        parent,
+        limit: 20,
+        ..TaskFilter::default()
+    };
+    let table = [
+        (filter(Some(TaskState::Retryable), None), "task_run_state"),
+        (filter(Some(TaskState::Discarded), None), "task_end_unhappy"),
+        (filter(None, Some(TaskId::fresh())), "task_parent"),
+    ];
+    for (filter, index) in table {
+        let sql = listing(&filter).build().sql().as_str().to_owned();
+        let plan = plan(&sqlite, &sql).await;
+        assert!(plan.contains(index), "{sql}\n{plan}");
+        assert!(
+            !plan.contains("TEMP B-TREE"),
+            "sorted by hand: {sql}\n{plan}"
+        );
+    }
+    let mut writer = sqlite.0.writer.lock().await;
+    let connection = writer.as_mut().expect("open");
+    sqlx::query(PRUNE[0])
+        .execute(&mut *connection)
+        .await
+        .expect("made");
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", PRUNE[1]));
+    let rows = sqlx::query(explain)
+        .bind(Timestamp(5).0.to_string())
+        .fetch_all(&mut *connection)
+        .await
+        .expect("a plan");
+    let lines: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+    assert!(
+        lines.iter().any(|line| line.contains("task_end_age")),
+        "{lines:?}"
+    );
+    assert!(
+        !lines.iter().any(|line| line.starts_with("SCAN")),
+        "{lines:?}"
+    );
+}

@@ -1,0 +1,350 @@
+//! The one writer: collects changes and commits whatever is pending in one transaction.
+//!
+//! Decisions hand over their changes with `Writer::push`, in the order in which they were
+//! taken, each with a callback that runs after the commit. There is no timer: while one
+//! transaction commits, the next one gathers (natural batching). The queue's measurements
+//! found every lingering timer worse.
+//!
+//! A failed commit fails everything that is pending. From then on pushes are refused until
+//! the loop has opened the store again and its owner has reread it (`Recover`): what was
+//! decided on top of the lost batch is forgotten, what was acknowledged is in the store.
+//! A failed fsync is never retried (Rebello et al., "Can Applications Recover from fsync
+//! Failures?", USENIX ATC 2020).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot, watch};
+use tracing::{error, info};
+
+use super::{Changes, Store, StoreError};
+
+/// Runs once, after the commit, in the order of the pushes.
+pub(crate) type OnCommit = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// Rereads the store after a failure, replaces every decision that was lost with it, and
+/// calls [`Writer::readmit`] before anyone can decide on top of what it read.
+pub(crate) type Recover =
+    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>> + Send + Sync>;
+
+/// Sees every batch once it is committed and its callbacks have run.
+pub(crate) type Committed = Box<dyn Fn(&Changes) + Send + Sync>;
+
+/// Pause between attempts to recover.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+struct Pending {
+    changes: Changes,
+    callbacks: Vec<OnCommit>,
+    refuse: Option<StoreError>,
+    /// The commit loop is being polled.
+    running: bool,
+}
+
+struct Shared {
+    store: Store,
+    pending: Mutex<Pending>,
+    wake: Notify,
+    closed: watch::Sender<bool>,
+}
+
+/// Marks the commit loop as running. One that is dropped or panics with a batch in hand
+/// leaves the writer refusing: whether the batch was kept is unknown, so the next loop
+/// recovers before it commits anything. One that is dropped while idle leaves no trace.
+struct Running<'a> {
+    writer: &'a Writer,
+    batch_in_hand: bool,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.writer.0.pending.lock().running = false;
+        if self.batch_in_hand {
+            self.writer.refuse_from_now_on();
+        }
+        if matches!(self.writer.refusal(), Some(StoreError::Closed)) {
+            // Whoever closes it waits for this loop only.
+            self.writer.0.closed.send_replace(true);
+        }
+    }
+}
+
+/// Handle to the writer; cheap to clone.
+#[derive(Clone)]
+pub struct Writer(Arc<Shared>);
+
+impl Writer {
+    /// A writer over `store`. Nothing is committed until the commit loop is polled.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            pending: Mutex::default(),
+            wake: Notify::new(),
+            closed: watch::Sender::new(false),
+        }))
+    }
+
+    /// The store behind it, for reading.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Hands over changes. `on_commit` runs exactly once, unless the process ends first.
+    pub(crate) fn push(&self, changes: Changes, on_commit: OnCommit) {
+        let mut pending = self.0.pending.lock();
+        if let Some(refusal) = pending.refuse.clone() {
+            drop(pending);
+            return on_commit(Err(refusal));
+        }
+        pending.changes.append(changes);
+        pending.callbacks.push(on_commit);
+        drop(pending);
+        self.0.wake.notify_one();
+    }
+
+    /// Commits `changes` together with whatever else is pending.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; nothing of `changes` was kept.
+    ///
+    /// Dropping the future does not take the changes back.
+    pub async fn write(&self, changes: Changes) -> Result<(), StoreError> {
+        let (done, outcome) = oneshot::channel();
+        self.push(changes, Box::new(move |result| drop(done.send(result))));
+        outcome.await.unwrap_or_else(|_| Err(cut_off()))
+    }
+
+    /// The commit loop; ends when the store is [closed](Self::close).
+    ///
+    /// Dropped while it commits, it fails what is pending, and another one goes on after a
+    /// recovery; dropped while idle, what is pending waits for another one.
+    pub(crate) async fn run(self, recover: Recover, committed: Committed) {
+        self.0.pending.lock().running = true;
+        let mut running = Running {
+            writer: &self,
+            batch_in_hand: false,
+        };
+        if matches!(self.refusal(), Some(StoreError::Recovering)) {
+            self.recover(cut_off(), &recover).await;
+        }
+        let mut failures_in_a_row = 0_u32;
+        loop {
+            let (changes, callbacks) = {
+                let mut pending = self.0.pending.lock();
+                if matches!(pending.refuse, Some(StoreError::Closed))
+                    && pending.callbacks.is_empty()
+                {
+                    break;
+                }
+                (
+                    std::mem::take(&mut pending.changes),
+                    std::mem::take(&mut pending.callbacks),
+                )
+            };
+            if callbacks.is_empty() {
+                self.0.wake.notified().await;
+                continue;
+            }
+            running.batch_in_hand = true;
+            metrics::histogram!(crate::metrics::STORE_BATCH).record(callbacks.len() as f64);
+            let outcome = self.0.store.commit(&changes).await;
+            let failure = outcome.as_ref().err().cloned();
+            if failure.is_some() {
+                self.refuse_from_now_on();
+            }
+            for callback in callbacks {
+                callback(outcome.clone());
+            }
+            let Some(failure) = failure else {
+                failures_in_a_row = 0;
+                committed(&changes);
+                running.batch_in_hand = false;
+                continue;
+            };
+            if 0 < failures_in_a_row {
+                // What the recovery itself had to write may be what fails.
+                tokio::time::sleep(RECOVERY_PAUSE).await;
+            }
+            failures_in_a_row += 1;
+            self.recover(failure, &recover).await;
+            running.batch_in_hand = false;
+        }
+        self.0.store.close().await;
+    }
+
+    fn refuse_from_now_on(&self) {
+        let abandoned = {
+            let mut pending = self.0.pending.lock();
+            pending.refuse.get_or_insert(StoreError::Recovering);
+            pending.changes = Changes::default();
+            std::mem::take(&mut pending.callbacks)
+        };
+        for callback in abandoned {
+            callback(Err(StoreError::Recovering));
+        }
+    }
+
+    async fn recover(&self, failure: StoreError, recover: &Recover) {
+        error!(reason = %failure, "commit failed; reopening the store");
+        metrics::counter!(crate::metrics::STORE_FAILURES).increment(1);
+        loop {
+            if matches!(self.0.pending.lock().refuse, Some(StoreError::Closed)) {
+                return;
+            }
+            let reopened = match self.0.store.reopen().await {
+                Ok(()) => recover().await,
+                Err(error) => Err(error),
+            };
+            match reopened {
+                Ok(()) => break,
+                Err(reason) => error!(%reason, "store is still not usable"),
+            }
+            tokio::time::sleep(RECOVERY_PAUSE).await;
+        }
+        info!("store recovered");
+    }
+
+    /// Why changes are refused at present, if they are.
+    #[must_use]
+    pub fn refusal(&self) -> Option<StoreError> {
+        self.0.pending.lock().refuse.clone()
+    }
+
+    /// Accepts changes again after a recovery.
+    pub(crate) fn readmit(&self) {
+        let mut pending = self.0.pending.lock();
+        if matches!(pending.refuse, Some(StoreError::Recovering)) {
+            pending.refuse = None;
+        }
+    }
+
+    /// Refuses further changes, commits what is pending and closes the store.
+    ///
+    /// Returns when that is done, whoever asked for it first. Without a running commit loop
+    /// it commits what is pending itself.
+    pub async fn close(&self) {
+        let mut closed = self.0.closed.subscribe();
+        let alone = {
+            let mut pending = self.0.pending.lock();
+            let was = pending.refuse.replace(StoreError::Closed);
+            let first = !matches!(was, Some(StoreError::Closed));
+            (first && !pending.running).then(|| {
+                let changes = std::mem::take(&mut pending.changes);
+                (changes, std::mem::take(&mut pending.callbacks))
+            })
+        };
+        self.0.wake.notify_one();
+        if let Some((changes, callbacks)) = alone {
+            let outcome = self.0.store.commit(&changes).await;
+            for callback in callbacks {
+                callback(outcome.clone());
+            }
+            self.0.store.close().await;
+            self.0.closed.send_replace(true);
+        }
+        // The sender lives as long as `self`, so this only ends when it is closed.
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+}
+
+/// The commit loop ended half way; whether the batch was kept is unknown.
+pub(crate) fn cut_off() -> StoreError {
+    StoreError::Failed {
+        attempt: "commit",
+        cause: "the writer was stopped".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DocumentRow;
+
+    fn document(key: &str) -> Changes {
+        let body = Some(crate::json::Json::null());
+        let row = DocumentRow {
+            space: "test",
+            key: key.to_owned(),
+            body,
+            at: crate::clock::Timestamp(1),
+        };
+        Changes {
+            documents: vec![row],
+            ..Changes::default()
+        }
+    }
+
+    fn no_recovery(writer: &Writer) -> Recover {
+        let writer = writer.clone();
+        Box::new(move || {
+            writer.readmit();
+            Box::pin(async { Ok(()) })
+        })
+    }
+
+    #[tokio::test]
+    async fn what_is_pending_when_the_writer_closes_is_still_committed() {
+        let store = Store::volatile();
+        let writer = Writer::new(store.clone());
+        let (done, outcome) = oneshot::channel();
+        writer.push(
+            document("a"),
+            Box::new(move |result| drop(done.send(result))),
+        );
+        tokio::join!(
+            writer.clone().run(no_recovery(&writer), Box::new(|_| ())),
+            writer.close()
+        );
+        outcome.await.expect("callback ran").expect("committed");
+        assert!(matches!(
+            writer.write(document("b")).await,
+            Err(StoreError::Closed)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_failed_commit_fails_all_that_is_pending_and_recovers_before_the_next() {
+        let store = Store::volatile();
+        let writer = Writer::new(store.clone());
+        let run = tokio::task::JoinSet::from_iter([writer
+            .clone()
+            .run(no_recovery(&writer), Box::new(|_| ()))]);
+        let Store::Volatile(volatile) = &store else {
+            unreachable!("made above")
+        };
+        volatile.fail_next_commit();
+        assert!(writer.write(document("a")).await.is_err());
+        while writer.write(document("b")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert!(store.document("test", "a").await.expect("read").is_none());
+        assert!(store.document("test", "b").await.expect("read").is_some());
+        writer.close().await;
+        run.join_all().await;
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_panicked_rereads_the_store_before_it_goes_on() {
+        let store = Store::volatile();
+        let writer = Writer::new(store.clone());
+        let mut run = tokio::task::JoinSet::from_iter([writer
+            .clone()
+            .run(no_recovery(&writer), Box::new(|_| ()))]);
+        writer.push(Changes::default(), Box::new(|_| panic!("a callback's bug")));
+        assert!(run.join_next().await.expect("ended").is_err());
+        assert!(matches!(writer.refusal(), Some(StoreError::Recovering)));
+        run.spawn(writer.clone().run(no_recovery(&writer), Box::new(|_| ())));
+        while writer.write(document("a")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        writer.close().await;
+        run.join_all().await;
+    }
+}
