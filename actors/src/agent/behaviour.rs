@@ -1,0 +1,293 @@
+//! What a role does with a leased task: `run(context) -> outcome`.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use regrow_runtime::causes::chain;
+use regrow_runtime::context::Context;
+use regrow_runtime::context::record::ContextStatus;
+use regrow_runtime::ids::{AgentId, TaskId};
+use regrow_runtime::journal::{Journal, StepError};
+use regrow_runtime::json::Json;
+use regrow_runtime::queue::Queue;
+use regrow_runtime::queue::error::LeaseError;
+use regrow_runtime::queue::task::{Lease, NewChild, TaskView};
+use regrow_runtime::role::Role;
+use regrow_runtime::store::{DocumentRow, StoreError, TaskFilter};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::Status;
+
+/// Behaviour of a role over leased tasks. Holds no task's state: any agent of the role may
+/// continue what another began.
+pub trait Behaviour: Send + Sync + 'static {
+    /// Which role this is.
+    fn role(&self) -> Role;
+
+    /// The kinds of task it runs.
+    fn kinds(&self) -> &'static [&'static str];
+
+    /// Runs one task. It may be dropped at any await point, and called again for the same
+    /// task, on this node or another: effects belong into journaled steps.
+    fn run(&self, context: TaskContext) -> BoxFuture<'_, Result<Outcome, Failure>>;
+}
+
+/// How a run ends when it does not fail.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The task is finished.
+    Completed(Json),
+    /// The task waits for these children and is run again when all have ended.
+    WaitFor(Vec<NewChild>),
+}
+
+impl Outcome {
+    /// The task is finished with this result.
+    ///
+    /// # Errors
+    ///
+    /// When the result cannot be JSON; trying again is useless then.
+    pub fn completed<T: Serialize + ?Sized>(result: &T) -> Result<Self, Failure> {
+        Json::of(result)
+            .map(Self::Completed)
+            .map_err(Failure::permanent)
+    }
+}
+
+/// How a run fails.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Another attempt may succeed.
+    #[error("{0}")]
+    Retryable(String),
+    /// Another attempt is useless: the task becomes a dead letter.
+    #[error("{0}")]
+    Permanent(String),
+    /// The work saw [`TaskContext::cancelled`] and stopped early: the task is handed back
+    /// without counting the attempt, or ends if its cancel was asked for.
+    #[error("stopped before it was done")]
+    Stopped,
+    /// The lease no longer holds: somebody else has the task, or it is over.
+    #[error("the lease was lost")]
+    LeaseLost,
+}
+
+impl Failure {
+    /// Another attempt may succeed.
+    pub fn retryable(error: impl std::error::Error + 'static) -> Self {
+        Self::Retryable(chain(&error))
+    }
+
+    /// Another attempt is useless.
+    pub fn permanent(error: impl std::error::Error + 'static) -> Self {
+        Self::Permanent(chain(&error))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        if error.is_retryable() {
+            Self::retryable(error)
+        } else {
+            Self::permanent(error)
+        }
+    }
+}
+
+impl From<StepError<Failure>> for Failure {
+    fn from(error: StepError<Failure>) -> Self {
+        match error {
+            StepError::Work { cause, .. } => cause,
+            StepError::Lookup { cause, .. } => cause.into(),
+            StepError::Lease {
+                cause: LeaseError::Stale { .. } | LeaseError::Unknown(_),
+                ..
+            } => Self::LeaseLost,
+            StepError::Lease {
+                cause: LeaseError::Store(cause),
+                ..
+            } => cause.into(),
+            error @ (StepError::Lease { .. }
+            | StepError::Diverged { .. }
+            | StepError::Shape { .. }) => Self::permanent(error),
+        }
+    }
+}
+
+/// One run of one task: what it may use.
+#[derive(Clone)]
+pub struct TaskContext {
+    pub(super) lease: Arc<Lease>,
+    pub(super) queue: Queue,
+    pub(super) journal: Journal,
+    pub(super) shared: Context,
+    pub(super) agent: AgentId,
+    pub(super) cancelled: CancellationToken,
+    pub(super) status: Arc<Status>,
+}
+
+impl TaskContext {
+    /// The task and the lease on it.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Who runs it.
+    #[must_use]
+    pub fn agent(&self) -> &AgentId {
+        &self.agent
+    }
+
+    /// The payload as a typed value.
+    ///
+    /// # Errors
+    ///
+    /// Permanent: the payload will not change.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        self.lease.task.payload.decode().map_err(|error| {
+            Failure::Permanent(format!(
+                "payload does not fit a `{}` task: {error}",
+                self.lease.task.kind
+            ))
+        })
+    }
+
+    /// Cancelled when the work should stop soon: the node stops, or a cancel was asked for.
+    /// Work that stops because of it returns [`Failure::Stopped`]; work that goes on is
+    /// aborted when the grace is over.
+    #[must_use]
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    /// Shows a sign of progress, so that busy is not taken for stuck.
+    pub fn progress(&self) {
+        self.status.moved();
+    }
+
+    /// Runs a step once; see [`Journal::step`].
+    ///
+    /// # Errors
+    ///
+    /// The work's own failure, or one that the journal's errors call for.
+    pub async fn step<I, O, W>(&self, key: &str, input: &I, work: W) -> Result<O, Failure>
+    where
+        I: Serialize + ?Sized,
+        O: Serialize + DeserializeOwned,
+        W: Future<Output = Result<O, Failure>>,
+    {
+        let output = self.journal.step(key, input, work).await?;
+        self.progress();
+        Ok(output)
+    }
+
+    /// Runs blocking or CPU-bound work where it holds nobody up.
+    ///
+    /// # Errors
+    ///
+    /// The work's own failure. If it panics, so does the caller.
+    ///
+    /// Dropping the future does not stop the work; long work should look at
+    /// [`cancelled`](Self::cancelled).
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => Err(Failure::retryable(error)),
+        }
+    }
+
+    /// The task's children, in the order in which they were inserted.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn children(&self) -> Result<Vec<TaskView>, Failure> {
+        let filter = TaskFilter {
+            parent: Some(self.lease.task.id),
+            limit: u32::MAX,
+            ..TaskFilter::default()
+        };
+        let mut children = self.queue.tasks(&filter).await?;
+        children.reverse();
+        Ok(children)
+    }
+
+    /// The tasks this one depends on; all of them have completed.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn dependencies(&self) -> Result<Vec<TaskView>, Failure> {
+        let mut dependencies = Vec::with_capacity(self.lease.task.depends_on.len());
+        for id in &self.lease.task.depends_on {
+            if let Some(view) = self.queue.task(*id).await? {
+                dependencies.push(view);
+            }
+        }
+        Ok(dependencies)
+    }
+
+    /// Writes documents of the kernel's own, under the task's lease.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::LeaseLost`], or what the store's failure calls for.
+    pub async fn put_documents(&self, documents: Vec<DocumentRow>) -> Result<(), Failure> {
+        let (id, epoch) = (self.lease.task.id, self.lease.epoch);
+        match self.queue.put_documents(id, epoch, documents).await {
+            Ok(()) => Ok(()),
+            Err(LeaseError::Stale { .. } | LeaseError::Unknown(_)) => Err(Failure::LeaseLost),
+            Err(LeaseError::Store(error)) => Err(error.into()),
+            Err(error @ (LeaseError::Children(_) | LeaseError::TooLarge { .. })) => {
+                Err(Failure::permanent(error))
+            }
+        }
+    }
+
+    /// Notes on a task, for whoever watches it. Notes are best effort: what they say is
+    /// derived from the task's own records, so a failure only costs the view of it.
+    pub async fn note(&self, task: TaskId, status: ContextStatus, notes: Map<String, Value>) {
+        if let Err(reason) = self.shared.upsert(task, notes, Some(status)).await {
+            debug!(%task, %reason, "context not updated");
+        }
+    }
+
+    /// Adds a finding to a task's shared context; best effort, like [`note`](Self::note).
+    pub async fn found<T: Serialize>(&self, task: TaskId, finding: &T) {
+        let Ok(finding) = Json::of(finding) else {
+            return;
+        };
+        if let Err(reason) = self.shared.add_finding(task, finding).await {
+            debug!(%task, %reason, "finding not shared");
+        }
+    }
+
+    /// The queue behind it.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+/// The result of a completed task as a typed value.
+///
+/// # Errors
+///
+/// Permanent when the task did not complete or its result has another shape.
+pub fn result_of<T: DeserializeOwned>(view: &TaskView) -> Result<T, Failure> {
+    let id = view.body.id;
+    let result = view.end.as_ref().and_then(|end| end.result.as_ref());
+    let result = result.ok_or_else(|| Failure::Permanent(format!("task {id} has no result")))?;
+    result
+        .decode()
+        .map_err(|error| Failure::Permanent(format!("result of task {id} does not fit: {error}")))
+}

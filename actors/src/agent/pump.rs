@@ -1,0 +1,268 @@
+//! Claim, run, settle, again: the part of an agent that may wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regrow_runtime::causes::chain;
+use regrow_runtime::journal::Journal;
+use regrow_runtime::queue::ClaimRequest;
+use regrow_runtime::queue::error::LeaseError;
+use regrow_runtime::queue::task::Lease;
+use regrow_runtime::store::StoreError;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info_span, warn};
+
+use super::behaviour::{Failure, Outcome, TaskContext};
+use super::{AgentArgs, Holder, Status};
+
+/// Longest wait of one claim; only bounds how often an idle agent asks.
+const CLAIM_WAIT: Duration = Duration::from_secs(30);
+/// Pause after the store failed.
+const STORE_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause between two heartbeats: how late a cancel may be heard.
+const BEAT_MAX: Duration = Duration::from_secs(1);
+
+/// Runs tasks until `stopping` or until the queue is closed.
+pub(super) async fn run(
+    args: AgentArgs,
+    holder: Arc<Holder>,
+    stopping: CancellationToken,
+    status: Arc<Status>,
+) {
+    let request = ClaimRequest {
+        worker: holder.name.clone(),
+        kinds: args
+            .behaviour
+            .kinds()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        max: 1,
+        wait: CLAIM_WAIT,
+        lease: args.limits.lease,
+    };
+    loop {
+        let claimed = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            claimed = args.queue.claim(&request) => claimed,
+        };
+        match claimed {
+            Ok(leases) => {
+                if holder.give_up_if_over() {
+                    return;
+                }
+                for lease in leases {
+                    let task = &lease.task;
+                    let trace = root_of(&lease);
+                    let span = info_span!(
+                        "task",
+                        trace_id = %trace,
+                        task_id = %task.id,
+                        parent_task_id = task.parent.map(tracing::field::display),
+                        agent_id = %args.id,
+                        kind = %task.kind,
+                        epoch = %lease.epoch,
+                    );
+                    status.begin(format!("{} {}", task.kind, task.id));
+                    one(&args, lease, &stopping, &status).instrument(span).await;
+                    status.end();
+                }
+            }
+            Err(StoreError::Closed) => return,
+            Err(reason) => {
+                debug!(%reason, "cannot claim");
+                sleep(STORE_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A family's log lines share the id of the task that began it, as far as it is known.
+fn root_of(lease: &Lease) -> String {
+    lease.task.parent.unwrap_or(lease.task.id).to_string()
+}
+
+/// What came of the work.
+enum Ended {
+    Outcome(Result<Outcome, Failure>),
+    Panicked(Box<dyn std::any::Any + Send>),
+    /// The lease is gone: nothing is left to settle.
+    LeaseLost,
+    /// Stopped before it finished.
+    Aborted,
+}
+
+/// Runs and settles one task. Panics with the work's panic, after reporting it.
+async fn one(args: &AgentArgs, lease: Lease, stopping: &CancellationToken, status: &Arc<Status>) {
+    let lease = Arc::new(lease);
+    let cancelled = stopping.child_token();
+    let context = TaskContext {
+        journal: Journal::new(args.queue.clone(), &lease),
+        lease: lease.clone(),
+        queue: args.queue.clone(),
+        shared: args.context.clone(),
+        agent: args.id.clone(),
+        cancelled: cancelled.clone(),
+        status: status.clone(),
+    };
+    let behaviour = args.behaviour.clone();
+    let mut work = JoinSet::new();
+    work.spawn(async move { behaviour.run(context).await }.in_current_span());
+    let ended = mind(args, &lease, &mut work, &cancelled).await;
+    settle(args, &lease, ended, cancelled.is_cancelled()).await;
+}
+
+/// Renews the lease while the work runs, and ends the work when it has to end.
+async fn mind(
+    args: &AgentArgs,
+    lease: &Lease,
+    work: &mut JoinSet<Result<Outcome, Failure>>,
+    cancelled: &CancellationToken,
+) -> Ended {
+    let period = (args.limits.lease / 3).min(BEAT_MAX);
+    let mut beat = interval_at(Instant::now() + period, period);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut grace = std::pin::pin!(async {
+        cancelled.cancelled().await;
+        sleep(args.limits.grace).await;
+    });
+    loop {
+        tokio::select! {
+            biased;
+            finished = work.join_next() => return match finished {
+                Some(Ok(outcome)) => Ended::Outcome(outcome),
+                Some(Err(error)) if error.is_panic() => Ended::Panicked(error.into_panic()),
+                Some(Err(_)) | None => Ended::Aborted,
+            },
+            () = &mut grace => {
+                work.shutdown().await;
+                return Ended::Aborted;
+            }
+            _ = beat.tick() => {
+                match args.queue.heartbeat(lease.task.id, lease.epoch, args.limits.lease).await {
+                    Ok(renewal) if renewal.cancel_requested => cancelled.cancel(),
+                    Ok(_) => {}
+                    Err(reason @ (LeaseError::Stale { .. } | LeaseError::Unknown(_))) => {
+                        warn!(%reason, "lease lost, work stopped");
+                        work.shutdown().await;
+                        return Ended::LeaseLost;
+                    }
+                    Err(reason) => debug!(%reason, "lease not renewed"),
+                }
+            }
+        }
+    }
+}
+
+/// Tells the queue what came of the work; `asked` says whether it had been asked to stop.
+async fn settle(args: &AgentArgs, lease: &Lease, ended: Ended, asked: bool) {
+    match ended {
+        Ended::LeaseLost | Ended::Outcome(Err(Failure::LeaseLost)) => {}
+        Ended::Outcome(Ok(Outcome::Completed(result))) => {
+            offer(args, lease, || {
+                let result = result.clone();
+                async move {
+                    args.queue
+                        .complete(lease.task.id, lease.epoch, result)
+                        .await
+                }
+            })
+            .await;
+        }
+        Ended::Outcome(Ok(Outcome::WaitFor(children))) => {
+            offer(args, lease, || {
+                let children = children.clone();
+                async move {
+                    args.queue
+                        .suspend(lease.task.id, lease.epoch, children)
+                        .await
+                }
+            })
+            .await;
+        }
+        Ended::Outcome(Err(Failure::Retryable(error))) => fail(args, lease, error, true).await,
+        Ended::Outcome(Err(Failure::Permanent(error))) => fail(args, lease, error, false).await,
+        Ended::Outcome(Err(stopped @ Failure::Stopped)) if !asked => {
+            // Handing it back would run it again at once, and for ever.
+            fail(args, lease, stopped.to_string(), true).await;
+        }
+        Ended::Outcome(Err(Failure::Stopped)) | Ended::Aborted => {
+            offer(args, lease, || {
+                args.queue.release(lease.task.id, lease.epoch)
+            })
+            .await;
+        }
+        Ended::Panicked(panic) => {
+            let error = format!("panicked: {}", text_of(panic.as_ref()));
+            fail(args, lease, error, true).await;
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+async fn fail(args: &AgentArgs, lease: &Lease, error: String, retryable: bool) {
+    warn!(reason = %error, retryable, attempt = lease.attempt, "attempt failed");
+    offer(args, lease, || {
+        let error = error.clone();
+        async move {
+            args.queue
+                .fail(lease.task.id, lease.epoch, error, retryable)
+                .await
+                .map(drop)
+        }
+    })
+    .await;
+}
+
+/// Offers an outcome until the store takes it, as long as the lease holds: the work is
+/// done, and to do it again could cost more than to wait. One that cannot be taken fails
+/// the attempt.
+async fn offer<F>(args: &AgentArgs, lease: &Lease, mut settle: impl FnMut() -> F)
+where
+    F: Future<Output = Result<(), LeaseError>>,
+{
+    let mut waits = false;
+    let refusal = loop {
+        match settle().await {
+            Ok(()) => return,
+            Err(LeaseError::Store(reason)) if reason.is_retryable() => {
+                if !waits {
+                    waits = true;
+                    warn!(%reason, "outcome waits for the store");
+                }
+                // If the lease is gone, the next offer says so.
+                let (id, epoch) = (lease.task.id, lease.epoch);
+                let _ = args.queue.heartbeat(id, epoch, args.limits.lease).await;
+                sleep(STORE_PAUSE).await;
+            }
+            Err(refusal) => break refusal,
+        }
+    };
+    warn!(reason = %refusal, "outcome refused");
+    let retryable = match &refusal {
+        LeaseError::TooLarge { .. } => Some(false),
+        LeaseError::Children(refused) => Some(refused.is_retryable()),
+        LeaseError::Stale { .. } | LeaseError::Unknown(_) | LeaseError::Store(_) => None,
+    };
+    if let Some(retryable) = retryable {
+        let error = chain(&refusal);
+        let failed = args
+            .queue
+            .fail(lease.task.id, lease.epoch, error, retryable)
+            .await;
+        if let Err(reason) = failed {
+            warn!(%reason, "failure not stored; the lease will run out");
+        }
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (None, Some(text)) => text.clone(),
+        (None, None) => "without a message".to_owned(),
+    }
+}

@@ -1,0 +1,14 @@
+//! The roles of Regrow as supervised agents over leased tasks.
+//!
+//! In reading order: [`agent`] is what every role shares (claim, run, settle, be probed);
+//! [`planner`], [`worker`], [`critic`] and [`memory`] are the roles; [`catalog`] turns roles
+//! into child specs; [`audit`] is the library behind the documentation audit and knows
+//! nothing of agents.
+
+pub mod agent;
+pub mod audit;
+pub mod catalog;
+pub mod critic;
+pub mod memory;
+pub mod planner;
+pub mod worker;

@@ -1,0 +1,6 @@
+//! Agents and roles under a real root: claimed, run, settled, killed, regrown.
+
+mod agent;
+mod audit;
+mod outages;
+mod stage;
