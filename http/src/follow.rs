@@ -1,0 +1,206 @@
+//! Following what happens: waiting for a task, and event streams.
+//!
+//! A task's log is in the store, so its stream can be resumed and misses nothing: the bus
+//! only says when to look again. The stream of the bus itself shows what happens from now
+//! on, and says how many events it missed when its reader is slow.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use regrow_runtime::events::{Event, EventBus, Subscription};
+use regrow_runtime::ids::TaskId;
+use regrow_runtime::queue::task::{TaskEvent, TaskEventKind};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::debug;
+
+use crate::state::{ApiState, Phase};
+
+/// A task is looked at this often even if the bus says nothing about it.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Log lines read at once.
+pub(crate) const READ_AT_ONCE: u32 = 200;
+
+/// Tells when something may have happened to one task.
+pub(crate) struct Watch {
+    bus: Subscription,
+    id: TaskId,
+    missed: u64,
+}
+
+impl Watch {
+    /// Watches from now on: look at the task afterwards, or a change may go unseen.
+    pub(crate) fn new(bus: &EventBus, id: TaskId) -> Self {
+        Self {
+            bus: bus.subscribe(),
+            id,
+            missed: 0,
+        }
+    }
+
+    /// Returns when the task should be looked at again. Cancellation safe.
+    pub(crate) async fn changed(&mut self) {
+        let mentioned = async {
+            loop {
+                match self.bus.next().await {
+                    Some(Event::Task { id, .. }) if id == self.id => return,
+                    Some(_) if self.missed < self.bus.dropped() => return,
+                    Some(_) => {}
+                    // The bus is gone; the period below goes on.
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        // Either way it is time to look.
+        let _ = tokio::time::timeout(LOOK_AGAIN, mentioned).await;
+        self.missed = self.bus.dropped();
+    }
+}
+
+/// The log of one task, from a line on, until the task ended.
+pub(crate) struct TaskLog {
+    state: ApiState,
+    id: TaskId,
+    after: u64,
+    read: VecDeque<TaskEvent>,
+    complete: bool,
+    watch: Watch,
+    _place: OwnedSemaphorePermit,
+}
+
+impl TaskLog {
+    /// The log behind line `after`.
+    pub(crate) fn new(
+        state: ApiState,
+        id: TaskId,
+        after: u64,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            watch: Watch::new(state.queue.events_bus(), id),
+            state,
+            id,
+            after,
+            read: VecDeque::new(),
+            complete: false,
+            _place: place,
+        }
+    }
+
+    /// The next line; `None` when the task ended, was forgotten, or the server closes.
+    pub(crate) async fn next(&mut self) -> Option<TaskEvent> {
+        loop {
+            if let Some(event) = self.read.pop_front() {
+                self.after = event.n;
+                return Some(event);
+            }
+            let closing = Phase::Closing <= self.state.lifecycle.phase();
+            if self.complete || closing || !self.look().await {
+                return None;
+            }
+            if self.read.is_empty() && !self.complete {
+                let lifecycle = self.state.lifecycle.clone();
+                tokio::select! {
+                    () = self.watch.changed() => {}
+                    () = lifecycle.reached(Phase::Closing) => {}
+                }
+            }
+        }
+    }
+
+    /// Reads on; says whether the task is still known.
+    async fn look(&mut self) -> bool {
+        let queue = &self.state.queue;
+        // The state first: if the task had ended by then, the log read next is whole.
+        let ended = match queue.task(self.id).await {
+            Ok(Some(view)) => view.state().is_terminal(),
+            Ok(None) => return false,
+            Err(reason) => {
+                debug!(task = %self.id, %reason, "task could not be read for its stream");
+                return true;
+            }
+        };
+        match queue.events(self.id, self.after, READ_AT_ONCE).await {
+            Ok(lines) => {
+                self.complete = ended && lines.len() < READ_AT_ONCE as usize;
+                self.read = lines.into();
+            }
+            Err(reason) => {
+                debug!(task = %self.id, %reason, "log could not be read for its stream");
+            }
+        }
+        true
+    }
+}
+
+/// What a reader of the bus wants to see.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BusFilter {
+    /// Only events of this task.
+    pub(crate) task: Option<TaskId>,
+    /// Only this kind of task event.
+    pub(crate) kind: Option<TaskEventKind>,
+}
+
+impl BusFilter {
+    fn wants(&self, event: &Event) -> bool {
+        match event {
+            Event::Task { id, event } => {
+                self.task.is_none_or(|task| task == *id)
+                    && self.kind.is_none_or(|kind| kind == event.kind)
+            }
+            Event::Runtime { .. } => self.task.is_none() && self.kind.is_none(),
+        }
+    }
+}
+
+/// What the stream of the bus shows.
+pub(crate) enum Seen {
+    /// An event.
+    Happened(Event),
+    /// So many events were missed, in all.
+    Missed(u64),
+}
+
+/// The bus from now on.
+pub(crate) struct BusLog {
+    state: ApiState,
+    bus: Subscription,
+    filter: BusFilter,
+    told_missed: u64,
+    held: Option<Event>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl BusLog {
+    pub(crate) fn new(state: ApiState, filter: BusFilter, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            bus: state.queue.events_bus().subscribe(),
+            state,
+            filter,
+            told_missed: 0,
+            held: None,
+            _place: place,
+        }
+    }
+
+    /// The next thing to show; `None` when the server closes.
+    pub(crate) async fn next(&mut self) -> Option<Seen> {
+        loop {
+            if let Some(event) = self.held.take() {
+                if self.filter.wants(&event) {
+                    return Some(Seen::Happened(event));
+                }
+                continue;
+            }
+            let lifecycle = self.state.lifecycle.clone();
+            tokio::select! {
+                event = self.bus.next() => self.held = Some(event?),
+                () = lifecycle.reached(Phase::Closing) => return None,
+            }
+            if self.told_missed < self.bus.dropped() {
+                self.told_missed = self.bus.dropped();
+                return Some(Seen::Missed(self.told_missed));
+            }
+        }
+    }
+}

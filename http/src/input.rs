@@ -1,0 +1,463 @@
+//! Reading bodies, with every problem named.
+//!
+//! A body is read field by field rather than into a struct, so that one answer lists all
+//! that is wrong with it: wrong types, values out of range, unknown and repeated fields.
+//! Bodies are bounded in size, in nesting and in the time they may take.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use futures::StreamExt as _;
+use regrow_runtime::ids::TaskId;
+use regrow_runtime::json::Json;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::{ApiError, Code};
+use crate::problems::{Problems, shortened};
+use crate::state::ApiState;
+
+/// Deepest nesting of a payload or result. Readers commonly give up at 128, and answers
+/// wrap what they carry.
+const NESTING_MAX: usize = 100;
+/// Of an oversized body this many times the limit is still read, so that the client sees
+/// the answer instead of a broken connection.
+const DISCARD_FACTOR: usize = 8;
+
+/// The fields of a JSON body. Whoever takes one says what it must be; what was not taken
+/// is unknown.
+#[derive(Debug, Default)]
+pub(crate) struct Fields {
+    values: BTreeMap<String, Box<RawValue>>,
+    problems: Problems,
+}
+
+impl Fields {
+    fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let invalid = |detail: String| ApiError::new(Code::InvalidJson, detail);
+        let text = std::str::from_utf8(body).map_err(|error| {
+            let at = error.valid_up_to();
+            invalid(format!("the body is not UTF-8 at byte {at}"))
+        })?;
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let fields = reader
+            .deserialize_map(FieldsVisitor)
+            .map_err(|error| invalid(format!("the body cannot be read: {error}")))?;
+        reader
+            .end()
+            .map_err(|error| invalid(format!("the body goes on after its end: {error}")))?;
+        Ok(fields)
+    }
+
+    /// Notes a problem that the caller found.
+    pub(crate) fn problem(&mut self, field: &str, problem: impl Into<String>) {
+        self.problems.push(field, problem.into());
+    }
+
+    /// The field was given, and not as null.
+    pub(crate) fn given(&self, field: &str) -> bool {
+        self.values
+            .get(field)
+            .is_some_and(|raw| raw.get() != "null")
+    }
+
+    /// The field was given, be it as null.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.values.contains_key(field)
+    }
+
+    /// A field of type `T`; `must_be` completes "must be …". Null counts as absent.
+    fn take<T: for<'de> Deserialize<'de>>(&mut self, field: &str, must_be: &str) -> Option<T> {
+        let raw = self.values.remove(field)?;
+        if raw.get() == "null" {
+            return None;
+        }
+        let value = serde_json::from_str(raw.get());
+        if value.is_err() {
+            let found = shortened(raw.get());
+            self.problem(field, format!("is {found}, must be {must_be}"));
+        }
+        value.ok()
+    }
+
+    /// Text without control characters, except line breaks and tabs where `prose`.
+    pub(crate) fn text(&mut self, field: &str, prose: bool) -> Option<String> {
+        let text: String = self.take(field, "text")?;
+        let forbidden = |c: char| c.is_control() && !(prose && matches!(c, '\n' | '\r' | '\t'));
+        if text.chars().any(forbidden) {
+            self.problem(field, "contains control characters");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// Whatever text there is, with control characters replaced: a report of a failure is
+    /// not refused for what the failed program printed.
+    pub(crate) fn report(&mut self, field: &str) -> Option<String> {
+        let text: String = self.take(field, "text")?;
+        let odd = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+        Some(text.replace(odd, "\u{fffd}"))
+    }
+
+    /// Text that names one of a few things.
+    pub(crate) fn named<T>(&mut self, field: &str) -> Option<T>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        let name: String = self.take(field, "text")?;
+        match shortened(&name).parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(field, format!("is not known: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Several texts.
+    pub(crate) fn texts(&mut self, field: &str, must_be: &str) -> Option<Vec<String>> {
+        self.take(field, must_be)
+    }
+
+    /// True or false.
+    pub(crate) fn flag(&mut self, field: &str) -> Option<bool> {
+        self.take(field, "true or false")
+    }
+
+    /// A whole number within `range`; `unit` follows it in the message.
+    pub(crate) fn number(
+        &mut self,
+        field: &str,
+        range: RangeInclusive<u64>,
+        unit: &str,
+    ) -> Option<u64> {
+        let (min, max) = (range.start(), range.end());
+        let must_be = format!("a whole number from {min} to {max}{unit}");
+        let number: u64 = self.take(field, &must_be)?;
+        if !range.contains(&number) {
+            self.problem(field, format!("is {number}, must be {must_be}"));
+            return None;
+        }
+        Some(number)
+    }
+
+    /// Task ids.
+    pub(crate) fn ids(&mut self, field: &str) -> Vec<TaskId> {
+        let texts = self.take::<Vec<String>>(field, "a list of task ids");
+        let mut ids = Vec::new();
+        for text in texts.unwrap_or_default() {
+            match shortened(&text).parse() {
+                Ok(id) => ids.push(id),
+                Err(error) => self.problem(field, format!("is not valid: {error}")),
+            }
+        }
+        ids
+    }
+
+    /// A document, kept as the text it arrived in.
+    pub(crate) fn document(&mut self, field: &str) -> Option<Json> {
+        let raw = self.values.remove(field)?;
+        let text: Box<str> = raw.into();
+        match Self::sound(&text).and_then(|()| Json::parse(text.into())) {
+            Ok(document) => Some(document),
+            Err(error) => {
+                self.problem(field, format!("cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Whether other programs can read the document: raw text is only known to be
+    /// well-formed, its strings may hold lone surrogates and its nesting has no bound.
+    fn sound(text: &str) -> Result<(), serde_json::Error> {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        Sound { left: NESTING_MAX }.deserialize(&mut reader)
+    }
+
+    /// The value as it stands, null included.
+    pub(crate) fn raw(&mut self, field: &str) -> Option<Box<RawValue>> {
+        self.values.remove(field)
+    }
+
+    /// Refuses the request if anything is wrong with it, unknown fields included.
+    pub(crate) fn finish(mut self) -> Result<(), ApiError> {
+        for field in self.values.keys() {
+            self.problems
+                .push(field, "is not known; leave it out".into());
+        }
+        self.problems.finish(Code::ValidationFailed)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(name) = map.next_key::<String>()? {
+            let value = map.next_value()?;
+            match fields.values.entry(name) {
+                Entry::Vacant(free) => {
+                    free.insert(value);
+                }
+                Entry::Occupied(taken) => {
+                    let problem = "is given twice".to_owned();
+                    fields.problems.push(taken.key(), problem);
+                }
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// Walks a document without keeping it.
+#[derive(Clone, Copy)]
+struct Sound {
+    left: usize,
+}
+
+impl Sound {
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        let left = self.left.checked_sub(1).ok_or_else(|| {
+            E::custom(format_args!(
+                "it is nested deeper than {NESTING_MAX} levels"
+            ))
+        })?;
+        Ok(Self { left })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Sound {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Sound {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        while seq.next_element_seed(inner)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        while map.next_key_seed(inner)?.is_some() {
+            map.next_value_seed(inner)?;
+        }
+        Ok(())
+    }
+}
+
+impl FromRequest<ApiState> for Fields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let declared = content_type(&parts.headers);
+        if !declared.is_some_and(is_json) {
+            let found = declared.map_or("missing".to_owned(), |it| format!("`{}`", shortened(it)));
+            return Err(ApiError::new(
+                Code::UnsupportedMediaType,
+                format!("content-type is {found}, must be application/json"),
+            ));
+        }
+        Self::parse(&read(&parts.headers, body, state).await?)
+    }
+}
+
+/// A request that carries nothing; an empty JSON object is let pass.
+pub(crate) struct Nothing;
+
+impl FromRequest<ApiState> for Nothing {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let body = read(&parts.headers, body, state).await?;
+        if !body.trim_ascii().is_empty() {
+            Fields::parse(&body)?.finish()?;
+        }
+        Ok(Self)
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CONTENT_TYPE)?.to_str().ok()
+}
+
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    let kind = kind.to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+async fn read(headers: &HeaderMap, body: Body, state: &ApiState) -> Result<Vec<u8>, ApiError> {
+    let (max, patience) = (state.config.body_bytes_max, state.config.body_timeout);
+    let discard_max = max.saturating_mul(DISCARD_FACTOR);
+    let too_large = || {
+        ApiError::new(
+            Code::BodyTooLarge,
+            format!("the body has more than {max} bytes; store it elsewhere and send a reference"),
+        )
+        .with("max_bytes", max)
+    };
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| discard_max < length) {
+        return Err(too_large());
+    }
+    let collect = async {
+        let mut chunks = body.into_data_stream();
+        let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(max));
+        let mut length = 0_usize;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| {
+                ApiError::new(Code::InvalidJson, format!("the body broke off: {error}"))
+            })?;
+            length += chunk.len();
+            if discard_max < length {
+                return Err(too_large());
+            }
+            if length <= max {
+                bytes.extend_from_slice(&chunk);
+            }
+        }
+        if max < length {
+            return Err(too_large());
+        }
+        Ok(bytes)
+    };
+    tokio::time::timeout(patience, collect)
+        .await
+        .unwrap_or_else(|_elapsed| {
+            Err(ApiError::new(
+                Code::BodyTooSlow,
+                format!("the body did not arrive within {patience:?}"),
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> Fields {
+        Fields::parse(text.as_bytes()).expect("an object")
+    }
+
+    fn refusal(fields: Fields) -> String {
+        fields.finish().expect_err("problems").to_string()
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let mut fields = fields(r#"{"a": [], "n": -1, "m": 7, "n2": 1.5, "x": 0, "a": 1}"#);
+        assert_eq!(fields.text("a", false), None);
+        assert_eq!(fields.number("n", 1..=3, " ms"), None);
+        assert_eq!(fields.number("m", 1..=3, ""), None);
+        assert_eq!(fields.number("n2", 1..=3, ""), None);
+        let text = refusal(fields);
+        for expected in [
+            "a is given twice",
+            "a is [], must be text",
+            "n is -1, must be a whole number from 1 to 3 ms",
+            "m is 7, must be a whole number from 1 to 3",
+            "n2 is 1.5, must be",
+            "x is not known",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+    }
+
+    #[test]
+    fn null_is_as_good_as_absent() {
+        let mut fields = fields(r#"{"a": null}"#);
+        assert_eq!(fields.text("a", false), None);
+        fields.finish().expect("no problem");
+    }
+
+    #[test]
+    fn documents_that_others_cannot_read_are_refused() {
+        let deep = "[".repeat(101) + &"]".repeat(101);
+        for bad in [deep.as_str(), r#""\ud800""#, "1e999"] {
+            let mut fields = fields(&format!(r#"{{"payload": {bad}}}"#));
+            assert!(fields.document("payload").is_none(), "{bad}");
+            assert!(refusal(fields).contains("payload cannot be read"), "{bad}");
+        }
+        let deep = "[".repeat(100) + &"]".repeat(100);
+        for good in [
+            deep.as_str(),
+            r#"{"a\u0000": "\ud83d\ude00"}"#,
+            "-1.5e3",
+            "null",
+        ] {
+            let mut fields = fields(&format!(r#"{{"payload": {good}}}"#));
+            let document = fields.document("payload").expect("a document");
+            assert_eq!(document.as_str(), good);
+        }
+    }
+
+    #[test]
+    fn a_flood_of_problems_is_cut_short() {
+        let many: Vec<String> = (0..50).map(|n| format!("\"f{n}\": 1")).collect();
+        let text = refusal(fields(&format!("{{{}}}", many.join(","))));
+        assert!(text.ends_with("and 30 more"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        for bad in ["", "[]", "1", "{", "{} {}", "{\"a\":}", "\u{feff}{}"] {
+            let refused = Fields::parse(bad.as_bytes()).expect_err(bad);
+            assert_eq!(refused.code(), Code::InvalidJson, "{bad}");
+        }
+        assert!(Fields::parse(&[b'{', 0xff, b'}']).is_err());
+    }
+}

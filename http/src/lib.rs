@@ -1,0 +1,27 @@
+//! The HTTP surface of Regrow: API, health and metrics.
+//!
+//! In reading order: [`config`] bounds everything, [`state`] holds what routes may use,
+//! [`server`] owns the socket and the connections, [`router`] says which route exists and
+//! what stands in front of it, `routes` answers, [`error`] is the only place that turns a
+//! failure into a status. `input` and `params` read bodies and queries and name every problem in them,
+//! `view` is how tasks look in JSON, `follow` streams what happens.
+//!
+//! Absent on purpose: decisions (the queue takes them), SQL, and authentication, which does
+//! not exist yet; therefore [`config::HttpConfig::check`] refuses addresses that other
+//! machines can reach.
+
+pub mod config;
+pub mod error;
+mod follow;
+mod guard;
+mod input;
+mod observe;
+mod params;
+mod problems;
+pub mod router;
+mod routes;
+pub mod server;
+pub mod state;
+mod view;
+
+pub use routes::metrics::{Exposition, ExpositionError};

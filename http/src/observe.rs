@@ -1,0 +1,75 @@
+//! Every request seen: metrics, a debug line, and the panic that a bug ends in.
+
+use std::any::Any;
+
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::error::{ApiError, Code};
+
+/// Requests answered, by `route`, `method` and `status` (count).
+pub(crate) const REQUESTS: &str = "regrow_http_requests_total";
+/// From a request's headers to its answer's, by `route` (histogram, seconds). Waiting that
+/// the client asked for is in it.
+pub(crate) const REQUEST_SECONDS: &str = "regrow_http_request_seconds";
+/// Open connections (gauge).
+pub(crate) const CONNECTIONS: &str = "regrow_http_connections";
+
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = method_label(&request);
+    let path = request.extensions().get::<MatchedPath>();
+    // The template, never the path: labels must not grow with ids.
+    let route = path.map_or("none", |path| path.as_str()).to_owned();
+    let request_id = request
+        .headers()
+        .get("x-request-id")
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    let response = next.run(request).await;
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    metrics::counter!(
+        REQUESTS, "route" => route.clone(), "method" => method, "status" => status.to_string()
+    )
+    .increment(1);
+    metrics::histogram!(REQUEST_SECONDS, "route" => route.clone()).record(took.as_secs_f64());
+    debug!(method, route, status, ?took, request_id, "request answered");
+    response
+}
+
+/// The method if it is a common one: a client may invent any.
+fn method_label(request: &Request) -> &'static str {
+    match request.method().as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "PATCH" => "PATCH",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// A bug ends one request, not the server.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that the layer calls"
+)]
+pub(crate) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a text");
+    tracing::error!(panic = text, "request handler panicked");
+    ApiError::new(
+        Code::Internal,
+        "the request met a bug; it is in the node's log",
+    )
+    .into_response()
+}

@@ -1,0 +1,112 @@
+//! Reading queries and paths, with every problem named.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, Query, RawPathParams};
+use axum::http::request::Parts;
+use regrow_runtime::ids::TaskId;
+
+use crate::error::{ApiError, Code};
+use crate::problems::{Problems, shortened};
+
+/// The parameters of a query. Whoever takes one says what it must be; what was not taken
+/// is unknown.
+#[derive(Debug, Default)]
+pub(crate) struct Params {
+    values: BTreeMap<String, String>,
+    problems: Problems,
+}
+
+impl Params {
+    /// A parameter as text.
+    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        self.values.remove(name)
+    }
+
+    /// A parameter that is parsed.
+    pub(crate) fn parsed<T>(&mut self, name: &str) -> Option<T>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        let text = self.values.remove(name)?;
+        match shortened(&text).parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problems.push(name, format!("is not valid: {error}"));
+                None
+            }
+        }
+    }
+
+    /// A whole number within `range`.
+    pub(crate) fn number(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let text = self.values.remove(name)?;
+        match text.parse() {
+            Ok(number) if range.contains(&number) => Some(number),
+            Ok(_) | Err(_) => {
+                let (found, min, max) = (shortened(&text), range.start(), range.end());
+                let problem = format!("is `{found}`, must be a whole number from {min} to {max}");
+                self.problems.push(name, problem);
+                None
+            }
+        }
+    }
+
+    /// Refuses the request if anything is wrong with it, unknown parameters included.
+    pub(crate) fn finish(mut self) -> Result<(), ApiError> {
+        for name in self.values.keys() {
+            self.problems
+                .push(name, "is not known; leave it out".into());
+        }
+        self.problems.finish(Code::InvalidParameter)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| ApiError::new(Code::InvalidParameter, error.to_string()))?;
+        let mut params = Self::default();
+        for (name, value) in pairs {
+            match params.values.entry(name) {
+                Entry::Vacant(free) => {
+                    free.insert(value);
+                }
+                Entry::Occupied(taken) => {
+                    let problem = "is given twice".to_owned();
+                    params.problems.push(taken.key(), problem);
+                }
+            }
+        }
+        Ok(params)
+    }
+}
+
+/// The task that the path names.
+pub(crate) struct TaskPath(pub(crate) TaskId);
+
+impl<S: Send + Sync> FromRequestParts<S> for TaskPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let invalid = |detail: String| ApiError::new(Code::InvalidParameter, detail);
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| invalid(error.to_string()))?;
+        let (_, text) = params
+            .iter()
+            .next()
+            .ok_or_else(|| invalid("the path names no task".into()))?;
+        match shortened(text).parse() {
+            Ok(id) => Ok(Self(id)),
+            Err(error) => Err(invalid(format!("{error}"))),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Which route exists, and what stands in front of it.
+//!
+//! From the outside in: request id, observation, panic catcher, guard against foreign web
+//! pages, then per route a place among those in flight and a deadline. Health and metrics
+//! need no place: they answer when everything else is refused.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use axum::{Router, http};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+
+use crate::config::HttpConfig;
+use crate::error::{ApiError, Code};
+use crate::guard::guard;
+use crate::observe::{observe, panicked};
+use crate::routes::{WAIT_MAX, agents, events, health, leases, metrics, queue, submit, tasks};
+use crate::state::{ApiParts, ApiState};
+
+/// The whole surface, ready to be served.
+///
+/// [`Server`](crate::server::Server) adds what only a socket can: limits on connections
+/// and headers, and graceful shutdown.
+pub fn router(parts: ApiParts, config: HttpConfig) -> Router {
+    surface(ApiState::new(parts, config))
+}
+
+pub(crate) fn surface(state: ApiState) -> Router {
+    let ordinary = Router::new()
+        .route("/v1/tasks", get(tasks::list).post(submit::submit))
+        .route("/v1/tasks/{id}/tree", get(tasks::tree))
+        .route("/v1/tasks/{id}/context", get(tasks::context))
+        .route("/v1/tasks/{id}/events", get(events::of_task))
+        .route("/v1/tasks/{id}/cancel", post(tasks::cancel))
+        .route("/v1/tasks/{id}/retry", post(tasks::retry))
+        .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))
+        .route("/v1/leases/{id}/complete", post(leases::complete))
+        .route("/v1/leases/{id}/fail", post(leases::fail))
+        .route("/v1/leases/{id}/release", post(leases::release))
+        .route("/v1/queue", get(queue::show))
+        .route("/v1/queue/pause", post(queue::pause))
+        .route("/v1/queue/resume", post(queue::resume))
+        .route("/v1/queue/drain", post(queue::drain))
+        .route("/v1/queue/clear", post(queue::clear))
+        .route("/v1/queue/max_size", put(queue::set_max_size))
+        .route("/v1/agents", get(agents::list))
+        .route("/v1/agents/{id}/inject", post(agents::inject))
+        .route("/v1/tree", get(agents::tree))
+        .route("/v1/events", get(events::all))
+        .route_layer(from_fn_with_state(state.clone(), bounded));
+    // They take a place among the waiting requests once they wait.
+    let waiting = Router::new()
+        .route("/v1/leases", post(leases::claim))
+        .route("/v1/tasks/{id}", get(tasks::show))
+        .route_layer(from_fn_with_state(state.clone(), patient));
+    let always = Router::new()
+        .route("/health", get(health::alive))
+        .route("/health/ready", get(health::ready))
+        .route("/health/deep", get(health::deep))
+        .route("/metrics", get(metrics::render))
+        .route_layer(from_fn_with_state(state.clone(), timely));
+    Router::new()
+        .merge(ordinary)
+        .merge(waiting)
+        .merge(always)
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(state.clone(), guard))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(observe))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .with_state(state)
+}
+
+/// A place among the ordinary requests and a deadline.
+async fn bounded(
+    State(state): State<ApiState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let Ok(_place) = state.requests.try_acquire() else {
+        return Err(ApiError::overloaded("requests", state.config.requests_max));
+    };
+    within(state.config.request_timeout, request, next).await
+}
+
+/// A deadline behind the longest wait that a client may ask for.
+async fn patient(
+    State(state): State<ApiState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let limit = state.config.request_timeout + WAIT_MAX;
+    within(limit, request, next).await
+}
+
+/// A deadline only.
+async fn timely(
+    State(state): State<ApiState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    within(state.config.request_timeout, request, next).await
+}
+
+async fn within(limit: Duration, request: Request, next: Next) -> Result<Response, ApiError> {
+    tokio::time::timeout(limit, next.run(request))
+        .await
+        .map_err(|_elapsed| {
+            let detail = format!("no answer within {limit:?}; a change may have been made or not");
+            ApiError::new(Code::TimedOut, detail).retry_after(Duration::from_secs(1))
+        })
+}
+
+async fn no_route(uri: http::Uri) -> ApiError {
+    let path: String = uri.path().chars().take(120).collect();
+    ApiError::new(Code::NotFound, format!("there is no route {path}"))
+}
+
+async fn no_method(method: Method) -> ApiError {
+    let method: String = method.as_str().chars().take(20).collect();
+    ApiError::new(
+        Code::MethodNotAllowed,
+        format!("{method} is not among the methods that the Allow header names"),
+    )
+}

@@ -1,0 +1,105 @@
+//! `POST /v1/tasks`: accepting tasks.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, StatusCode};
+use regrow_runtime::clock::Timestamp;
+use regrow_runtime::json::Json;
+use regrow_runtime::queue::task::NewTask;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Answer;
+use crate::input::Fields;
+use crate::state::ApiState;
+use crate::view::TaskJson;
+
+/// The last millisecond that RFC 3339 can write.
+const RUN_AT_MAX: u64 = 253_402_300_799_999;
+/// Ten years.
+const DEADLINE_MS_MAX: u64 = 315_360_000_000;
+/// The kind of task that turns a goal into others.
+const PLAN: &str = "plan";
+
+/// The task is durable when the answer is given. A client that did not get the answer
+/// repeats the request with the same idempotency key.
+pub(crate) async fn submit(State(state): State<ApiState>, mut fields: Fields) -> Answer {
+    let task = task(&mut fields, state.queue.clock().now());
+    fields.finish()?;
+    let submission = state.queue.submit(task).await?;
+    let status = if submission.repeated {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    let mut response = match state.queue.task(submission.id).await {
+        Ok(Some(view)) => super::json(status, &TaskJson::from(&view))?,
+        // It is accepted all the same; how it stands cannot be said.
+        Ok(None) | Err(_) => super::json(status, &json!({ "id": submission.id, "state": null }))?,
+    };
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/tasks/{}", submission.id)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// The task that the fields describe. Only sound if the fields turn out to be.
+fn task(fields: &mut Fields, now: Timestamp) -> NewTask {
+    let goal = fields.text("goal", true);
+    let payload = fields.document("payload");
+    let kind = match (fields.text("kind", false), &goal) {
+        (Some(kind), _) => Some(kind),
+        (None, Some(_)) => Some(PLAN.to_owned()),
+        (None, None) => {
+            fields.problem("kind", "is missing; give a kind, or a goal for the planner");
+            None
+        }
+    };
+    let payload = payload.or_else(|| match (&kind, &goal) {
+        (Some(kind), Some(goal)) if kind == PLAN => Json::of(&json!({ "goal": goal })).ok(),
+        _ => None,
+    });
+    let mut task = NewTask::new(kind.unwrap_or_default(), payload.unwrap_or_else(Json::null));
+    task.goal = goal;
+    task.priority = fields.named("priority").unwrap_or_default();
+    task.class = fields.text("class", false);
+    task.tenant = fields.text("tenant", false);
+    task.idempotency_key = fields.text("idempotency_key", false);
+    task.run_at = run_at(fields);
+    task.deadline = fields
+        .number("deadline_ms", 1..=DEADLINE_MS_MAX, " ms")
+        .map(|ms| now.after(Duration::from_millis(ms)));
+    task.max_attempts = fields
+        .number("max_attempts", 1..=1_000, "")
+        .and_then(|attempts| attempts.try_into().ok());
+    task.depends_on = fields.ids("depends_on");
+    task
+}
+
+/// An instant as RFC 3339 text or as milliseconds since 1970.
+fn run_at(fields: &mut Fields) -> Option<Timestamp> {
+    let raw = fields.raw("run_at")?;
+    if raw.get() == "null" {
+        return None;
+    }
+    let millis = serde_json::from_str::<u64>(raw.get()).ok().or_else(|| {
+        let text: String = serde_json::from_str(raw.get()).ok()?;
+        let at = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
+        u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
+    });
+    let within = millis.filter(|millis| *millis <= RUN_AT_MAX);
+    if within.is_none() {
+        let found: String = raw.get().chars().take(60).collect();
+        fields.problem(
+            "run_at",
+            format!(
+                "is {found}, must be RFC 3339 text such as \"2026-11-20T09:30:00Z\", or \
+                 milliseconds since 1970 up to {RUN_AT_MAX}"
+            ),
+        );
+    }
+    within.map(Timestamp)
+}

@@ -1,0 +1,255 @@
+//! `/v1/tasks`: looking at tasks, cancelling and retrying them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::extract::State;
+use regrow_runtime::ids::TaskId;
+use regrow_runtime::queue::task::{TaskState, TaskView};
+use regrow_runtime::store::TaskFilter;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Answer, WAIT_MS_MAX, ok};
+use crate::error::{ApiError, Code};
+use crate::follow::Watch;
+use crate::input::Nothing;
+use crate::params::{Params, TaskPath};
+use crate::state::{ApiState, Phase};
+use crate::view::TaskJson;
+
+/// Tasks in a page unless asked otherwise.
+const PAGE: u64 = 50;
+/// Most tasks in a page.
+const PAGE_MAX: u64 = 500;
+/// A page ends early behind this many bytes: payloads and results are in it.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Tasks read at once. Times the largest payload and result it is the memory that a page
+/// of the largest tasks takes for a moment.
+const READ_AT_ONCE: u32 = 10;
+/// Most tasks in a tree.
+const TREE_MAX: usize = 1_000;
+/// Deepest tree.
+const TREE_DEPTH_MAX: usize = 32;
+
+#[derive(Serialize)]
+struct Page<'a> {
+    tasks: Vec<TaskJson<'a>>,
+    /// Where the next page begins; null on the last.
+    next_cursor: Option<TaskId>,
+}
+
+/// `GET /v1/tasks`: newest first.
+pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
+    let mut filter = TaskFilter {
+        state: params.parsed::<TaskState>("state"),
+        kind: params.text("kind"),
+        parent: params.parsed("parent"),
+        before: params.parsed("cursor"),
+        limit: 0,
+    };
+    let limit = params.number("limit", 1..=PAGE_MAX).unwrap_or(PAGE);
+    params.finish()?;
+    let cursor = filter.before;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut views: Vec<TaskView> = Vec::new();
+    let mut bytes = 0;
+    let mut more = true;
+    while more && views.len() <= limit && bytes < PAGE_BYTES_MAX {
+        // One more than asked for tells whether another page follows.
+        let wanted = u32::try_from(limit + 1 - views.len()).unwrap_or(u32::MAX);
+        filter.limit = wanted.min(READ_AT_ONCE);
+        let read = state.queue.tasks(&filter).await?;
+        more = read.len() == filter.limit as usize;
+        filter.before = read.last().map(|view| view.body.id).or(filter.before);
+        bytes += read
+            .iter()
+            .map(|view| TaskJson::from(view).bytes())
+            .sum::<usize>();
+        views.extend(read);
+    }
+    if views.is_empty()
+        && let Some(cursor) = cursor
+        && state.queue.task(cursor).await?.is_none()
+    {
+        let detail = format!("cursor {cursor} is a task that is not known any more; list again");
+        return Err(ApiError::new(Code::InvalidParameter, detail));
+    }
+    let next = more || limit < views.len();
+    views.truncate(limit);
+    ok(&Page {
+        next_cursor: views.last().map(|view| view.body.id).filter(|_| next),
+        tasks: views.iter().map(TaskJson::from).collect(),
+    })
+}
+
+/// `GET /v1/tasks/{id}`: one task; with `wait_ms` after it ended, or as it stands then.
+pub(crate) async fn show(
+    State(state): State<ApiState>,
+    TaskPath(id): TaskPath,
+    mut params: Params,
+) -> Answer {
+    let wait = params.number("wait_ms", 0..=WAIT_MS_MAX).unwrap_or(0);
+    params.finish()?;
+    if wait == 0 {
+        return ok(&TaskJson::from(&found(&state, id).await?));
+    }
+    let _place = state.wait_permit()?;
+    let deadline = tokio::time::sleep(Duration::from_millis(wait));
+    tokio::pin!(deadline);
+    let mut watch = Watch::new(state.queue.events_bus(), id);
+    loop {
+        let view = found(&state, id).await?;
+        let stopping = Phase::Stopping <= state.lifecycle.phase();
+        if view.state().is_terminal() || stopping || deadline.is_elapsed() {
+            return ok(&TaskJson::from(&view));
+        }
+        tokio::select! {
+            () = watch.changed() => {}
+            () = &mut deadline => {}
+            () = state.lifecycle.reached(Phase::Stopping) => {}
+        }
+    }
+}
+
+pub(super) async fn found(state: &ApiState, id: TaskId) -> Result<TaskView, ApiError> {
+    let view = state.queue.task(id).await?;
+    view.ok_or_else(|| ApiError::no_task(id))
+}
+
+/// A task among its family, without payload and result.
+#[derive(Serialize)]
+struct Branch {
+    id: TaskId,
+    kind: String,
+    state: TaskState,
+    goal: Option<String>,
+    attempt: u32,
+    depends_on: Vec<TaskId>,
+    error: Option<String>,
+    children: Vec<Branch>,
+}
+
+impl Branch {
+    fn new(view: TaskView) -> Self {
+        let flat = TaskJson::from(&view);
+        let (attempt, error) = flat.attempt_and_error();
+        Self {
+            id: view.body.id,
+            kind: view.body.kind.to_string(),
+            state: view.state(),
+            goal: view.body.goal.clone(),
+            attempt,
+            depends_on: view.body.depends_on.clone(),
+            error: error.map(str::to_owned),
+            children: Vec::new(),
+        }
+    }
+
+    fn grow(&mut self, families: &mut HashMap<TaskId, Vec<Branch>>) {
+        self.children = families.remove(&self.id).unwrap_or_default();
+        for child in &mut self.children {
+            child.grow(families);
+        }
+    }
+}
+
+/// `GET /v1/tasks/{id}/tree`: the task and its children, and theirs, oldest first.
+pub(crate) async fn tree(
+    State(state): State<ApiState>,
+    TaskPath(id): TaskPath,
+    params: Params,
+) -> Answer {
+    params.finish()?;
+    let mut root = Branch::new(found(&state, id).await?);
+    let mut families: HashMap<TaskId, Vec<Branch>> = HashMap::new();
+    let mut count = 1;
+    let mut truncated = false;
+    let mut level = vec![id];
+    for depth in 0.. {
+        let mut next = Vec::new();
+        for parent in level {
+            let room = TREE_MAX - count;
+            let (children, cut) = children(&state, parent, room).await?;
+            truncated |= cut;
+            count += children.len();
+            next.extend(children.iter().map(|child| child.id));
+            families.insert(parent, children);
+        }
+        if next.is_empty() {
+            break;
+        }
+        if TREE_DEPTH_MAX <= depth {
+            truncated = true;
+            break;
+        }
+        level = next;
+    }
+    root.grow(&mut families);
+    ok(&json!({ "tree": root, "truncated": truncated }))
+}
+
+/// The children of a task, oldest first, and whether some were left out.
+async fn children(
+    state: &ApiState,
+    parent: TaskId,
+    room: usize,
+) -> Result<(Vec<Branch>, bool), ApiError> {
+    let mut filter = TaskFilter {
+        parent: Some(parent),
+        limit: READ_AT_ONCE,
+        ..TaskFilter::default()
+    };
+    let mut children = Vec::new();
+    loop {
+        let read = state.queue.tasks(&filter).await?;
+        let more = read.len() == filter.limit as usize;
+        filter.before = read.last().map(|view| view.body.id).or(filter.before);
+        children.extend(read.into_iter().map(Branch::new));
+        if room < children.len() {
+            // The newest are left out.
+            children.drain(..children.len() - room);
+            children.reverse();
+            return Ok((children, true));
+        }
+        if !more {
+            children.reverse();
+            return Ok((children, false));
+        }
+    }
+}
+
+/// `POST /v1/tasks/{id}/cancel`: at once, or by asking whoever executes it.
+pub(crate) async fn cancel(
+    State(state): State<ApiState>,
+    TaskPath(id): TaskPath,
+    _: Nothing,
+) -> Answer {
+    let now = state.queue.cancel(id).await?;
+    ok(&json!({ "id": id, "state": now, "cancel_requested": true }))
+}
+
+/// `POST /v1/tasks/{id}/retry`: all attempts again for a task that was given up.
+pub(crate) async fn retry(
+    State(state): State<ApiState>,
+    TaskPath(id): TaskPath,
+    _: Nothing,
+) -> Answer {
+    state.queue.retry(id).await?;
+    let view = found(&state, id).await?;
+    ok(&TaskJson::from(&view))
+}
+
+/// `GET /v1/tasks/{id}/context`: what the agents note about a task while they work on it;
+/// `null` when nobody has.
+pub(crate) async fn context(
+    State(state): State<ApiState>,
+    TaskPath(id): TaskPath,
+    params: Params,
+) -> Answer {
+    params.finish()?;
+    if state.queue.task(id).await?.is_none() {
+        return Err(ApiError::no_task(id));
+    }
+    ok(&json!({ "context": state.context.get(id).as_deref() }))
+}

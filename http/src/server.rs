@@ -1,0 +1,195 @@
+//! The socket and its connections.
+//!
+//! Bounded: connections above the maximum wait to be accepted, slow headers are cut off.
+//! Shutdown is graceful: nothing new is accepted, waiting requests are woken, the rest may
+//! finish within a grace, then they are cut.
+//!
+//! HTTP/1.1 only, without TLS: other machines are served through a proxy.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::config::HttpConfig;
+use crate::observe::CONNECTIONS;
+use crate::router::surface;
+use crate::state::{ApiParts, ApiState};
+
+/// Pause after the system refused a connection, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Period of folding samples into histograms.
+const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
+/// Bytes of headers that a connection may buffer.
+const HEADER_BYTES_MAX: usize = 64 << 10;
+
+/// The server could not start. Nothing was served.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The configuration is not sound.
+    #[error("{}", .0.join("; "))]
+    Config(Vec<String>),
+    /// The address cannot be used.
+    #[error("cannot listen on {address}: {cause}; stop whoever uses it, or set http.address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+}
+
+/// A bound socket; clients may connect already, and wait until it is served.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: HttpConfig,
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Connections cut because they did not finish within the grace.
+    pub cut: usize,
+}
+
+impl Server {
+    /// Binds the configured address.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`]
+    pub async fn bind(config: HttpConfig) -> Result<Self, BindError> {
+        let problems = config.check();
+        if !problems.is_empty() {
+            return Err(BindError::Config(problems));
+        }
+        let address = config.address;
+        let failed = |cause| BindError::Listen { address, cause };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        info!(%address, "listening for HTTP");
+        Ok(Self {
+            listener,
+            address,
+            config,
+        })
+    }
+
+    /// Where it listens, with the port that port 0 became.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` resolves and everything in flight has ended or was cut.
+    ///
+    /// On shutdown requests that wait for a task get an empty answer, and streams end; the
+    /// node's own phase stays as it is, since a server may be started again. Let the node
+    /// enter [`Phase::Stopping`](crate::state::Phase::Stopping) earlier to stop giving leases
+    /// while workers may still complete theirs.
+    ///
+    /// Dropping the future cuts every connection at once; what was acknowledged is durable.
+    pub async fn serve(self, mut parts: ApiParts, shutdown: impl Future<Output = ()>) -> Served {
+        let metrics = parts.metrics.clone();
+        let lifecycle = parts.lifecycle.of_one_server();
+        parts.lifecycle = lifecycle.clone();
+        let router = surface(ApiState::new(parts, self.config.clone()));
+        let places = Arc::new(Semaphore::new(self.config.connections_max));
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        let mut upkeep = tokio::time::interval(UPKEEP_PERIOD);
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                accepted = accept(&self.listener, &places) => {
+                    if let Some((stream, place)) = accepted {
+                        let connection =
+                            connection(stream, router.clone(), &self.config, graceful.watcher());
+                        connections.spawn(async move {
+                            connection.await;
+                            drop(place);
+                        });
+                        metrics::gauge!(CONNECTIONS).set(connections.len() as f64);
+                    }
+                }
+                Some(_) = connections.join_next() => {
+                    metrics::gauge!(CONNECTIONS).set(connections.len() as f64);
+                }
+                _ = upkeep.tick() => metrics.upkeep(),
+            }
+        }
+        drop(self.listener);
+        lifecycle.close();
+        let finished = async {
+            graceful.shutdown().await;
+            while connections.join_next().await.is_some() {}
+        };
+        let in_time = tokio::time::timeout(self.config.shutdown_grace, finished).await;
+        let cut = if in_time.is_ok() {
+            0
+        } else {
+            connections.len()
+        };
+        if 0 < cut {
+            warn!(cut, grace = ?self.config.shutdown_grace, "connections cut at shutdown");
+        }
+        connections.shutdown().await;
+        metrics::gauge!(CONNECTIONS).set(0.0);
+        Served { cut }
+    }
+}
+
+/// The next connection, once there is a place for it. Cancellation safe.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Answers are small and written whole; waiting to merge them only delays.
+            if let Err(reason) = stream.set_nodelay(true) {
+                debug!(%reason, "connection keeps its delay");
+            }
+            Some((stream, place))
+        }
+        Err(reason) => {
+            warn!(%reason, "connection not accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+fn connection(
+    stream: TcpStream,
+    router: Router,
+    config: &HttpConfig,
+    watcher: Watcher,
+) -> impl Future<Output = ()> + Send + 'static {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = watcher.watch(connection);
+    async move {
+        if let Err(reason) = connection.await {
+            debug!(%reason, "connection ended early");
+        }
+    }
+}
