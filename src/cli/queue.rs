@@ -1,0 +1,148 @@
+//! `regrow queue`: look at the queue and turn its switches.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Failure;
+use super::output::facts;
+use super::tasks::show;
+use crate::client::{Client, NodeArgs};
+
+#[derive(Args, Debug)]
+pub(crate) struct QueueArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    #[command(subcommand)]
+    verb: QueueVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum QueueVerb {
+    /// Show how the queue stands
+    Stats,
+    /// Give no more leases; submissions are still accepted
+    Pause,
+    /// Give leases and accept submissions again
+    Resume,
+    /// Accept no more submissions; what is there is finished
+    Drain,
+    /// Cancel every task that nobody executes
+    Clear {
+        /// Really do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Set how many tasks may wait
+    SetMax {
+        /// A number of tasks, or `default` for the configured one
+        #[arg(value_parser = max_size)]
+        n: MaxSize,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct MaxSize(Option<u64>);
+
+fn max_size(text: &str) -> Result<MaxSize, String> {
+    if text == "default" {
+        return Ok(MaxSize(None));
+    }
+    text.parse()
+        .map(|n| MaxSize(Some(n)))
+        .map_err(|_| "must be a whole number, or `default`".to_owned())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Stats {
+    size: u64,
+    max_size: u64,
+    utilization: f64,
+    bytes: u64,
+    paused: bool,
+    draining: bool,
+    states: BTreeMap<String, u64>,
+    lanes: BTreeMap<String, u64>,
+    kinds: BTreeMap<String, u64>,
+    counters: BTreeMap<String, u64>,
+}
+
+impl Stats {
+    fn facts(&self) -> String {
+        let counted = |counts: &BTreeMap<String, u64>| {
+            let known = counts.iter().filter(|(_, count)| 0 < **count);
+            let text: Vec<String> = known.map(|(name, n)| format!("{n} {name}")).collect();
+            if text.is_empty() {
+                "none".to_owned()
+            } else {
+                text.join(", ")
+            }
+        };
+        let switch = match (self.paused, self.draining) {
+            (false, false) => "open",
+            (true, false) => "paused: gives no leases",
+            (false, true) => "draining: accepts no tasks",
+            (true, true) => "paused and draining: neither gives leases nor accepts tasks",
+        };
+        facts(&[
+            ("queue", switch.to_owned()),
+            (
+                "waiting",
+                format!(
+                    "{} of {} ({:.0} %)",
+                    self.size,
+                    self.max_size,
+                    self.utilization * 100.0
+                ),
+            ),
+            ("payloads", format!("{} KiB", self.bytes.div_ceil(1_024))),
+            ("states", counted(&self.states)),
+            ("lanes", counted(&self.lanes)),
+            ("kinds", counted(&self.kinds)),
+            ("since start", counted(&self.counters)),
+        ])
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Cleared {
+    cleared: u64,
+}
+
+pub(crate) async fn run(args: QueueArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.node)?;
+    let turn = async |verb: &str| {
+        let path = format!("/v1/queue/{verb}");
+        client.post(&path, "{}".to_owned()).await
+    };
+    let reply = match args.verb {
+        QueueVerb::Stats => client.get("/v1/queue").await?,
+        QueueVerb::Pause => turn("pause").await?,
+        QueueVerb::Resume => turn("resume").await?,
+        QueueVerb::Drain => turn("drain").await?,
+        QueueVerb::SetMax { n: MaxSize(n) } => {
+            let body = json!({ "max_size": n }).to_string();
+            client.put("/v1/queue/max_size", body).await?
+        }
+        QueueVerb::Clear { yes: false } => {
+            let stats: Stats = client.get("/v1/queue").await?.decode()?;
+            return Err(Failure::Usage(format!(
+                "this would cancel up to {} waiting tasks; repeat with --yes to do it",
+                stats.size
+            )));
+        }
+        QueueVerb::Clear { yes: true } => {
+            let reply = turn("clear").await?;
+            return show(&reply, args.node.json, || {
+                let Cleared { cleared } = reply.decode()?;
+                Ok(format!("{cleared} tasks cancelled"))
+            });
+        }
+    };
+    show(&reply, args.node.json, || {
+        Ok(reply.decode::<Stats>()?.facts())
+    })
+}

@@ -1,0 +1,391 @@
+//! `regrow tasks`: look at tasks, cancel and retry them.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Failure;
+use super::output::{facts, line, pretty, print, relative, table};
+use crate::client::{Client, NodeArgs, Reply};
+
+/// Tasks asked for at once.
+const PAGE: usize = 500;
+/// Attempts to resume a broken stream, each after a pause.
+const RESUMES_MAX: u32 = 10;
+const RESUME_PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Args, Debug)]
+pub(crate) struct TasksArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    #[command(subcommand)]
+    verb: TasksVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum TasksVerb {
+    /// List tasks, newest first
+    List {
+        /// Only tasks in this state, such as available, executing or discarded
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+        /// Only tasks of this kind
+        #[arg(long, value_name = "KIND")]
+        kind: Option<String>,
+        /// At most this many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+    },
+    /// Show everything about a task
+    Show {
+        /// The task's id
+        id: String,
+    },
+    /// Show what happened to a task
+    Events {
+        /// The task's id
+        id: String,
+        /// Go on until the task has ended
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Call a task off
+    Cancel {
+        /// The task's id
+        id: String,
+    },
+    /// Give a discarded or cancelled task all its attempts again
+    Retry {
+        /// The task's id
+        id: String,
+    },
+}
+
+/// What is shown of a task. A node may say more, and an older one less.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Task {
+    pub(super) id: String,
+    pub(super) state: Option<String>,
+    kind: String,
+    payload: Value,
+    goal: Option<String>,
+    priority: String,
+    class: String,
+    tenant: String,
+    parent: Option<String>,
+    depends_on: Vec<String>,
+    pub(super) attempt: u32,
+    max_attempts: u32,
+    losses: u32,
+    epoch: u64,
+    worker: Option<String>,
+    lease_until: Option<String>,
+    cancel_requested: bool,
+    submitted_at: String,
+    run_at: Option<String>,
+    deadline: Option<String>,
+    finished_at: Option<String>,
+    pub(super) result: Value,
+    pub(super) error: Option<String>,
+    last_error: Option<String>,
+}
+
+impl Task {
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(
+            self.state.as_deref(),
+            Some("completed" | "discarded" | "cancelled")
+        )
+    }
+
+    fn row(&self) -> Vec<String> {
+        let about = self.error.as_ref().or(self.last_error.as_ref());
+        let about = about.or(self.goal.as_ref()).map_or("", String::as_str);
+        vec![
+            line(&self.id, 40),
+            line(self.state.as_deref().unwrap_or("?"), 20),
+            line(&self.kind, 24),
+            line(&self.priority, 8),
+            format!("{}/{}", self.attempt, self.max_attempts),
+            relative(&self.submitted_at),
+            line(about, 60),
+        ]
+    }
+
+    fn facts(&self) -> String {
+        let instant = |at: &String| format!("{at} ({})", relative(at));
+        let mut all: Vec<(&str, Option<String>)> = vec![
+            ("id", Some(self.id.clone())),
+            ("state", self.state.clone()),
+            ("kind", Some(self.kind.clone())),
+            ("goal", self.goal.clone()),
+            ("priority", Some(self.priority.clone())),
+            ("class", Some(self.class.clone())),
+            ("tenant", Some(self.tenant.clone())),
+            ("parent", self.parent.clone()),
+            (
+                "depends on",
+                Some(self.depends_on.join("\n")).filter(|text| !text.is_empty()),
+            ),
+            (
+                "attempt",
+                Some(format!("{} of {}", self.attempt, self.max_attempts)),
+            ),
+            (
+                "leases lost",
+                Some(self.losses.to_string()).filter(|_| 0 < self.losses),
+            ),
+            ("epoch", Some(self.epoch.to_string())),
+            ("worker", self.worker.clone()),
+            ("lease until", self.lease_until.as_ref().map(instant)),
+            (
+                "cancel",
+                Some("requested".to_owned()).filter(|_| self.cancel_requested),
+            ),
+            ("submitted", Some(instant(&self.submitted_at))),
+            ("runs at", self.run_at.as_ref().map(instant)),
+            ("deadline", self.deadline.as_ref().map(instant)),
+            ("finished", self.finished_at.as_ref().map(instant)),
+            ("last error", self.last_error.clone()),
+            ("error", self.error.clone()),
+            ("payload", Some(pretty(&self.payload))),
+        ];
+        if self.state.as_deref() == Some("completed") {
+            all.push(("result", Some(pretty(&self.result))));
+        }
+        let known: Vec<(&str, String)> = all
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| (name, value)))
+            .collect();
+        facts(&known)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    tasks: Vec<Task>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LogLine {
+    n: u64,
+    at: String,
+    kind: String,
+    epoch: Option<u64>,
+    detail: Option<String>,
+}
+
+impl LogLine {
+    fn text(&self) -> String {
+        let epoch = self.epoch.map(|epoch| format!("epoch {epoch}"));
+        let detail = line(self.detail.as_deref().unwrap_or_default(), 200);
+        let rest: Vec<String> = epoch.into_iter().chain([detail]).collect();
+        let text = format!(
+            "{:>4}  {:<24}  {:<16}  {}",
+            self.n,
+            self.at,
+            self.kind,
+            rest.join("  ")
+        );
+        text.trim_end().to_owned()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Log {
+    events: Vec<LogLine>,
+}
+
+pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.node)?;
+    let json = args.node.json;
+    match args.verb {
+        TasksVerb::List { state, kind, limit } => {
+            let mut query = String::new();
+            for (name, value) in [("state", state), ("kind", kind)] {
+                if let Some(value) = value {
+                    query.push_str(&format!("&{name}={}", encoded(&value)));
+                }
+            }
+            list(&client, json, &query, limit as usize).await
+        }
+        TasksVerb::Show { id } => {
+            let reply = client.get(&format!("/v1/tasks/{}", encoded(&id))).await?;
+            show(&reply, json, || Ok(reply.decode::<Task>()?.facts()))
+        }
+        TasksVerb::Events { id, follow: false } => {
+            let path = format!("/v1/tasks/{}/events", encoded(&id));
+            let reply = client.get(&path).await?;
+            show(&reply, json, || {
+                let log: Log = reply.decode()?;
+                let lines: Vec<String> = log.events.iter().map(LogLine::text).collect();
+                Ok(lines.join("\n"))
+            })
+        }
+        TasksVerb::Events { id, follow: true } => follow(&client, json, &id).await,
+        TasksVerb::Cancel { id } => {
+            let path = format!("/v1/tasks/{}/cancel", encoded(&id));
+            let reply = client.post(&path, "{}".to_owned()).await?;
+            show(&reply, json, || {
+                let task: Task = reply.decode()?;
+                Ok(match task.state.as_deref() {
+                    Some("cancelled") => format!("task {} is cancelled", task.id),
+                    _ => format!(
+                        "task {} is being executed; its worker was asked to stop",
+                        task.id
+                    ),
+                })
+            })
+        }
+        TasksVerb::Retry { id } => {
+            let path = format!("/v1/tasks/{}/retry", encoded(&id));
+            let reply = client.post(&path, "{}".to_owned()).await?;
+            show(&reply, json, || {
+                let task: Task = reply.decode()?;
+                let state = task.state.as_deref().unwrap_or("accepted");
+                Ok(format!("task {} is {state} again", task.id))
+            })
+        }
+    }
+}
+
+/// Prints the node's JSON, or what a person wants to read.
+pub(super) fn show(
+    reply: &Reply,
+    json: bool,
+    text: impl FnOnce() -> Result<String, Failure>,
+) -> Result<(), Failure> {
+    if json {
+        print(&reply.text)?;
+    } else {
+        print(&text()?)?;
+    }
+    Ok(())
+}
+
+/// Lists up to `limit` tasks. As JSON, a list that needs several requests is printed as
+/// several documents, one a line.
+async fn list(client: &Client, json: bool, query: &str, limit: usize) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let wanted = (limit - rows.len()).min(PAGE);
+        let mut path = format!("/v1/tasks?limit={wanted}{query}");
+        if let Some(cursor) = &cursor {
+            path.push_str(&format!("&cursor={}", encoded(cursor)));
+        }
+        let reply = client.get(&path).await?;
+        let page: Page = reply.decode()?;
+        if json {
+            print(&reply.text)?;
+        }
+        rows.extend(page.tasks.iter().map(Task::row));
+        cursor = page.next_cursor;
+        if cursor.is_none() || limit <= rows.len() || page.tasks.is_empty() {
+            break;
+        }
+    }
+    if json {
+        return Ok(());
+    }
+    if rows.is_empty() {
+        let hint = if query.is_empty() {
+            "no tasks yet; submit one with: regrow run \"your goal\""
+        } else {
+            "no tasks match; list all with: regrow tasks list"
+        };
+        print(hint)?;
+        return Ok(());
+    }
+    let head = [
+        "ID",
+        "STATE",
+        "KIND",
+        "PRIORITY",
+        "TRIES",
+        "SUBMITTED",
+        "ABOUT",
+    ];
+    print(&table(&head, &rows))?;
+    if cursor.is_some() {
+        print(&format!("and more; show them with --limit {}", limit * 2))?;
+    }
+    Ok(())
+}
+
+/// Follows a task's log until it ended, resuming when the connection breaks.
+async fn follow(client: &Client, json: bool, id: &str) -> Result<(), Failure> {
+    let path = format!("/v1/tasks/{}/events", encoded(id));
+    let mut seen = 0;
+    let mut broken = 0;
+    loop {
+        let stream = match client.stream(&path, seen).await {
+            Ok(stream) => stream,
+            Err(error @ crate::client::ClientError::Refused(_)) => return Err(error.into()),
+            Err(error) if seen == 0 || RESUMES_MAX <= broken => return Err(error.into()),
+            Err(_) => {
+                broken += 1;
+                tokio::time::sleep(RESUME_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(mut stream) = stream else {
+            return Ok(());
+        };
+        let mut ended = false;
+        while let Some(data) = stream.next().await {
+            let Ok(event) = serde_json::from_str::<LogLine>(&data) else {
+                continue;
+            };
+            seen = event.n;
+            broken = 0;
+            ended = matches!(event.kind.as_str(), "completed" | "discarded" | "cancelled");
+            print(&if json { data } else { event.text() })?;
+        }
+        if ended {
+            return Ok(());
+        }
+        if RESUMES_MAX <= broken {
+            return Err(Failure::Outcome(format!(
+                "the stream of task {id} broke off; the task goes on: regrow tasks show {id}"
+            )));
+        }
+        broken += 1;
+        tokio::time::sleep(RESUME_PAUSE).await;
+    }
+}
+
+/// A value as it may stand in a URL (RFC 3986, section 2.3).
+pub(super) fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_ids_stay_within_their_place_in_the_path() {
+        assert_eq!(encoded("a/../b?c=d&é"), "a%2F..%2Fb%3Fc%3Dd%26%C3%A9");
+    }
+
+    #[test]
+    fn a_task_of_an_older_or_newer_node_can_be_shown() {
+        let task: Task = serde_json::from_str(r#"{"id":"x","new":1}"#).expect("a task");
+        assert!(task.facts().starts_with("id"));
+        assert_eq!(task.row().len(), 7);
+    }
+}

@@ -1,0 +1,306 @@
+//! Reads settings by key, and collects everything that is wrong with them.
+//!
+//! Three layers lie over each other: the file, the environment, the flags. Each key is
+//! taken once, with its type, range and default; what nobody took is unknown.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a value of any other type is wrong in the same way"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Value;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// A command line flag.
+    Flag(&'static str),
+    /// Nobody set it.
+    Default,
+}
+
+impl Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::Flag(name) => f.write_str(name),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// The key, such as `queue.max_size`.
+    pub(crate) key: String,
+    /// What is wrong, with the value found and what is allowed.
+    pub(crate) what: String,
+    /// Where it was set.
+    pub(crate) source: Source,
+}
+
+impl Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} (from {})", self.key, self.what, self.source)
+    }
+}
+
+/// A setting as it is in force.
+#[derive(Clone, Debug)]
+pub(crate) struct Effective {
+    /// Its value as TOML.
+    pub(crate) value: String,
+    /// Where it came from.
+    pub(crate) source: Source,
+}
+
+/// The layers, and what was found out about them so far.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    values: BTreeMap<String, (Value, Source)>,
+    effective: BTreeMap<String, Effective>,
+    known: BTreeSet<String>,
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    /// Lays a configuration file's text over what is there.
+    pub(crate) fn file(&mut self, path: PathBuf, text: &str) {
+        let source = Source::File(path);
+        match text.parse::<toml::Table>() {
+            Ok(table) => self.table("", table, &source),
+            Err(error) => {
+                let what = format!("is not TOML: {}", error.to_string().trim_end());
+                self.problems.push(Problem {
+                    key: "file".to_owned(),
+                    what,
+                    source,
+                });
+            }
+        }
+    }
+
+    fn table(&mut self, prefix: &str, table: toml::Table, source: &Source) {
+        for (key, value) in table {
+            let key = if prefix.is_empty() {
+                key
+            } else {
+                format!("{prefix}.{key}")
+            };
+            match value {
+                Value::Table(inner) => self.table(&key, inner, source),
+                value => {
+                    self.values.insert(key, (value, source.clone()));
+                }
+            }
+        }
+    }
+
+    /// Lays variables such as `REGROW_QUEUE__MAX_SIZE` over what is there.
+    pub(crate) fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) {
+        for (name, value) in variables {
+            let Some(rest) = name.strip_prefix("REGROW_") else {
+                continue;
+            };
+            // Without a section it is not a setting: `REGROW_URL`, `REGROW_TOKEN`.
+            let Some((section, key)) = rest.split_once("__") else {
+                continue;
+            };
+            let key = format!("{}.{}", section.to_lowercase(), key.to_lowercase());
+            self.values
+                .insert(key, (Value::String(value), Source::Environment(name)));
+        }
+    }
+
+    /// Lays a flag over what is there.
+    pub(crate) fn flag(&mut self, key: &str, flag: &'static str, value: Option<String>) {
+        if let Some(value) = value {
+            self.values
+                .insert(key.to_owned(), (Value::String(value), Source::Flag(flag)));
+        }
+    }
+
+    /// Lays a path given as a flag over what is there. One that is not UTF-8 is refused: what
+    /// is printed, logged and announced could not name it.
+    pub(crate) fn path_flag(&mut self, key: &str, flag: &'static str, path: &Path) {
+        match path.to_str() {
+            Some(text) => self.flag(key, flag, Some(text.to_owned())),
+            None => self.problems.push(Problem {
+                key: key.to_owned(),
+                what: format!("found {path:?}, expected a path in UTF-8"),
+                source: Source::Flag(flag),
+            }),
+        }
+    }
+
+    fn take<T: Clone>(
+        &mut self,
+        key: &str,
+        default: T,
+        show: impl Fn(&T) -> String,
+        read: impl Fn(&Value) -> Result<T, String>,
+    ) -> T {
+        self.known.insert(key.to_owned());
+        let (value, source) = match self.values.remove(key) {
+            None => (default, Source::Default),
+            Some((value, source)) => match read(&value) {
+                Ok(value) => (value, source),
+                Err(what) => {
+                    self.problems.push(Problem {
+                        key: key.to_owned(),
+                        what,
+                        source,
+                    });
+                    return default;
+                }
+            },
+        };
+        let effective = Effective {
+            value: show(&value),
+            source,
+        };
+        self.effective.insert(key.to_owned(), effective);
+        value
+    }
+
+    /// A whole number.
+    pub(crate) fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+        self.take(key, default, u64::to_string, |value| {
+            let found = match value {
+                Value::Integer(number) => u64::try_from(*number).ok(),
+                Value::String(text) => text.replace('_', "").parse().ok(),
+                _ => None,
+            };
+            found
+                .filter(|number| range.contains(number))
+                .ok_or_else(|| expected(value, &allowed))
+        })
+    }
+
+    /// A duration such as `"5s"` or `"1m 30s"`.
+    pub(crate) fn duration(
+        &mut self,
+        key: &str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let show = |one: &Duration| format!("\"{}\"", humantime::format_duration(*one));
+        let allowed = format!(
+            "a duration such as \"5s\", from {} to {}",
+            humantime::format_duration(*range.start()),
+            humantime::format_duration(*range.end())
+        );
+        self.take(key, default, show, |value| {
+            let found = match value {
+                Value::String(text) => humantime::parse_duration(text).ok(),
+                _ => None,
+            };
+            found
+                .filter(|one| range.contains(one))
+                .ok_or_else(|| expected(value, &allowed))
+        })
+    }
+
+    /// Yes or no.
+    pub(crate) fn switch(&mut self, key: &str, default: bool) -> bool {
+        self.take(key, default, bool::to_string, |value| match value {
+            Value::Boolean(on) => Ok(*on),
+            Value::String(text) => text
+                .parse()
+                .map_err(|_| expected(value, "`true` or `false`")),
+            _ => Err(expected(value, "`true` or `false`")),
+        })
+    }
+
+    /// A text that `check` accepts.
+    pub(crate) fn text(
+        &mut self,
+        key: &str,
+        default: &str,
+        allowed: &str,
+        check: impl Fn(&str) -> bool,
+    ) -> String {
+        let show = |text: &String| Value::String(text.clone()).to_string();
+        self.take(key, default.to_owned(), show, |value| match value {
+            Value::String(text) if check(text) => Ok(text.clone()),
+            _ => Err(expected(value, allowed)),
+        })
+    }
+
+    /// A path; not looked at.
+    pub(crate) fn path(&mut self, key: &str, default: PathBuf) -> PathBuf {
+        let default = default.to_string_lossy().into_owned();
+        self.text(key, &default, "a path", |path| {
+            !path.is_empty() && !path.contains('\0')
+        })
+        .into()
+    }
+
+    /// An IP address and a port.
+    pub(crate) fn address(&mut self, key: &str, default: SocketAddr) -> SocketAddr {
+        let show = |address: &SocketAddr| format!("\"{address}\"");
+        self.take(key, default, show, |value| match value {
+            Value::String(text) => text
+                .parse()
+                .map_err(|_| expected(value, "an address such as \"127.0.0.1:7400\"")),
+            _ => Err(expected(value, "an address such as \"127.0.0.1:7400\"")),
+        })
+    }
+
+    /// Adds a problem between values that are each valid.
+    pub(crate) fn object(&mut self, key: &str, what: String) {
+        let source = self
+            .effective
+            .get(key)
+            .map_or(Source::Default, |found| found.source.clone());
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            what,
+            source,
+        });
+    }
+
+    /// Everything that is wrong, unknown keys included, and everything in force.
+    pub(crate) fn finish(mut self) -> (Vec<Problem>, BTreeMap<String, Effective>) {
+        for (key, (_, source)) in std::mem::take(&mut self.values) {
+            let what = match nearest(&key, self.known.iter()) {
+                Some(near) => format!("is not a setting; did you mean `{near}`?"),
+                None => "is not a setting; `regrow node --print-config` lists them".to_owned(),
+            };
+            self.problems.push(Problem { key, what, source });
+        }
+        self.problems.sort_by(|a, b| a.key.cmp(&b.key));
+        (self.problems, self.effective)
+    }
+}
+
+fn expected(found: &Value, allowed: &str) -> String {
+    let mut found = found.to_string();
+    if 80 < found.chars().count() {
+        found = format!("{}…", found.chars().take(80).collect::<String>());
+    }
+    format!("found {found}, expected {allowed}")
+}
+
+/// The known key within a third of its length in edits, if there is one.
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    known
+        .map(|one| (strsim::levenshtein(key, one), one))
+        .filter(|(distance, one)| distance * 3 <= one.len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, one)| one)
+}

@@ -1,0 +1,173 @@
+//! The layers, the problems, and the table of keys.
+
+use super::*;
+
+fn loaded(file: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("regrow.toml");
+    std::fs::write(&path, file).expect("writable");
+    let overrides = Overrides {
+        file: Some(path),
+        ..Overrides::default()
+    };
+    load(
+        &overrides,
+        environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+    )
+}
+
+#[test]
+fn all_problems_are_reported_at_once_with_key_value_and_range() {
+    let file = "
+        surprise = 1
+        [queue]
+        max_size = -4
+        max_sise = 10
+        retry_first = 5
+        [http]
+        listen = \"0.0.0.0:80\"
+        [health]
+        deadline = \"1h 1m\"
+    ";
+    let text = loaded(file, &[("REGROW_AGENTS__WORKERS", "many")])
+        .expect_err("refused")
+        .to_string();
+    for expected in [
+        "7 problems",
+        "queue.max_size: found -4, expected a whole number from 1 to 100000000",
+        "queue.max_sise: is not a setting; did you mean `queue.max_size`?",
+        "queue.retry_first: found 5, expected a duration such as \"5s\"",
+        "http.listen: is 0.0.0.0:80, which other machines can reach",
+        "health.deadline: found \"1h 1m\", expected a duration",
+        "agents.workers: found \"many\"",
+        "(from $REGROW_AGENTS__WORKERS)",
+        "surprise: is not a setting",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn flags_go_before_the_environment_and_that_before_the_file() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("regrow.toml");
+    std::fs::write(&path, "[node]\nname = \"file\"\n[queue]\nmax_size = 7\n").expect("writable");
+    let overrides = Overrides {
+        file: Some(path),
+        name: Some("flag".to_owned()),
+        ..Overrides::default()
+    };
+    let environment = [
+        ("REGROW_NODE__NAME".to_owned(), "environment".to_owned()),
+        ("REGROW_QUEUE__MAX_SIZE".to_owned(), "9".to_owned()),
+        ("REGROW_URL".to_owned(), "http://elsewhere".to_owned()),
+    ];
+    let loaded = load(&overrides, environment.into_iter()).expect("valid");
+    assert_eq!(loaded.config.name, "flag");
+    assert_eq!(loaded.config.queue.max_size, 9);
+}
+
+#[test]
+fn what_is_printed_can_be_read_back() {
+    let first = loaded(
+        "[queue]\nmax_size = 12\n[agents]\nlease = \"2s 500ms\"\n",
+        &[],
+    )
+    .expect("valid");
+    let second = loaded(&first.to_toml(), &[]).expect("valid");
+    assert_eq!(second.config.queue, first.config.queue);
+    assert_eq!(second.config.agents.limits, first.config.agents.limits);
+}
+
+#[test]
+fn relations_between_values_are_checked() {
+    let text = loaded("[health]\nperiod = \"100ms\"\ndeadline = \"200ms\"\n", &[])
+        .expect_err("refused")
+        .to_string();
+    assert!(text.contains("health.deadline"), "{text}");
+}
+
+#[test]
+fn a_missing_file_is_an_error_only_when_it_was_named() {
+    let overrides = Overrides {
+        file: Some("/nonexistent/regrow.toml".into()),
+        ..Overrides::default()
+    };
+    let text = load(&overrides, std::iter::empty())
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        text.contains("/nonexistent/regrow.toml cannot be read"),
+        "{text}"
+    );
+}
+
+#[test]
+fn every_default_is_valid_and_printed_with_its_source() {
+    let loaded = load(&nothing_said(), std::iter::empty()).expect("the defaults are valid");
+    let printed = loaded.to_toml();
+    let again = self::loaded(&printed, &[]).expect("what is printed is valid");
+    assert_eq!(loaded.effective.len(), again.effective.len());
+    for (key, value) in &loaded.effective {
+        assert_eq!(value.source, reader::Source::Default, "{key}");
+        assert_eq!(value.value, again.effective[key].value, "{key}");
+    }
+}
+
+#[test]
+fn every_key_can_be_set_by_the_environment() {
+    let defaults = load(&nothing_said(), std::iter::empty()).expect("valid");
+    for (key, value) in &defaults.effective {
+        let name = format!("REGROW_{}", key.to_uppercase().replace('.', "__"));
+        let plain = value.value.trim_matches('"').to_owned();
+        let variable = [(name.clone(), plain)].into_iter();
+        let loaded = load(&nothing_said(), variable).expect("valid");
+        let found = &loaded.effective[key];
+        assert_eq!(found.value, value.value, "{key}");
+        assert_eq!(found.source, reader::Source::Environment(name));
+    }
+}
+
+#[test]
+fn json_carries_values_with_their_types() {
+    let loaded = loaded("[node]\nname = \"n\"\n[queue]\nmax_size = 7\n", &[]).expect("valid");
+    let json = loaded.to_json();
+    assert_eq!(json["node.name"]["value"], "n");
+    assert_eq!(json["queue.max_size"]["value"], 7);
+    assert_eq!(json["rehearsal.enabled"]["value"], false);
+    assert_eq!(json["rehearsal.enabled"]["source"], "default");
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_named() {
+    let text = loaded("[queue\nmax_size = 1", &[])
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        text.contains("is not TOML") && text.contains("regrow.toml"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_data_directory_that_is_not_utf8_is_refused_rather_than_renamed() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let name = std::ffi::OsString::from_vec(b"/tmp/caf\xe9".to_vec());
+    let overrides = Overrides {
+        data_dir: Some(name.into()),
+        ..nothing_said()
+    };
+    let refused = load(&overrides, std::iter::empty()).expect_err("refused");
+    let text = refused.to_string();
+    assert!(text.contains("node.data_dir: found \"/tmp/caf"), "{text}");
+}
+
+/// Without a file, so that the test does not read whatever lies in the present directory.
+fn nothing_said() -> Overrides {
+    Overrides {
+        file: Some("/dev/null".into()),
+        ..Overrides::default()
+    }
+}

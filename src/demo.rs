@@ -1,0 +1,190 @@
+//! `regrow demo`: the main job on real input, and a rehearsal of recovery.
+
+mod audit;
+mod crash;
+mod process;
+mod summary;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use regrow_runtime::telemetry;
+
+use crate::cli::failure::{FAILED, USAGE, complain, failed, report};
+use crate::cli::output;
+use crate::config::{self, Overrides};
+use crate::node::Node;
+
+/// Prints; the exit code tells of success whether or not anybody reads.
+fn print(text: &str) {
+    let _ = output::print(text);
+}
+
+/// Flags of `regrow demo`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 success; 1 the work failed, or the ledger is not clean; \
+    2 wrong usage, nothing was done."
+)]
+pub(crate) struct DemoArguments {
+    /// Directory whose documentation is audited.
+    #[arg(default_value = ".")]
+    path: PathBuf,
+    /// Kill things while the work goes on, and account for everything in the end.
+    #[arg(long)]
+    crash: bool,
+    /// Repeats a rehearsal: decides every moment and choice.
+    #[arg(long, requires = "crash")]
+    seed: Option<u64>,
+    /// How often the rehearsal kills the node.
+    #[arg(long, requires = "crash", default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..=100))]
+    kills: u32,
+    /// Where the demo keeps its data, `demo` in the platform's data directory unless named;
+    /// a rehearsal uses a new directory below it.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub(crate) async fn run(arguments: DemoArguments) -> ExitCode {
+    let path = match directory(&arguments.path) {
+        Ok(path) => path,
+        Err(problem) => {
+            complain(&problem, arguments.json);
+            return USAGE.into();
+        }
+    };
+    let base = arguments
+        .data_dir
+        .clone()
+        .unwrap_or_else(|| config::default_data_dir().join("demo"));
+    if arguments.crash {
+        return rehearse(&arguments, &path, &base).await;
+    }
+    audit(&arguments, &path, base).await
+}
+
+/// The directory in full, if it is one.
+fn directory(path: &Path) -> Result<PathBuf, String> {
+    let shown = path.display();
+    let found = std::fs::canonicalize(path)
+        .map_err(|error| format!("cannot audit {shown}: {error}; pass a directory"))?;
+    if !found.is_dir() {
+        return Err(format!(
+            "cannot audit {shown}: it is not a directory; pass the directory it is in"
+        ));
+    }
+    Ok(found)
+}
+
+async fn audit(arguments: &DemoArguments, path: &Path, base: PathBuf) -> ExitCode {
+    let overrides = Overrides {
+        data_dir: Some(base),
+        file: Some("/dev/null".into()),
+        ..Overrides::default()
+    };
+    let mut config = match config::load(&overrides, std::iter::empty()) {
+        Ok(loaded) => loaded.config,
+        Err(error) => return failed(&error, arguments.json),
+    };
+    "warn".clone_into(&mut config.log.filter);
+    if let Err(error) = telemetry::init(&config.log) {
+        return failed(&error, arguments.json);
+    }
+    let node = match Node::start(&config, false).await {
+        Ok(node) => node,
+        Err(error) => {
+            report(&error, arguments.json);
+            let wrong_setting = error.is_wrong_setting();
+            return if wrong_setting { USAGE } else { FAILED }.into();
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = audit::run(node.queue(), path, !arguments.json) => outcome,
+        exit = node.exited() => {
+            complain(&exit.to_string(), arguments.json);
+            return FAILED.into();
+        }
+        _ = tokio::signal::ctrl_c() => {
+            tokio::select! {
+                _ = node.stop() => {}
+                // Whoever asks twice does not want to wait; nothing durable is lost.
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            complain("interrupted; run the same command to go on with it", arguments.json);
+            return FAILED.into();
+        }
+    };
+    node.stop().await;
+    match outcome {
+        Ok(outcome) => {
+            match arguments.json {
+                true => print(&serde_json::to_string_pretty(&outcome).unwrap_or_default()),
+                false => print(&summary::audit(&outcome, &config.data_dir)),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            report(&error, arguments.json);
+            FAILED.into()
+        }
+    }
+}
+
+async fn rehearse(arguments: &DemoArguments, path: &Path, base: &Path) -> ExitCode {
+    let seed = arguments.seed.unwrap_or_else(rand::random);
+    let fresh = std::fs::create_dir_all(base)
+        .and_then(|()| tempfile::Builder::new().prefix("crash-").tempdir_in(base));
+    let fresh = match fresh {
+        Ok(fresh) => fresh,
+        Err(error) => return failed(&error, arguments.json),
+    };
+    let script = crash::Script {
+        seed,
+        kills: arguments.kills,
+        path: path.to_owned(),
+        data_dir: fresh.path().to_owned(),
+    };
+    let quiet = arguments.json;
+    let started = tokio::time::Instant::now();
+    let tell: crash::Tell = Arc::new(move |line| {
+        if !quiet {
+            print(&format!(
+                "{:>7.2} s  {line}",
+                started.elapsed().as_secs_f64()
+            ));
+        }
+    });
+    tell(format!(
+        "seed {seed}; a node starts in {}",
+        fresh.path().display()
+    ));
+    let ledger = match crash::run(&script, tell).await {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            let kept = fresh.keep();
+            report(&error, arguments.json);
+            let hint = format!("seed {seed}; the data is kept in {}", kept.display());
+            complain(&hint, arguments.json);
+            return FAILED.into();
+        }
+    };
+    match arguments.json {
+        true => print(&serde_json::to_string_pretty(&ledger).unwrap_or_default()),
+        false => print(&summary::ledger(&ledger, started.elapsed())),
+    }
+    if ledger.is_clean() {
+        return ExitCode::SUCCESS;
+    }
+    let kept = fresh.keep();
+    complain(
+        &format!("the data is kept in {}", kept.display()),
+        arguments.json,
+    );
+    FAILED.into()
+}

@@ -1,0 +1,432 @@
+//! The composition root: wires all crates into one supervised tree.
+//!
+//! ```text
+//! root (rest_for_one)
+//! ├─ store      commits what is decided
+//! ├─ queue      keeps the queue's time
+//! ├─ context    shards of shared task context
+//! ├─ agents     planners, workers, critics, memories
+//! ├─ edge       HTTP
+//! └─ health     probes, and regrows what hangs
+//! ```
+//!
+//! Started first to last, stopped last to first. An orderly stop first lets every agent
+//! finish within its grace, while the HTTP surface still takes outcomes.
+
+mod agents;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regrow_actors::catalog::Crew;
+use regrow_actors::worker::rehearsal::Rehearsal;
+use regrow_http::Exposition;
+use regrow_http::server::{BindError, Server};
+use regrow_http::state::{ApiParts, Lifecycle, Phase};
+use regrow_runtime::actor::{Crash, StartError};
+use regrow_runtime::clock::Clock;
+use regrow_runtime::context::Context;
+use regrow_runtime::events::EventBus;
+use regrow_runtime::health::{Health, Remediable};
+use regrow_runtime::observe;
+use regrow_runtime::queue::Queue;
+use regrow_runtime::store::data_dir::{DataDir, DataDirError};
+use regrow_runtime::store::sqlite::{OpenError, Sqlite};
+use regrow_runtime::store::writer::Writer;
+use regrow_runtime::store::{Store, StoreError};
+use regrow_runtime::supervision::{
+    ChildSpec, Refusal, Root, RootExit, RootHandle, Shutdown, Strategy, SupervisorSpec,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::agents::LiveAgents;
+use crate::config::NodeConfig;
+
+/// Where a running node says who it is and where it listens.
+const ANNOUNCEMENT: &str = "node.json";
+
+/// A node did not start, and nothing of it runs. The data directory is as it was, but for
+/// a migration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The database.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// What the database holds.
+    #[error("the queue could not be loaded")]
+    Load(#[from] StoreError),
+    /// The tree.
+    #[error("the node's tree did not start")]
+    Start(#[from] StartError),
+    /// The health monitor.
+    #[error("the health monitor did not start")]
+    Watch(#[source] Refusal),
+    /// The metrics recorder.
+    #[error("metrics cannot be recorded: {0}")]
+    Metrics(String),
+    /// The file that says where the node listens.
+    #[error("cannot write {ANNOUNCEMENT}")]
+    Announce(#[source] std::io::Error),
+}
+
+impl NodeError {
+    /// Another setting mends it: an address or a data directory that cannot be used.
+    pub(crate) fn is_wrong_setting(&self) -> bool {
+        matches!(self, Self::Bind(_) | Self::DataDir(_))
+    }
+}
+
+/// What a running node says about itself, for programs on the same machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it listens.
+    pub(crate) http: SocketAddr,
+}
+
+impl Announcement {
+    /// What the latest node in a data directory said.
+    pub(crate) fn read(data_dir: &Path) -> Option<Self> {
+        let text = std::fs::read(data_dir.join(ANNOUNCEMENT)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn write(&self, data_dir: &Path) -> std::io::Result<()> {
+        let draft = data_dir.join("node.json.draft");
+        std::fs::write(&draft, serde_json::to_vec(self)?)?;
+        std::fs::rename(draft, data_dir.join(ANNOUNCEMENT))
+    }
+}
+
+/// A running node.
+pub(crate) struct Node {
+    root: RootHandle,
+    queue: Queue,
+    http: Option<SocketAddr>,
+    lifecycle: Lifecycle,
+    draining: CancellationToken,
+    // Released last: nobody else may open the store before it is closed.
+    _data_dir: DataDir,
+}
+
+impl Node {
+    /// Starts everything, in order; `http` says whether with an HTTP surface.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`]; nothing is left running.
+    pub(crate) async fn start(config: &NodeConfig, http: bool) -> Result<Self, NodeError> {
+        let mut data_dir = DataDir::open(&config.data_dir)?;
+        let server = match http {
+            true => Some(Server::bind(config.http.clone()).await?),
+            false => None,
+        };
+        let http = server.as_ref().map(Server::address);
+        let store = Store::Sqlite(Sqlite::open(&mut data_dir).await?);
+        let (clock, bus) = (Clock::system(), EventBus::default());
+        let writer = Writer::new(store);
+        let seed = u64::from(std::process::id());
+        let limits = config.queue.clone();
+        let queue = Queue::open(writer.clone(), bus.clone(), limits, clock, seed).await?;
+
+        let draining = CancellationToken::new();
+        let (context, shards) = Context::supervisor(config.context, &writer, clock);
+        let crew = crew(config, &context, &draining);
+        let (specs, addresses) = crew.hire(&queue);
+        let agents = specs.into_iter().fold(
+            SupervisorSpec::new("agents", Strategy::OneForOne)
+                .intensity(config.agents.restarts_max, config.agents.restart_period)
+                .children_max(1_000_000),
+            SupervisorSpec::child,
+        );
+        let remediable = Remediable {
+            path: agents::AGENTS.into(),
+            supervisor: agents.handle(),
+        };
+        let lifecycle = Lifecycle::default();
+        let live = LiveAgents::new(addresses, config.rehearsal);
+        let mut root = SupervisorSpec::new("root", Strategy::RestForOne)
+            .intensity(3, Duration::from_secs(30))
+            .child(store_supervisor(&queue).into_child())
+            .child(queue_supervisor(&queue).into_child())
+            .child(shards.into_child())
+            .child(agents.into_child());
+        if let Some(server) = server {
+            let parts = ApiParts {
+                queue: queue.clone(),
+                agents: live.clone(),
+                context: context.clone(),
+                metrics: exposition()?,
+                lifecycle: lifecycle.clone(),
+                data_dir: Some(config.data_dir.clone()),
+                version: env!("CARGO_PKG_VERSION"),
+            };
+            root = root.child(edge(server, parts, config).into_child());
+        }
+        let root = Root::start(root).await?;
+        let node = Self {
+            root,
+            queue,
+            http,
+            lifecycle,
+            draining,
+            _data_dir: data_dir,
+        };
+        if let Err(error) = node
+            .open_for_business(config, live, remediable, bus, clock)
+            .await
+        {
+            // Whoever tries again must find the store closed.
+            node.stop().await;
+            return Err(error);
+        }
+        Ok(node)
+    }
+
+    /// Watches over the tree, and says that the node is there.
+    async fn open_for_business(
+        &self,
+        config: &NodeConfig,
+        live: Arc<LiveAgents>,
+        remediable: Remediable,
+        bus: EventBus,
+        clock: Clock,
+    ) -> Result<(), NodeError> {
+        let root = &self.root;
+        let (health, monitor) = Health::monitor(
+            config.health,
+            root.tree(),
+            vec![remediable],
+            bus.clone(),
+            clock,
+        );
+        let watchers = SupervisorSpec::new("health", Strategy::OneForOne)
+            .intensity(5, Duration::from_secs(30))
+            .child(observe::observer(root.tree(), bus))
+            .child(monitor);
+        root.supervisor()
+            .start_child(watchers.into_child())
+            .await
+            .map_err(NodeError::Watch)?;
+        live.see(root.tree(), health);
+        self.announce(config).map_err(NodeError::Announce)?;
+        self.lifecycle.enter(Phase::Ready);
+        Ok(())
+    }
+
+    fn announce(&self, config: &NodeConfig) -> std::io::Result<()> {
+        let Some(http) = self.http else { return Ok(()) };
+        let announcement = Announcement {
+            pid: std::process::id(),
+            name: config.name.clone(),
+            http,
+        };
+        announcement.write(&config.data_dir)
+    }
+
+    /// The node's queue.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Where it listens.
+    pub(crate) fn http(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// Returns when the tree has ended, asked to or not.
+    pub(crate) async fn exited(&self) -> RootExit {
+        self.root.exited().await
+    }
+
+    /// Stops in order: no further claim; agents finish within their grace and hand back
+    /// what they did not finish; then everything else, last to first. The store is closed
+    /// when this returns.
+    pub(crate) async fn stop(&self) -> RootExit {
+        self.lifecycle.enter(Phase::Stopping);
+        self.draining.cancel();
+        let supervisor = self.root.supervisor();
+        for child in ["health", "agents", "edge"] {
+            // Refused only when the tree is ending already.
+            let _ = supervisor.terminate_child(child).await;
+        }
+        // What is still out is with workers elsewhere, who will find their epoch stale.
+        match self.queue.hand_back_all().await {
+            Ok(0) => {}
+            Ok(leases) => info!(leases, "leases handed back"),
+            Err(reason) => warn!(%reason, "leases not handed back; the next start takes them"),
+        }
+        self.root.shutdown();
+        self.root.exited().await
+    }
+}
+
+fn crew(config: &NodeConfig, context: &Context, draining: &CancellationToken) -> Crew {
+    let rehearsal = Rehearsal {
+        trace: config.data_dir.join("rehearsal.trace"),
+    };
+    Crew {
+        planners: config.agents.planners,
+        workers: config.agents.workers,
+        critics: config.agents.critics,
+        memories: config.agents.memories,
+        limits: config.agents.limits.clone(),
+        reports: config.data_dir.clone(),
+        rehearsal: config.rehearsal.then_some(rehearsal),
+        context: context.clone(),
+        draining: draining.clone(),
+    }
+}
+
+/// Commits what is decided; on an orderly stop, everything that is pending first.
+fn store_supervisor(queue: &Queue) -> SupervisorSpec {
+    let queue = queue.clone();
+    let writer = ChildSpec::task("writer", move |stop| {
+        let queue = queue.clone();
+        async move {
+            let closed = async {
+                stop.cancelled().await;
+                queue.writer().close().await;
+            };
+            tokio::join!(queue.clone().run_writer(), closed);
+            Ok::<(), Crash>(())
+        }
+    });
+    SupervisorSpec::new("store", Strategy::OneForOne)
+        .intensity(3, Duration::from_secs(30))
+        .child(
+            writer
+                .role("writer")
+                .shutdown(Shutdown::Timeout(Duration::from_secs(30))),
+        )
+}
+
+fn queue_supervisor(queue: &Queue) -> SupervisorSpec {
+    let queue = queue.clone();
+    let keeper = ChildSpec::task("keeper", move |stop| {
+        let queue = queue.clone();
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = queue.keep_time() => {}
+            }
+            Ok::<(), Crash>(())
+        }
+    });
+    SupervisorSpec::new("queue", Strategy::OneForOne)
+        .intensity(3, Duration::from_secs(30))
+        .child(keeper.role("keeper"))
+}
+
+/// The HTTP server. Its socket is bound before the tree starts, so that a taken port is a
+/// clear error; a restarted server binds the same address again.
+fn edge(server: Server, parts: ApiParts, config: &NodeConfig) -> SupervisorSpec {
+    let address = server.address();
+    let rebind = regrow_http::config::HttpConfig {
+        address,
+        ..config.http.clone()
+    };
+    let patience = config.http.shutdown_grace + Duration::from_secs(2);
+    let bound = Arc::new(Mutex::new(Some(server)));
+    let server = ChildSpec::task("http", move |stop| {
+        let (bound, parts, rebind) = (bound.clone(), parts.clone(), rebind.clone());
+        async move {
+            let first = bound.lock().await.take();
+            let server = match first {
+                Some(server) => server,
+                None => Server::bind(rebind).await?,
+            };
+            server.serve(parts, stop.cancelled_owned()).await;
+            Ok::<(), Crash>(())
+        }
+    });
+    SupervisorSpec::new("edge", Strategy::OneForOne)
+        .intensity(5, Duration::from_secs(30))
+        .child(server.role("http").shutdown(Shutdown::Timeout(patience)))
+}
+
+fn exposition() -> Result<Exposition, NodeError> {
+    Exposition::install().map_err(|error| NodeError::Metrics(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use regrow_runtime::json::Json;
+    use regrow_runtime::queue::task::{NewTask, TaskState};
+
+    use super::*;
+    use crate::config::{self, Overrides};
+
+    fn config(data_dir: &Path, http: &str) -> NodeConfig {
+        let overrides = Overrides {
+            file: Some("/dev/null".into()),
+            data_dir: Some(data_dir.to_owned()),
+            http: Some(http.to_owned()),
+            ..Overrides::default()
+        };
+        let loaded = config::load(&overrides, std::iter::empty());
+        loaded.expect("a valid configuration").config
+    }
+
+    #[tokio::test]
+    async fn a_start_that_failed_early_or_late_leaves_nothing_running() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = taken.local_addr().expect("bound").to_string();
+        let refused = Node::start(&config(dir.path(), &address), true).await;
+        assert!(matches!(refused.err(), Some(NodeError::Bind(_))));
+
+        // Nothing can be renamed over a directory: the last step fails.
+        std::fs::create_dir(dir.path().join(ANNOUNCEMENT)).expect("created");
+        let refused = Node::start(&config(dir.path(), "127.0.0.1:0"), true).await;
+        assert!(matches!(refused.err(), Some(NodeError::Announce(_))));
+
+        let node = Node::start(&config(dir.path(), &address), false)
+            .await
+            .expect("nobody holds the data directory any more");
+        let task = NewTask::new("k", Json::null());
+        let id = node.queue().submit(task).await.expect("accepted").id;
+        let exit = node.stop().await;
+        assert!(exit.was_requested(), "{exit}");
+        drop(node);
+
+        let node = Node::start(&config(dir.path(), &address), false)
+            .await
+            .expect("a stopped node lets go of its data");
+        let view = node.queue().task(id).await.expect("readable");
+        assert_eq!(view.expect("durable").state(), TaskState::Available);
+        node.stop().await;
+    }
+
+    #[test]
+    fn what_a_node_announces_can_be_read_back() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        assert!(Announcement::read(dir.path()).is_none());
+        let said = Announcement {
+            pid: 7,
+            name: "n".to_owned(),
+            http: "127.0.0.1:7400".parse().expect("an address"),
+        };
+        said.write(dir.path()).expect("writable");
+        let read = Announcement::read(dir.path()).expect("written");
+        assert_eq!((read.pid, read.http), (said.pid, said.http));
+        std::fs::write(dir.path().join(ANNOUNCEMENT), "{").expect("writable");
+        assert!(Announcement::read(dir.path()).is_none());
+    }
+}

@@ -1,0 +1,107 @@
+//! What the HTTP surface sees of the agents: the tree, and what health says of them.
+
+use std::sync::{Arc, OnceLock};
+
+use regrow_actors::agent::{AgentMsg, Fault as AgentFault};
+use regrow_actors::catalog::Addresses;
+use regrow_http::state::{AgentSource, AgentView, Fault, InjectError};
+use regrow_runtime::health::Health;
+use regrow_runtime::health::report::AgentHealth;
+use regrow_runtime::ids::AgentId;
+use regrow_runtime::supervision::{NodeState, NodeView, Tree};
+use serde_json::Value;
+
+/// Path of the agents' supervisor.
+pub(crate) const AGENTS: &str = "root/agents";
+
+/// The agents of a running node.
+pub(crate) struct LiveAgents {
+    addresses: Addresses,
+    rehearsal: bool,
+    seen: OnceLock<(Tree, Health)>,
+}
+
+impl LiveAgents {
+    pub(crate) fn new(addresses: Addresses, rehearsal: bool) -> Arc<Self> {
+        Arc::new(Self {
+            addresses,
+            rehearsal,
+            seen: OnceLock::new(),
+        })
+    }
+
+    /// The tree runs from now on.
+    pub(crate) fn see(&self, tree: Tree, health: Health) {
+        // Set once, by the node that made it.
+        let _ = self.seen.set((tree, health));
+    }
+}
+
+impl AgentSource for LiveAgents {
+    fn tree(&self) -> Value {
+        let tree = self.seen.get().map(|(tree, _)| tree.snapshot());
+        // Views are plain data; they cannot fail to be JSON.
+        serde_json::to_value(tree).unwrap_or_default()
+    }
+
+    fn agents(&self) -> Vec<AgentView> {
+        let Some((tree, health)) = self.seen.get() else {
+            return Vec::new();
+        };
+        let report = health.report();
+        let agents = tree.find(AGENTS).map(|agents| agents.children);
+        let agents = agents.unwrap_or_default().into_iter();
+        agents
+            .map(|node| {
+                let known = report.find(&node.path);
+                view(node, known)
+            })
+            .collect()
+    }
+
+    fn inject(&self, id: &str, fault: Fault) -> Result<(), InjectError> {
+        if !self.rehearsal {
+            return Err(InjectError::Disabled);
+        }
+        let address = self
+            .addresses
+            .get(&AgentId::new(id))
+            .ok_or(InjectError::Unknown)?;
+        let fault = match fault {
+            Fault::Panic => AgentFault::Panic,
+            Fault::Hang => AgentFault::Hang,
+        };
+        address
+            .try_send_control(AgentMsg::Inject(fault))
+            .map_err(|_| InjectError::NotRunning)
+    }
+}
+
+fn view(node: NodeView, health: Option<&AgentHealth>) -> AgentView {
+    // What health last saw may be of an earlier life.
+    let health = health.filter(|health| health.generation == node.generation);
+    let well = health.is_none_or(|health| health.condition.is_well());
+    AgentView {
+        id: node.id.to_string(),
+        role: node.role.to_string(),
+        state: name(node.state).to_owned(),
+        healthy: node.state == NodeState::Running && well,
+        generation: node.generation,
+        restarts: node.restarts,
+        last_exit: node.last_exit.map(|exit| exit.text),
+        mailbox_depth: node.mailbox_depth.unwrap_or(0),
+        started_at: node.started_at,
+        detail: health.and_then(|health| health.cause.clone().or_else(|| health.detail.clone())),
+    }
+}
+
+fn name(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Starting => "starting",
+        NodeState::Running => "running",
+        NodeState::BackingOff => "backing_off",
+        NodeState::Restarting => "restarting",
+        NodeState::Stopping => "stopping",
+        NodeState::Stopped => "stopped",
+    }
+}

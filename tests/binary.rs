@@ -1,0 +1,15 @@
+//! The binary as a user meets it: real processes, real sockets, real signals.
+
+#[path = "binary/node.rs"]
+mod node;
+
+#[path = "binary/bad_input.rs"]
+mod bad_input;
+#[path = "binary/demo.rs"]
+mod demo;
+#[path = "binary/escalation.rs"]
+mod escalation;
+#[path = "binary/killed.rs"]
+mod killed;
+#[path = "binary/stopping.rs"]
+mod stopping;

@@ -1,0 +1,133 @@
+//! The two demos, as a newcomer runs them.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::node::{NodeProcess, PATIENCE, Said, regrow, say};
+
+fn demo(tree: &Path, data: &Path) -> (Said, Value) {
+    let said = say(regrow()
+        .arg("demo")
+        .arg(tree)
+        .args(["--json", "--data-dir"])
+        .arg(data));
+    let outcome = serde_json::from_str(&said.out).unwrap_or_default();
+    (said, outcome)
+}
+
+#[test]
+fn an_audit_reports_what_is_wrong_and_then_what_was_fixed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (tree, data) = (dir.path().join("tree"), dir.path().join("data"));
+    fs::create_dir(&tree).expect("created");
+    fs::write(
+        tree.join("README.md"),
+        "# Hello\n\nSee [the guide](guide.md).\n",
+    )
+    .expect("written");
+    let (said, first) = demo(&tree, &data);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(first["summary"]["errors"], 1, "{first}");
+    assert_eq!(first["summary"]["new"], Value::Null, "{first}");
+    let report = fs::read_to_string(data.join("report.md")).expect("a report");
+    assert!(report.contains("guide.md"), "{report}");
+    let json: Value =
+        serde_json::from_slice(&fs::read(data.join("report.json")).expect("a report"))
+            .expect("JSON");
+    assert!(json.is_object());
+
+    fs::write(tree.join("guide.md"), "# Guide\n").expect("written");
+    let (said, second) = demo(&tree, &data);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let summary = &second["summary"];
+    assert_eq!(
+        (summary["errors"].as_u64(), summary["fixed"].as_u64()),
+        (Some(0), Some(1))
+    );
+}
+
+#[test]
+fn an_empty_directory_is_audited_without_findings() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (tree, data) = (dir.path().join("tree"), dir.path().join("data"));
+    fs::create_dir(&tree).expect("created");
+    let (said, outcome) = demo(&tree, &data);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(outcome["summary"]["files_planned"], 0, "{outcome}");
+}
+
+#[tokio::test]
+async fn an_audit_whose_process_was_killed_is_gone_on_with() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let tree = fs::canonicalize(dir.path()).expect("there").join("tree");
+    let data = dir.path().join("data");
+    fs::create_dir(&tree).expect("created");
+    fs::write(tree.join("README.md"), "# Hello\n\n[gone](gone.md)\n").expect("written");
+    // Without workers it gets as far as its first wave.
+    let node = NodeProcess::start(&data, &[("REGROW_AGENTS__WORKERS", "0")]).await;
+    let task = json!({ "kind": "audit", "payload": { "path": tree } });
+    let (status, task) = node.post("/v1/tasks", &task).await;
+    assert_eq!(status, 201, "{task}");
+    let id = task["id"].as_str().expect("an id");
+    let deadline = Instant::now() + PATIENCE;
+    while node.get(&format!("/v1/tasks/{id}")).await.1["state"] != "waiting" {
+        assert!(Instant::now() < deadline, "nobody planned the audit");
+        sleep(Duration::from_millis(5)).await;
+    }
+    node.kill().await;
+
+    let said = say(regrow().arg("demo").arg(&tree).arg("--data-dir").arg(&data));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(
+        said.err.contains(&format!("going on with the audit {id}")),
+        "{}",
+        said.err
+    );
+    assert!(said.out.contains("1 of 1 file checked"), "{}", said.out);
+    let reports: Vec<String> = fs::read_dir(data.join("reports"))
+        .expect("reports")
+        .map(|entry| {
+            entry
+                .expect("readable")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    assert_eq!(reports, [id], "the audit was begun anew");
+}
+
+#[test]
+fn a_rehearsal_ends_with_a_clean_ledger() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut command = regrow();
+    command
+        .arg("demo")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs"))
+        .args(["--crash", "--json", "--seed", "7", "--data-dir"])
+        .arg(dir.path());
+    let said = say(&mut command);
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    let ledger: Value = serde_json::from_str(&said.out).expect("JSON");
+    for clean in ["lost", "doubled", "rerun"] {
+        assert_eq!(ledger[clean], 0, "{ledger}");
+    }
+    assert_eq!(ledger["acknowledged"], ledger["completed"], "{ledger}");
+    assert_eq!(ledger["node_kills"], 3, "{ledger}");
+    assert!(
+        ledger["acknowledged"]
+            .as_u64()
+            .is_some_and(|count| 300 < count),
+        "{ledger}"
+    );
+    assert!(
+        ledger["stale_refused"]
+            .as_u64()
+            .is_some_and(|count| 0 < count),
+        "{ledger}"
+    );
+}
