@@ -1,0 +1,302 @@
+//! The one front door: `cargo xtask <command>`.
+//!
+//! `check` is exactly what continuous integration runs; it changes no files. `fix` does.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+/// Formatting, lints, tests and benches of Regrow.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Everything continuous integration runs: format, lints, docs, dependencies, tests.
+    Check,
+    /// Format, lints, docs and dependencies, without the tests.
+    Lint,
+    /// Formats the code and applies what the linter can mend.
+    Fix,
+    /// Checks what the tests need, then runs all of them.
+    Test {
+        /// Passed on to `cargo test`, such as a test's name.
+        #[arg(last = true)]
+        rest: Vec<String>,
+    },
+    /// Runs the benches, which print ratios: all of them, or those named.
+    Bench {
+        /// Names, such as `queue` or `mailbox`.
+        names: Vec<String>,
+        /// Write the figures to docs/spec-sheet.md: needs all benches.
+        #[arg(long, conflicts_with = "names")]
+        write: bool,
+    },
+    /// Longer runs of the tests that kill processes.
+    Soak {
+        /// How often each test kills.
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
+    },
+}
+
+/// A step failed; the message says how and what to do.
+type Failed = String;
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().verb {
+        Verb::Check => lint().and_then(|()| test(&[])),
+        Verb::Lint => lint(),
+        Verb::Fix => fix(),
+        Verb::Test { rest } => test(&rest),
+        Verb::Bench { names, write } => bench(&names, write),
+        Verb::Soak { kills } => soak(kills),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            report(&format!("FAILED: {failed}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn lint() -> Result<(), Failed> {
+    run("format", cargo(&["fmt", "--all", "--check"]))?;
+    run(
+        "lints",
+        cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
+    let mut doc = cargo(&[
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    run("docs", doc)?;
+    dependencies()
+}
+
+fn fix() -> Result<(), Failed> {
+    let mend = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--fix",
+        "--allow-dirty",
+        "--allow-staged",
+    ];
+    run("lints", cargo(&mend))?;
+    run("format", cargo(&["fmt", "--all"]))
+}
+
+/// Licences, bans and sources. Advisories need a database from the network, so they are
+/// checked only where it can be had.
+fn dependencies() -> Result<(), Failed> {
+    let installed = Command::new("cargo-deny").arg("--version").output().is_ok();
+    if !installed {
+        report(
+            "dependencies: NOT CHECKED, cargo-deny is not installed (`cargo install cargo-deny`)",
+        );
+        return Ok(());
+    }
+    run(
+        "dependencies",
+        cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]),
+    )
+}
+
+fn test(rest: &[String]) -> Result<(), Failed> {
+    prepare()?;
+    let mut command = cargo(&["test", "--workspace"]);
+    if !rest.is_empty() {
+        command.arg("--").args(rest);
+    }
+    report("tests …");
+    let started = Instant::now();
+    let mut tests = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("tests cannot run: {error}"))?;
+    let mut totals = Totals::default();
+    if let Some(output) = tests.stdout.take() {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            totals.count(&line);
+            say(&line);
+        }
+    }
+    let status = tests
+        .wait()
+        .map_err(|error| format!("tests cannot be waited for: {error}"))?;
+    let Totals { passed, failed } = totals;
+    say(&format!("tests: {passed} passed, {failed} failed"));
+    if !status.success() || 0 < failed {
+        return Err(format!("tests ({status})"));
+    }
+    if passed == 0 {
+        return Err("tests: none was found".to_owned());
+    }
+    let took = started.elapsed().as_secs_f64();
+    report(&format!("tests: ok in {took:.1} s"));
+    Ok(())
+}
+
+/// What all test programs together report.
+#[derive(Default)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+}
+
+impl Totals {
+    /// Reads lines such as `test result: ok. 12 passed; 0 failed; 0 ignored; …`.
+    fn count(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let words: Vec<&str> = result.split([' ', ';', '.']).collect();
+        for pair in words.windows(2) {
+            let number = pair[0].parse::<u64>();
+            match (number, pair[1]) {
+                (Ok(number), "passed") => self.passed += number,
+                (Ok(number), "failed") => self.failed += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What the tests need beyond Rust itself.
+fn prepare() -> Result<(), Failed> {
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let found = Command::new(&compiler).arg("--version").output();
+    if found.is_ok_and(|answer| answer.status.success()) {
+        return Ok(());
+    }
+    Err(format!(
+        "no C compiler: `{compiler} --version` does not run, and SQLite is built from source; \
+         install one (Debian: `apt-get install gcc`, macOS: `xcode-select --install`) or set CC"
+    ))
+}
+
+/// Every bench with the package it belongs to.
+const BENCHES: [(&str, &str); 7] = [
+    ("regrow-runtime", "mailbox"),
+    ("regrow-runtime", "restart"),
+    ("regrow-runtime", "idle_agents"),
+    ("regrow-runtime", "queue"),
+    ("regrow-runtime", "probes"),
+    ("regrow-actors", "audit"),
+    ("regrow", "demo"),
+];
+
+fn bench(names: &[String], write: bool) -> Result<(), Failed> {
+    let unknown = names
+        .iter()
+        .find(|name| !BENCHES.iter().any(|(_, bench)| bench == name));
+    if let Some(name) = unknown {
+        let known: Vec<&str> = BENCHES.iter().map(|(_, bench)| *bench).collect();
+        return Err(format!(
+            "there is no bench `{name}`; there are {}",
+            known.join(", ")
+        ));
+    }
+    let mut sheet = String::from(
+        "# Figures\n\nWritten by `cargo xtask bench --write`. The machine is whatever it ran on, \
+         shared and noisy:\nread ratios within one run, not absolute figures across runs.\n",
+    );
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    sheet.push_str(&format!("\nThis run: {cores} cores.\n"));
+    for (package, bench) in BENCHES {
+        if !names.is_empty() && !names.iter().any(|name| name == bench) {
+            continue;
+        }
+        report(&format!("{bench} …"));
+        let output = cargo(&["bench", "--package", package, "--bench", bench])
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| format!("{bench} cannot run: {error}"))?;
+        let figures = String::from_utf8_lossy(&output.stdout);
+        say(figures.trim_end());
+        if !output.status.success() {
+            return Err(format!("{bench} ({})", output.status));
+        }
+        sheet.push_str(&format!(
+            "\n## {bench}\n\n```text\n{}\n```\n",
+            figures.trim_end()
+        ));
+    }
+    if write {
+        std::fs::write("docs/spec-sheet.md", sheet)
+            .map_err(|error| format!("docs/spec-sheet.md cannot be written: {error}"))?;
+        report("docs/spec-sheet.md is written");
+    }
+    Ok(())
+}
+
+fn soak(kills: u32) -> Result<(), Failed> {
+    let mut command = cargo(&["test", "--release", "--package", "regrow-runtime"]);
+    command.args(["--test", "kill_nine", "--", "--nocapture"]);
+    command.env("REGROW_KILLS", kills.to_string());
+    run("kill -9", command)
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    command.args(arguments);
+    command
+}
+
+fn run(step: &str, mut command: Command) -> Result<(), Failed> {
+    report(&format!("{step} …"));
+    let started = Instant::now();
+    let status = command
+        .status()
+        .map_err(|error| format!("{step} cannot run: {error}"))?;
+    if !status.success() {
+        return Err(format!("{step} ({status})"));
+    }
+    report(&format!(
+        "{step}: ok in {:.1} s",
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "results are this program's output")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "this program talks to a person")]
+fn report(line: &str) {
+    eprintln!("xtask: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_results_of_all_programs_are_added_up() {
+        let mut totals = Totals::default();
+        totals.count("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured");
+        totals.count("test result: FAILED. 3 passed; 2 failed; 0 ignored");
+        totals.count("test something ... ok");
+        assert_eq!((totals.passed, totals.failed), (15, 2));
+    }
+}
