@@ -184,7 +184,15 @@ pub struct NewTask {
     pub max_attempts: Option<u32>,
     /// Starts only after these have completed; cancelled when one of them does not.
     pub depends_on: Vec<TaskId>,
+    /// What else it needs before it may start; `None` for a plain task.
+    pub terms: Option<Box<TaskTerms>>,
 }
+
+/// What a task needs before it may start beyond time, dependencies and a worker. Kept as
+/// JSON beside the body; fields that are not set are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskTerms {}
 
 impl NewTask {
     /// An ordinary task, to be adjusted by setting fields.
@@ -201,6 +209,7 @@ impl NewTask {
             deadline: None,
             max_attempts: None,
             depends_on: Vec::new(),
+            terms: None,
         }
     }
 }
@@ -252,6 +261,9 @@ pub struct TaskBody {
     /// Discarded when not finished by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// What else it needs before it may start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Box<TaskTerms>>,
 }
 
 /// The part of a live task that changes.

@@ -291,6 +291,7 @@ impl Machine {
             max_attempts: task.max_attempts.unwrap_or(self.limits.max_attempts),
             submitted_at: now,
             deadline: task.deadline,
+            terms: task.terms,
         });
         self.next_seq += 1;
         let mut unresolved = 0;

@@ -19,7 +19,7 @@ use crate::store::StoreError;
 
 const LIVE: &str = "SELECT json_array( \
     t.seq, t.id, t.kind, t.payload, t.goal, t.priority, t.class, t.tenant, t.idempotency_key, \
-    t.parent, t.depends_on, t.max_attempts, t.submitted_at, t.deadline, \
+    t.parent, t.depends_on, t.max_attempts, t.submitted_at, t.deadline, t.terms, \
     r.state, r.attempt, r.losses, r.epoch, r.run_at, r.lease_until, r.worker, \
     r.cancel_requested, r.last_error, r.events) \
     FROM task_run r JOIN task t ON t.seq = r.seq ORDER BY r.seq";
@@ -41,6 +41,7 @@ struct Packed(
     u32,
     Timestamp,
     Option<Timestamp>,
+    Option<String>,
     TaskState,
     u32,
     u32,
@@ -105,18 +106,23 @@ fn unpack(packed: Packed, names: &mut Names) -> Result<(Arc<TaskBody>, TaskRun),
         max_attempts: packed.11,
         submitted_at: packed.12,
         deadline: packed.13,
+        terms: packed
+            .14
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| unreadable("a task's terms", &error))?,
     };
     let run = TaskRun {
-        state: packed.14,
-        attempt: packed.15,
-        losses: packed.16,
-        epoch: packed.17,
-        run_at: packed.18,
-        lease_until: packed.19,
-        worker: packed.20.map(Into::into),
-        cancel_requested: packed.21 != 0,
-        last_error: packed.22,
-        events: packed.23,
+        state: packed.15,
+        attempt: packed.16,
+        losses: packed.17,
+        epoch: packed.18,
+        run_at: packed.19,
+        lease_until: packed.20,
+        worker: packed.21.map(Into::into),
+        cancel_requested: packed.22 != 0,
+        last_error: packed.23,
+        events: packed.24,
     };
     Ok((Arc::new(body), run))
 }

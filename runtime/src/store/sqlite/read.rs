@@ -310,6 +310,10 @@ fn body(row: &SqliteRow) -> Result<TaskBody, StoreError> {
         max_attempts: small(row, "max_attempts")?,
         submitted_at: Timestamp(number(row, "submitted_at")?),
         deadline: time(row, "deadline")?,
+        terms: optional::<String>(row, "terms")?
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| unreadable("a task's terms", &error))?,
     })
 }
 

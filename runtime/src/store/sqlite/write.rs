@@ -9,9 +9,9 @@ use crate::store::Changes;
 
 const BODIES: &str = "INSERT INTO task \
     (seq, id, kind, payload, goal, priority, class, tenant, idempotency_key, parent, depends_on, \
-     max_attempts, submitted_at, deadline) \
+     max_attempts, submitted_at, deadline, terms) \
     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, \
-     value->>7, value->>8, value->>9, value->>10, value->>11, value->>12, value->>13 \
+     value->>7, value->>8, value->>9, value->>10, value->>11, value->>12, value->>13, value->>14 \
     FROM jsonb_each($1)";
 
 const DEPENDENCIES: &str = "INSERT INTO task_dependency (dependency, seq) \
@@ -174,6 +174,8 @@ fn bodies(changes: &Changes) -> Vec<impl Serialize + '_> {
                 body.max_attempts,
                 body.submitted_at,
                 body.deadline,
+                // An object; `->>` takes its text.
+                &body.terms,
             )
         })
         .collect()
