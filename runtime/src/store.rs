@@ -16,7 +16,11 @@ pub mod volatile;
 pub mod writer;
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
@@ -194,6 +198,37 @@ impl StoreError {
     }
 }
 
+/// A commit under way; its outcome. The work goes on when this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Committing(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Committing {
+    /// A commit and where its outcome is told.
+    fn begin() -> (oneshot::Sender<Result<(), StoreError>>, Self) {
+        let (done, outcome) = oneshot::channel();
+        (done, Self(outcome))
+    }
+
+    /// A commit that is over already.
+    fn done(outcome: Result<(), StoreError>) -> Self {
+        let (done, committing) = Self::begin();
+        // The receiver is in hand.
+        let _ = done.send(outcome);
+        committing
+    }
+}
+
+impl Future for Committing {
+    type Output = Result<(), StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|told| told.unwrap_or_else(|_| Err(writer::cut_off())))
+    }
+}
+
 /// A store of one node: a database file, or the process's memory.
 #[derive(Clone, Debug)]
 pub enum Store {
@@ -345,16 +380,16 @@ impl Store {
         each_store!(self.documents(space, prefix, limit))
     }
 
-    /// Commits `changes` in one transaction: all of them, durable, or none.
+    /// Begins to commit `changes` in one transaction: all of them, durable, or none.
+    /// After a failure the store must be [reopened](Self::reopen).
     ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; after one, the store must be [reopened](Self::reopen).
-    ///
-    /// Not cancellation safe: only the writer calls it, from a task that is never dropped
-    /// half way.
-    pub(crate) async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        each_store!(self.commit(changes))
+    /// Only the writer calls it, one at a time. Dropping what it returns stops nothing that
+    /// has begun.
+    pub(crate) fn commit(&self, changes: Arc<Changes>) -> Committing {
+        match self {
+            Self::Sqlite(store) => store.commit(changes),
+            Self::Volatile(store) => Committing::done(store.commit(&changes)),
+        }
     }
 
     /// Drops the connection that failed and opens another.
