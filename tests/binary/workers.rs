@@ -113,6 +113,12 @@ async fn opened(path: &Path) -> File {
         .expect("writable")
 }
 
+/// Puts an ordinary file in the pipe's place.
+fn replace(pipe: &Path, text: &str) {
+    std::fs::remove_file(pipe).expect("a pipe");
+    std::fs::write(pipe, text).expect("written");
+}
+
 fn signal(worker: &Child, signal: Signal) {
     let pid = worker.id().and_then(|pid| i32::try_from(pid).ok());
     kill(Pid::from_raw(pid.expect("it runs")), signal).expect("signalled");
@@ -176,13 +182,14 @@ async fn what_a_killed_one_had_is_done_by_another() {
         pipe.write_all(b"half of it\n").expect("read");
         first.kill().await.expect("killed");
         drop(pipe);
+        replace(&path, "all of it\n");
         let second = language.other().start(&stage.node.url);
-        let mut pipe = opened(&path).await;
-        pipe.write_all(b"all of it\n").expect("read");
-        drop(pipe);
         let task = stage.ended(&id).await;
         assert_eq!(task["state"], "completed", "{language:?}: {task}");
-        assert_eq!((&task["losses"], &task["attempt"]), (&json!(1), &json!(1)));
+        // One loss, or two if a lease was on its way to a worker that had just ended.
+        let losses = task["losses"].as_u64().expect("a number");
+        assert!((1..=2).contains(&losses), "{language:?}: {task}");
+        assert_eq!(task["attempt"], 1, "{language:?}: {task}");
         assert_eq!(task["result"]["words"], 3, "{language:?}");
         drop(second);
     }
@@ -197,20 +204,16 @@ async fn one_that_was_frozen_finds_its_lease_gone_and_goes_on_with_other_work() 
         let id = stage.submit(&path).await;
         let held = opened(&path).await;
         signal(&frozen, Signal::SIGSTOP);
-        let lost = |task: &Value| task["losses"] == 1;
+        let lost = |task: &Value| 1 <= task["losses"].as_u64().unwrap_or(0);
         stage.task_when(&id, lost).await;
+        replace(&path, "done elsewhere\n");
         let other = language.other().start(&stage.node.url);
-        let taken = |task: &Value| task["state"] == "executing";
-        stage.task_when(&id, taken).await;
-        // Only the other one reads: the frozen one cannot.
-        let mut pipe = opened(&path).await;
-        drop(held);
-        pipe.write_all(b"done elsewhere\n").expect("read");
-        drop(pipe);
         let task = stage.ended(&id).await;
         assert_eq!(task["state"], "completed", "{language:?}: {task}");
         drop(other);
+        // It wakes up, comes to the end of what it reads, and reports that.
         signal(&frozen, Signal::SIGCONT);
+        drop(held);
         let text = stage.dir.path().join("text");
         std::fs::write(&text, "next\n").expect("written");
         let next = stage.ended(&stage.submit(&text).await).await;
