@@ -363,9 +363,9 @@ fn read_failure(attempt: &'static str, error: &sqlx::Error) -> StoreError {
 /// What a writing connection said, and what a person can do about it.
 fn failure(attempt: &'static str, error: &rusqlite::Error) -> StoreError {
     use rusqlite::ErrorCode;
-    let (code, extended) = error.sqlite_error().map_or((None, 0), |error| {
-        (Some(error.code), error.extended_code)
-    });
+    let (code, extended) = error
+        .sqlite_error()
+        .map_or((None, 0), |error| (Some(error.code), error.extended_code));
     let way_out = match code {
         Some(ErrorCode::DiskFull) => return StoreError::DiskFull { attempt },
         Some(ErrorCode::ReadOnly) => {

@@ -363,7 +363,9 @@ mod tests {
         let (done, outcome) = oneshot::channel();
         writer.push(document("a"), Vec::new(), Told::Waiting(done));
         tokio::join!(
-            writer.clone().run(no_recovery(&writer), Box::new(|_, _| ())),
+            writer
+                .clone()
+                .run(no_recovery(&writer), Box::new(|_, _| ())),
             writer.close()
         );
         outcome.await.expect("callback ran").expect("committed");
@@ -405,7 +407,11 @@ mod tests {
         writer.push(Changes::default(), Vec::new(), Told::Nobody);
         assert!(run.join_next().await.expect("ended").is_err());
         assert!(matches!(writer.refusal(), Some(StoreError::Recovering)));
-        run.spawn(writer.clone().run(no_recovery(&writer), Box::new(|_, _| ())));
+        run.spawn(
+            writer
+                .clone()
+                .run(no_recovery(&writer), Box::new(|_, _| ())),
+        );
         while writer.write(document("a")).await.is_err() {
             tokio::task::yield_now().await;
         }

@@ -194,9 +194,8 @@ impl Columns<'_> {
     }
 
     fn time(&self, column: usize) -> Result<Option<Timestamp>, StoreError> {
-        match self.value(column, "a time")? {
-            ValueRef::Null => Ok(None),
-            _ => self.number(column, "a time").map(|at| Some(Timestamp(at))),
-        }
+        let at = Option::<i64>::column_result(self.value(column, "a time")?)
+            .map_err(|error| unreadable("a time", &error))?;
+        Ok(at.map(|at| Timestamp(at.unsigned_abs())))
     }
 }

@@ -252,12 +252,9 @@ fn documents(transaction: &Transaction<'_>, documents: &[DocumentRow]) -> Result
     let mut delete = transaction.prepare_cached(DELETED_DOCUMENT)?;
     for row in documents {
         match &row.body {
-            Some(body) => put.execute(params![
-                row.space,
-                row.key,
-                body.as_str(),
-                signed(row.at.0)
-            ])?,
+            Some(body) => {
+                put.execute(params![row.space, row.key, body.as_str(), signed(row.at.0)])?
+            }
             None => delete.execute(params![row.space, row.key])?,
         };
     }
@@ -303,6 +300,9 @@ mod tests {
             plan.iter().any(|line| line.contains("task_end_age")),
             "{plan:?}"
         );
-        assert!(!plan.iter().any(|line| line.starts_with("SCAN")), "{plan:?}");
+        assert!(
+            !plan.iter().any(|line| line.starts_with("SCAN")),
+            "{plan:?}"
+        );
     }
 }
