@@ -8,6 +8,7 @@ mod packed;
 mod read;
 #[cfg(test)]
 mod tests;
+pub mod upkeep;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ use tokio::sync::Mutex;
 
 use super::data_dir::{DataDir, DataDirError};
 use super::{Changes, StoreError};
+
+/// The database within a node's directory.
+pub const FILE: &str = "regrow.db";
 
 static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlite");
 
@@ -101,7 +105,7 @@ impl Sqlite {
     ///
     /// [`OpenError`]
     pub async fn open(dir: &mut DataDir) -> Result<Self, OpenError> {
-        let path = dir.path().join("regrow.db");
+        let path = dir.path().join(FILE);
         let bytes = match std::fs::metadata(&path) {
             Ok(found) => found.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
