@@ -11,6 +11,7 @@ pub(crate) mod node;
 pub(crate) mod output;
 mod queue;
 mod run;
+pub(crate) mod store;
 mod tasks;
 
 use std::process::ExitCode;

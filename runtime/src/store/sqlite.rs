@@ -7,6 +7,7 @@ mod read;
 mod reload;
 #[cfg(test)]
 mod tests;
+pub mod upkeep;
 mod write;
 mod writing_thread;
 
@@ -26,6 +27,9 @@ use sqlx::{ConnectOptions, Connection, Row};
 use self::writing_thread::WritingThread;
 use super::data_dir::{DataDir, DataDirError};
 use super::{Changes, Committing, StoreError};
+
+/// The database within a node's directory.
+pub const FILE: &str = "regrow.db";
 
 static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlite");
 
@@ -106,7 +110,7 @@ impl Sqlite {
     ///
     /// [`OpenError`]
     pub async fn open(dir: &mut DataDir) -> Result<Self, OpenError> {
-        let path = dir.path().join("regrow.db");
+        let path = dir.path().join(FILE);
         let bytes = match std::fs::metadata(&path) {
             Ok(found) => found.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
