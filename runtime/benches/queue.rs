@@ -344,9 +344,14 @@ async fn reload(depth: usize) {
     let node = Node::start(Some(dir.path())).await;
     let first = node.queue.claim_now(&request(1)).expect("open").len();
     let boot = started.elapsed();
+    let reading = Instant::now();
+    let live = node.queue.writer().store().snapshot().await.expect("sound");
+    let reading = reading.elapsed();
+    assert_eq!(live.live.len(), depth, "nothing ended");
+    drop(live);
     println!(
         "depth {depth:>8}: fill {fill:.0}/s, claim p50 {p50} ns p99 {p99} ns, \
-         start to first lease {boot:.2?} ({first} lease)"
+         start to first lease {boot:.2?} ({first} lease), of that reading about {reading:.2?}"
     );
     node.stop().await;
 }

@@ -16,11 +16,9 @@ pub mod volatile;
 pub mod writer;
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use tokio::sync::oneshot;
+use futures::future::{BoxFuture, FutureExt, ready};
 
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
@@ -198,36 +196,8 @@ impl StoreError {
     }
 }
 
-/// A commit under way; its outcome. The work goes on when this is dropped.
-#[must_use]
-#[derive(Debug)]
-pub(crate) struct Committing(oneshot::Receiver<Result<(), StoreError>>);
-
-impl Committing {
-    /// A commit and where its outcome is told.
-    fn begin() -> (oneshot::Sender<Result<(), StoreError>>, Self) {
-        let (done, outcome) = oneshot::channel();
-        (done, Self(outcome))
-    }
-
-    /// A commit that is over already.
-    fn done(outcome: Result<(), StoreError>) -> Self {
-        let (done, committing) = Self::begin();
-        // The receiver is in hand.
-        let _ = done.send(outcome);
-        committing
-    }
-}
-
-impl Future for Committing {
-    type Output = Result<(), StoreError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0)
-            .poll(context)
-            .map(|told| told.unwrap_or_else(|_| Err(writer::cut_off())))
-    }
-}
+/// A commit under way, and its outcome. The work may go on when this is dropped.
+pub(crate) type Committing = BoxFuture<'static, Result<(), StoreError>>;
 
 /// A store of one node: a database file, or the process's memory.
 #[derive(Clone, Debug)]
@@ -388,7 +358,7 @@ impl Store {
     pub(crate) fn commit(&self, changes: Arc<Changes>) -> Committing {
         match self {
             Self::Sqlite(store) => store.commit(changes),
-            Self::Volatile(store) => Committing::done(store.commit(&changes)),
+            Self::Volatile(store) => ready(store.commit(&changes)).boxed(),
         }
     }
 

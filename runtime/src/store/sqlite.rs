@@ -16,6 +16,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{FutureExt, ready};
 use parking_lot::Mutex;
 use rusqlite::OpenFlags;
 use sqlx::migrate::{MigrateError, Migrator};
@@ -167,7 +168,7 @@ impl Sqlite {
     pub(super) fn commit(&self, changes: Arc<Changes>) -> Committing {
         match self.writer() {
             Ok(writer) => writer.commit(changes),
-            Err(closed) => Committing::done(Err(closed)),
+            Err(closed) => ready(Err(closed)).boxed(),
         }
     }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use futures::future::FutureExt;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, hooks};
 use tokio::sync::oneshot;
 
@@ -87,7 +88,7 @@ impl WritingThread {
     ///
     /// Dropped before the thread came to it, nothing is begun; afterwards it goes on.
     pub(super) fn commit(&self, changes: Arc<Changes>) -> Committing {
-        let (done, outcome) = Committing::begin();
+        let (done, outcome) = oneshot::channel();
         let job = move |desk: &mut Desk| {
             if done.is_closed() {
                 return;
@@ -101,6 +102,8 @@ impl WritingThread {
         // Refused, the sender is dropped with the job, and the receiver says so.
         let _ = self.0.try_send(Box::new(job));
         outcome
+            .map(|told| told.unwrap_or_else(|_| Err(gone())))
+            .boxed()
     }
 
     /// Does `work` on the connection, between two commits.
@@ -133,7 +136,7 @@ impl WritingThread {
 }
 
 /// The thread does not answer: it ended, or more waits for it than ever should.
-pub(super) fn gone() -> StoreError {
+fn gone() -> StoreError {
     StoreError::Failed {
         attempt: "reach the writing thread",
         cause: "it ended, or does not keep up".into(),
