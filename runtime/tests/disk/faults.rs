@@ -1,0 +1,1 @@
+//! The disk refuses: errors, no room, read-only.
