@@ -66,6 +66,7 @@ impl Sqlite {
             next_seq: next_seq.unsigned_abs(),
             live,
             ended,
+            ..Snapshot::default()
         })
     }
 

@@ -1,0 +1,1 @@
+//! What is particular to the shared database: fences, takeovers, cut connections, plans.
