@@ -9,6 +9,7 @@ use regrow_http::config::HttpConfig;
 use regrow_http::server::Server;
 use regrow_http::state::{AgentSource, AgentView, ApiParts, Fault, InjectError, Lifecycle, Phase};
 use regrow_runtime::clock::Clock;
+use regrow_runtime::concurrency::estimate::{Estimate, LimitReport, LimitSettings};
 use regrow_runtime::context::{Context, ContextConfig};
 use regrow_runtime::events::EventBus;
 use regrow_runtime::json::Json;
@@ -42,6 +43,10 @@ impl AgentSource for OneAgent {
             started_at: None,
             detail: None,
         }]
+    }
+
+    fn concurrency(&self) -> Option<LimitReport> {
+        Some(Estimate::new(LimitSettings::new(1, 8, 3)).report())
     }
 
     fn inject(&self, _: &str, _: Fault) -> Result<(), InjectError> {
@@ -316,6 +321,13 @@ async fn the_queue_is_shown_and_turned() {
     node.submit("k").await;
     let stats = node.regrow(&["queue", "stats"]).await;
     assert!(stats.out.contains("1 of 100000 (0 %)"), "{stats:?}");
+    let concurrency = node.regrow(&["queue", "concurrency"]).await;
+    assert!(
+        concurrency.out.contains("3 of 8 workers"),
+        "{concurrency:?}"
+    );
+    let concurrency = node.regrow(&["queue", "concurrency", "--json"]).await;
+    assert_eq!(concurrency.json()[0]["queue_size"], 1);
     for (verb, expected) in [("pause", "paused"), ("drain", "draining")] {
         let ran = node.regrow(&["queue", verb]).await;
         assert!(ran.out.contains(expected), "{ran:?}");
