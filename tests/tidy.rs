@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 4] = [
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
 const HOMES: [(&str, &[&str]); 7] = [
-    ("sqlx", &["runtime/src/store/"]),
+    ("sqlx", &["runtime/src/store/", "runtime/tests/database/"]),
     (
         "ractor",
         &[

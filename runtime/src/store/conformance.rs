@@ -7,6 +7,7 @@
 mod durability;
 mod leases;
 mod listing;
+#[path = "../../tests/database/schema.rs"]
 pub(super) mod schema;
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 use self::schema::Schema;
 use super::Store;
 use super::data_dir::DataDir;
-use super::postgres::Postgres;
+use super::postgres::{Postgres, PostgresConfig};
 use super::sqlite::Sqlite;
 use super::writer::Writer;
 use crate::events::EventBus;
@@ -80,7 +81,7 @@ impl Subject {
                 (Store::Sqlite(store), Some(dir))
             }
             Backend::Postgres(schema) => {
-                let store = Postgres::open(schema.config("node")).await.expect("sound");
+                let store = Postgres::open(shared(schema, "node")).await.expect("sound");
                 (Store::Postgres(store), None)
             }
         };
@@ -166,6 +167,15 @@ impl Subject {
         };
         let waited = tokio::time::timeout(SOON, reached).await;
         waited.unwrap_or_else(|_| panic!("{id} never became {state}"));
+    }
+}
+
+/// For a node of that name on a shared database.
+pub(super) fn shared(schema: &Schema, node: &str) -> PostgresConfig {
+    PostgresConfig {
+        url: schema.url().parse().expect("an address"),
+        node: node.to_owned(),
+        life_term: Duration::from_secs(30),
     }
 }
 

@@ -295,6 +295,8 @@ impl Postgres {
 
     pub(super) async fn close(&self) {
         self.0.closed.store(true, Ordering::SeqCst);
+        // A renewal that is under way would undo the letting go.
+        drop(self.0.keeper.lock().await.take());
         let mut writer = self.0.writer.lock().await;
         if let Some(mut connection) = writer.connection.take() {
             if let Ok(fence) = self.fence()
@@ -305,7 +307,6 @@ impl Postgres {
             // The server ends the session when the socket closes, in order or not.
             let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
         }
-        drop(self.0.keeper.lock().await.take());
         self.0.readers.close().await;
     }
 
