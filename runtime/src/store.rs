@@ -20,6 +20,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt, ready};
+
 use crate::clock::{Clock, Timestamp};
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -211,6 +213,9 @@ impl StoreError {
     }
 }
 
+/// A commit under way, and its outcome. The work may go on when this is dropped.
+pub(crate) type Committing = BoxFuture<'static, Result<(), StoreError>>;
+
 /// Where a node keeps what has to last.
 #[derive(Clone, Debug)]
 pub enum Store {
@@ -381,16 +386,20 @@ impl Store {
         each_store!(self.documents(space, prefix, limit))
     }
 
-    /// Commits `changes` in one transaction: all of them, durable, or none.
+    /// Begins to commit `changes` in one transaction: all of them, durable, or none.
+    /// After a failure the store must be [reopened](Self::reopen).
     ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; after one, the store must be [reopened](Self::reopen).
-    ///
-    /// Not cancellation safe: only the writer calls it, from a task that is never dropped
-    /// half way.
-    pub(crate) async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        each_store!(self.commit(changes))
+    /// Only the writer calls it, one at a time. Dropping what it returns stops nothing that
+    /// has begun.
+    pub(crate) fn commit(&self, changes: Arc<Changes>) -> Committing {
+        match self {
+            Self::Sqlite(store) => store.commit(changes),
+            Self::Postgres(store) => {
+                let store = store.clone();
+                async move { store.commit(&changes).await }.boxed()
+            }
+            Self::Volatile(store) => ready(store.commit(&changes)).boxed(),
+        }
     }
 
     /// How long this node's life lasts without renewal; `None` where it needs none.
