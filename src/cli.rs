@@ -5,6 +5,7 @@
 //! cannot be reached, 2 when the command line or the configuration is wrong.
 
 mod agents;
+mod dead_letters;
 pub(crate) mod failure;
 mod health;
 pub(crate) mod node;

@@ -399,3 +399,35 @@ async fn a_reader_that_leaves_early_is_no_error() {
     let ran = Ran::new(&child.wait_with_output().await.expect("it ended"));
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
 }
+
+#[tokio::test]
+async fn what_was_given_up_is_shown_by_its_reason_and_tried_again() {
+    let node = Node::start().await;
+    for reason in ["no such model", "line 7 is odd", "line 12 is odd"] {
+        node.submit("k").await;
+        let lease = node.lease("k").await;
+        let failed = node
+            .queue
+            .fail(lease.task.id, lease.epoch, reason.into(), false);
+        failed.await.expect("held");
+    }
+    let shown = node.regrow(&["queue", "dead-letters", "--json"]).await;
+    assert_eq!(shown.json()[0]["count"], 2, "{shown:?}");
+    let unsure = node.regrow(&["queue", "replay", "--error", "odd"]).await;
+    assert_eq!(unsure.code, 2);
+    assert!(unsure.err.contains("2 tasks"), "{unsure:?}");
+    let replayed = node
+        .regrow(&["queue", "replay", "--error", "odd", "--yes"])
+        .await;
+    assert_eq!(replayed.code, 0, "{replayed:?}");
+    assert_eq!(replayed.out.trim(), "2 tasks are tried again");
+    let left = node.regrow(&["queue", "dead-letters"]).await;
+    assert!(
+        left.out.contains("no such model") && !left.out.contains("odd"),
+        "{left:?}"
+    );
+    let nothing = node
+        .regrow(&["queue", "dead-letters", "--kind", "other"])
+        .await;
+    assert_eq!(nothing.out.trim(), "no task was given up");
+}

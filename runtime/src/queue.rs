@@ -12,6 +12,7 @@ pub mod control;
 pub mod error;
 pub mod keeper;
 mod leasing;
+mod life;
 pub(crate) mod machine;
 mod operating;
 pub mod retry;
@@ -82,6 +83,9 @@ struct Inner {
     keeper_wakes_at: AtomicU64,
     /// Ended tasks that someone is about to reopen.
     reopening: Mutex<HashSet<TaskId>>,
+    /// Held while tasks are read in order to be put into the machine, so that nothing older
+    /// replaces what is newer.
+    loading: tokio::sync::Mutex<()>,
 }
 
 /// The right to reopen one task: what the store says about it stays true meanwhile.
@@ -119,6 +123,7 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
+        writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
             machine: Mutex::new(machine),
@@ -130,6 +135,7 @@ impl Queue {
             sooner: Notify::new(),
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
         Ok(queue)
@@ -183,8 +189,10 @@ impl Queue {
     }
 
     async fn reload(&self) -> Result<(), StoreError> {
-        let snapshot = self.0.writer.store().snapshot().await?;
+        let _loading = self.0.loading.lock().await;
+        let snapshot = self.store().snapshot().await?;
         let mut machine = self.0.machine.lock();
+        self.store().loaded(&snapshot.lives);
         machine.take_outbox();
         machine.load(
             snapshot,

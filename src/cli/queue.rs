@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Failure;
+use super::dead_letters::{self, Which};
 use super::output::facts;
 use super::tasks::show;
 use crate::client::{Client, NodeArgs};
@@ -33,6 +34,19 @@ enum QueueVerb {
     Drain,
     /// Cancel every task that nobody executes
     Clear {
+        /// Really do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show what was given up, grouped by kind and error
+    DeadLetters {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Give what was given up all its attempts again
+    Replay {
+        #[command(flatten)]
+        which: Which,
         /// Really do it
         #[arg(long)]
         yes: bool,
@@ -175,6 +189,12 @@ pub(crate) async fn run(args: QueueArgs) -> Result<(), Failure> {
             return show(&reply, args.node.json, || {
                 Ok(Concurrency::text(&reply.decode::<Vec<Concurrency>>()?))
             });
+        }
+        QueueVerb::DeadLetters { which } => {
+            return dead_letters::browse(&client, &which, args.node.json).await;
+        }
+        QueueVerb::Replay { which, yes } => {
+            return dead_letters::replay(&client, &which, yes, args.node.json).await;
         }
         QueueVerb::Stats => client.get("/v1/queue").await?,
         QueueVerb::Pause => turn("pause").await?,
