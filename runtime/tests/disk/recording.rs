@@ -61,6 +61,13 @@ impl Recording {
         self.records.iter().filter(|r| r.kind == kind).count()
     }
 
+    /// How often SQLite began its write-ahead log anew, which it does after all of it was
+    /// copied: each time it writes the log's header of 32 bytes.
+    pub(crate) fn logs_begun(&self) -> usize {
+        let header = |r: &&Record| r.kind == b'W' && r.offset == 0 && r.data.len() == 32;
+        self.records.iter().filter(header).count()
+    }
+
     fn path(&self, record: &Record) -> PathBuf {
         let text = std::str::from_utf8(&self.bytes[record.data.clone()]);
         PathBuf::from(text.expect("a path in UTF-8"))
