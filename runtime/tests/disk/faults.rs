@@ -1,9 +1,12 @@
 //! The disk refuses: errors, no room, read-only. Callers are told, nothing acknowledged is
 //! lost, and the node goes on by itself as soon as the disk does.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use regrow_runtime::ids::{Epoch, TaskId};
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::Queue;
@@ -111,6 +114,27 @@ impl Acknowledged {
     }
 }
 
+/// What the node logs: for people, and here for the test.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn holds(&self, words: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock()).contains(words)
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend(line);
+        std::io::stdout().write(line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stdout().flush()
+    }
+}
+
 fn chain(refusal: &dyn std::error::Error) -> String {
     let mut text = refusal.to_string();
     let mut source = refusal.source();
@@ -129,8 +153,10 @@ async fn node_on_a_failing_disk() {
     };
     let (switch, fault) = (PathBuf::from(switch), std::env::var("REGROW_FAULT"));
     let Ok(fault) = fault else { return };
+    let log = Log::default();
+    let lines = log.clone();
     tracing_subscriber::fmt()
-        .with_writer(std::io::stdout)
+        .with_writer(move || lines.clone())
         .init();
     let mut acknowledged = Acknowledged::default();
     let node = Node::open(&dir).await.expect("sound");
@@ -142,7 +168,13 @@ async fn node_on_a_failing_disk() {
     let mut refused = acknowledged.work(&queue).await;
     if fault.contains(" db ") {
         // It is found out when the log is copied, which takes a pause.
-        tokio::time::sleep(Duration::from_millis(900)).await;
+        let noticed = async {
+            while !log.holds("was not copied") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let noticed = tokio::time::timeout(Duration::from_secs(30), noticed).await;
+        noticed.expect("the log is copied in a pause");
         refused += acknowledged.work(&queue).await;
         acknowledged.check(&queue).await;
     } else {
