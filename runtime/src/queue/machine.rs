@@ -79,7 +79,8 @@ type Key = (Arc<str>, String);
 pub(crate) struct Machine {
     limits: QueueLimits,
     control: Control,
-    tasks: HashMap<TaskId, Entry>,
+    /// Boxed: a table of a million entries is half empty, and its room must be paid for.
+    tasks: HashMap<TaskId, Box<Entry>>,
     backlog: Backlog,
     timers: BTreeSet<(Timestamp, u64, TaskId)>,
     keys: HashMap<Key, TaskId>,

@@ -202,7 +202,7 @@ impl Machine {
             place: None,
             timer: None,
         };
-        self.tasks.insert(entry.body.id, entry);
+        self.tasks.insert(entry.body.id, Box::new(entry));
     }
 
     /// Connects a loaded task with its parent and dependencies. Returns a dependency that

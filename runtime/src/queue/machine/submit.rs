@@ -341,7 +341,7 @@ impl Machine {
             place: None,
             timer: None,
         };
-        self.tasks.insert(id, entry);
+        self.tasks.insert(id, Box::new(entry));
         self.log(id, TaskEventKind::Submitted, None, None, now);
         self.save(id);
         self.outbox.publish.push(Published::Task(id));
