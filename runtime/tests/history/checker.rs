@@ -164,7 +164,9 @@ mod tests {
     use super::*;
 
     /// Calls as (began, ended, call), in milliseconds.
-    fn history(calls: &[(u64, u64, Call)]) -> Vec<Operation> {
+    type Calls<'a> = &'a [(u64, u64, Call)];
+
+    fn history(calls: Calls<'_>) -> Vec<Operation> {
         let moment = Duration::from_millis;
         calls
             .iter()
@@ -205,7 +207,7 @@ mod tests {
     #[test]
     fn what_the_rules_forbid_is_found() {
         let begin = [(0, 10, Call::Submitted), (20, 21, claimed(5, 1_000))];
-        let forbidden: [(&str, &[(u64, u64, Call)]); 7] = [
+        let forbidden: [(&str, Calls<'_>); 7] = [
             ("two leases at once", &[(30, 31, claimed(6, 1_000))]),
             (
                 "completed under two epochs",

@@ -10,5 +10,11 @@
 //!
 //! `REGROW_SEED` replays the clients' choices, though not the machine's timing.
 
+#![expect(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a node under test speaks on its standard output; a test may panic"
+)]
+
 mod checker;
 mod clients;
