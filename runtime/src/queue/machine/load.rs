@@ -61,10 +61,15 @@ impl Machine {
                 Loading::Recovery { grace_ms } => {
                     let given = old.tasks.get(&id).map(|entry| entry.run.epoch);
                     let stored = self.tasks.get(&id).map(|entry| entry.run.epoch);
-                    if stored < given {
-                        // A later lease was given out, so this one must not come back.
+                    let Some(entry) = self.tasks.get_mut(&id) else {
+                        continue;
+                    };
+                    if let Some(given) = given.filter(|_| stored < given) {
+                        // A later lease was given out, so this one must not come back, even
+                        // if the commit that says so fails too.
+                        entry.run.epoch = given;
                         self.lose_lease(id, LossCause::Superseded, now);
-                    } else if let Some(entry) = self.tasks.get_mut(&id) {
+                    } else {
                         entry.run.lease_until = Some(Timestamp(now.0 + grace_ms));
                     }
                 }

@@ -407,6 +407,20 @@ fn a_deeply_nested_family_ends_with_its_ancestor() {
 }
 
 #[test]
+fn a_lease_that_was_superseded_stays_so_over_several_failed_commits() {
+    let mut world = world();
+    world.accepted();
+    let first = world.claim().expect("claimable");
+    world.settle();
+    world.pass(MINUTE);
+    let second = world.claim().expect("claimable again");
+    assert!(first.epoch < second.epoch);
+    world.fail_commit(0);
+    world.fail_commit(0);
+    assert!(world.complete(held(&first)).is_err());
+}
+
+#[test]
 fn the_keys_of_ended_tasks_are_remembered_over_a_failed_commit() {
     let mut world = world();
     let keyed = || NewTask {
