@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backlog::Slack;
+use super::fairness::Fairness;
 use super::retry::RetryBackoff;
+use super::rules::Rules;
 
 /// What an operator can turn while the node runs. Durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     /// No lease is given; submissions are accepted.
     pub paused: bool,
@@ -16,6 +18,9 @@ pub struct Control {
     pub draining: bool,
     /// Tasks that may wait at once; `None` follows the configuration.
     pub max_size: Option<u64>,
+    /// How tasks share workers, and what else limits them.
+    #[serde(default)]
+    pub rules: Rules,
 }
 
 /// Limits that the configuration sets.
@@ -78,10 +83,14 @@ pub struct QueueStats {
     pub states: std::collections::BTreeMap<&'static str, u64>,
     /// Claimable tasks by lane.
     pub lanes: std::collections::BTreeMap<&'static str, u64>,
+    /// Available tasks that wait at a gate: a concurrency limit, a rate or a resource.
+    pub parked: u64,
     /// Claimable tasks by kind.
     pub kinds: std::collections::BTreeMap<String, u64>,
     /// Since the node started.
     pub counters: Counters,
+    /// Served shares against weights, of late.
+    pub fairness: Fairness,
 }
 
 impl QueueStats {

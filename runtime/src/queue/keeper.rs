@@ -43,7 +43,6 @@ impl Queue {
                 self.0.keeper_wakes_at.store(wakes_at.0, Ordering::SeqCst);
                 sleep
             };
-            self.0.ready.notify_waiters();
             self.gauge();
             let _ = tokio::time::timeout(sleep, self.0.sooner.notified()).await;
         }

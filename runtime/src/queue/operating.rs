@@ -97,14 +97,14 @@ impl Queue {
 
     async fn turn(&self, change: impl FnOnce(&mut Control)) -> Result<Control, StoreError> {
         let control = self
-            .decide(|machine, _| {
-                let mut control = machine.control();
+            .decide(|machine, now| {
+                let mut control = machine.control().clone();
                 change(&mut control);
-                machine.set_control(control);
+                machine.set_control(control.clone(), now);
                 Ok::<_, StoreError>(control)
             })
             .await?;
-        self.0.ready.notify_waiters();
+        self.0.line.call_all();
         Ok(control)
     }
 
@@ -121,7 +121,7 @@ impl Queue {
     /// How the queue stands; does not touch the disk.
     #[must_use]
     pub fn stats(&self) -> QueueStats {
-        self.0.machine.lock().stats()
+        self.0.machine.lock().stats(self.0.clock.now())
     }
 
     /// One task as it is stored, or `None` if there is none of that id.

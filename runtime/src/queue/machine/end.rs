@@ -156,6 +156,10 @@ impl Machine {
         if view.body.deadline.is_some_and(|deadline| deadline <= now) {
             return wrong(state, "its deadline has passed; submit a new task");
         }
+        let expiry = view.body.terms.as_ref().and_then(|terms| terms.expires_at);
+        if end.epoch == Epoch::NEVER && expiry.is_some_and(|expiry| expiry <= now) {
+            return wrong(state, "its time to start has passed; submit a new task");
+        }
         if self
             .check_dependencies(&view.body.depends_on, ended)
             .is_err()

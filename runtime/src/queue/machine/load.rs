@@ -7,6 +7,7 @@ use super::lease::LossCause;
 use super::{Dependencies, Entry, Machine};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
+use crate::queue::gate;
 use crate::queue::task::{TaskBody, TaskEnd, TaskRun, TaskState};
 use crate::store::Snapshot;
 
@@ -29,6 +30,9 @@ impl Machine {
         let old = std::mem::replace(self, fresh);
         self.counters = old.counters;
         self.rate = old.rate;
+        self.served = old.served;
+        self.asked = old.asked;
+        self.gates = old.gates.meters(now);
         self.rng = old.rng;
         self.next_epoch = old.next_epoch;
         self.control = snapshot.control;
@@ -147,7 +151,7 @@ impl Machine {
                 .insert((body.tenant.clone(), key.clone()), body.id);
         }
         let entry = Entry {
-            body,
+            body: body.clone(),
             run,
             end: None,
             staged: true,
@@ -156,8 +160,13 @@ impl Machine {
             children: Vec::new(),
             steps: HashSet::new(),
             place: None,
+            parked: None,
+            needs: gate::needs(body.terms.as_deref()),
             timer: None,
         };
+        if entry.run.state == TaskState::Executing {
+            self.gates.hold(&entry.needs);
+        }
         self.tasks.insert(entry.body.id, entry);
     }
 
