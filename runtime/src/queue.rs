@@ -10,6 +10,7 @@
 pub mod backlog;
 pub mod control;
 pub mod error;
+pub mod explain;
 pub mod fairness;
 pub mod gate;
 pub mod keeper;

@@ -46,7 +46,7 @@ impl Slack {
 pub(crate) type Place = (Timestamp, u64);
 
 /// Where a waiting task stands among those before which nothing else goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Position {
     /// Tasks of its own class and tenant before it; counted up to a bound.
     pub(crate) ahead: usize,
@@ -58,6 +58,9 @@ pub(crate) struct Position {
     pub(crate) classes: usize,
     /// Tasks of its kind and lane, itself included.
     pub(crate) in_lane: usize,
+    /// Its class's part of the turns of its lane, and its tenant's of its class's.
+    pub(crate) class_share: f64,
+    pub(crate) tenant_share: f64,
     /// Lanes of its kind whose oldest task goes before its own lane's.
     pub(crate) lanes_before: [bool; 4],
 }
@@ -128,10 +131,16 @@ impl Backlog {
     }
 
     /// Where a waiting task stands. Looks at no more than `max` tasks before it.
-    pub(crate) fn position(&self, body: &TaskBody, place: Place, max: usize) -> Option<Position> {
+    pub(crate) fn position(
+        &self,
+        body: &TaskBody,
+        place: Place,
+        max: usize,
+        rules: &Rules,
+    ) -> Option<Position> {
         let lanes = self.kinds.get(&body.kind)?;
         let own = &lanes[body.priority.index()];
-        let mut position = own.position(body, place, max)?;
+        let mut position = own.position(body, place, max, rules)?;
         for (before, lane) in position.lanes_before.iter_mut().zip(lanes) {
             *before = lane
                 .oldest()

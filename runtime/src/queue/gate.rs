@@ -337,14 +337,22 @@ impl Gates {
         group.parked.first()
     }
 
-    /// The task that is saved for, if it waits at this gate.
-    pub(crate) fn saved_for(&self, key: &GateKey) -> Option<TaskId> {
-        Some(self.gates.get(key)?.saving.as_ref()?.id)
+    /// The task that is saved for at this gate, and its kind.
+    pub(crate) fn saved_for(&self, key: &GateKey) -> Option<(TaskId, &str)> {
+        let saving = self.gates.get(key)?.saving.as_ref()?;
+        Some((saving.id, &saving.kind))
     }
 
     /// Saves up for an overdue task at all of its gates, unless one that is more overdue
-    /// is saved for.
-    pub(crate) fn save(&mut self, needs: &[Need], body: &TaskBody, place: Place, asked: Asked<'_>) {
+    /// is saved for. True if that is new at one of them.
+    pub(crate) fn save(
+        &mut self,
+        needs: &[Need],
+        body: &TaskBody,
+        place: Place,
+        asked: Asked<'_>,
+    ) -> bool {
+        let mut saved = false;
         for need in needs {
             let gate = self.gates.entry(need.gate.clone()).or_default();
             let other = gate.saving.as_ref().filter(|saving| asked(&saving.kind));
@@ -355,8 +363,10 @@ impl Gates {
                     units: need.units,
                     kind: body.kind.clone(),
                 });
+                saved = true;
             }
         }
+        saved
     }
 
     /// Nothing is saved for this task any more.
@@ -445,15 +455,13 @@ impl Gates {
         crowded
     }
 
-    /// Only what outlasts the tasks: which units have not come back yet.
-    pub(crate) fn meters(&self, now: Timestamp) -> Self {
-        let mut kept = Self::default();
-        for (key, gate) in &self.gates {
-            if !gate.meter.is_full(now) {
-                kept.restore(key.clone(), gate.meter);
-            }
-        }
-        kept
+    /// What outlasts the tasks: which units have not come back yet.
+    pub(crate) fn meters(&self, now: Timestamp) -> Vec<(GateKey, Meter)> {
+        let gates = self.gates.iter();
+        gates
+            .filter(|(_, gate)| !gate.meter.is_full(now))
+            .map(|(key, gate)| (key.clone(), gate.meter))
+            .collect()
     }
 
     /// Continues an account of units; of two the one that gives less counts.

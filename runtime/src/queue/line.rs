@@ -90,6 +90,11 @@ impl Line {
         }
     }
 
+    /// The kinds that somebody waits for.
+    pub(super) fn kinds(&self) -> Vec<Arc<str>> {
+        self.0.lock().kinds.keys().cloned().collect()
+    }
+
     /// Nobody waits.
     pub(super) fn is_empty(&self) -> bool {
         self.0.lock().kinds.is_empty()

@@ -13,6 +13,7 @@
 //!   above any that was ever given.
 
 mod end;
+mod explain;
 mod lease;
 mod load;
 mod passage;
@@ -124,6 +125,8 @@ pub(crate) struct Machine {
     rate: Rate,
     next_seq: u64,
     next_epoch: u64,
+    /// No lease up to this epoch holds any more: an earlier life of the node gave it.
+    ended_epoch: u64,
     rng: SmallRng,
     outbox: Outbox,
 }
@@ -149,6 +152,7 @@ impl Machine {
             rate: Rate::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
+            ended_epoch: u64::from(boot) << 32,
             rng: SmallRng::seed_from_u64(seed),
             outbox: Outbox::default(),
         }
@@ -177,6 +181,9 @@ impl Machine {
     /// Turns the switches.
     pub(crate) fn set_control(&mut self, control: Control, now: Timestamp) {
         let same = control.rules == self.control.rules;
+        if !same {
+            self.forget_meters(&control.rules, now);
+        }
         self.control = control.clone();
         self.outbox.changes.control = Some(control);
         if !same {

@@ -112,6 +112,7 @@ impl LaneQueue {
         body: &TaskBody,
         place: Place,
         max: usize,
+        rules: &Rules,
     ) -> Option<Position> {
         let tenants = self.classes.get(&body.class)?;
         let tasks = tenants.get(&body.tenant)?;
@@ -119,9 +120,11 @@ impl LaneQueue {
         Some(Position {
             ahead: ahead.min(max),
             more: max < ahead,
-            tenants: tenants.iter().count(),
-            classes: self.classes.iter().count(),
+            tenants: tenants.len(),
+            classes: self.classes.len(),
             in_lane: self.len,
+            class_share: self.classes.share(rules.class_weight(&body.class)),
+            tenant_share: tenants.share(rules.tenant_weight(&body.tenant)),
             lanes_before: [false; 4],
         })
     }

@@ -55,6 +55,16 @@ impl<F> Ring<F> {
         self.flows.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// The part of all turns that goes to a flow of this weight.
+    pub(super) fn share(&self, weight: Weight) -> f64 {
+        let of = |(weight, count): (&Weight, &usize)| weight.get() * *count as f64;
+        weight.get() / self.weights.iter().map(of).sum::<f64>()
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<&F> {
         self.flows.get(key).map(|slot| &slot.flow)
     }

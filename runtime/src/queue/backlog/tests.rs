@@ -48,6 +48,11 @@ impl Waiting {
         body.id
     }
 
+    fn position(&self, id: &TaskId, max: usize) -> Option<Position> {
+        let (body, place) = &self.tasks[id];
+        self.backlog.position(body, *place, max, &self.rules)
+    }
+
     fn serve(&mut self) -> Option<TaskId> {
         let id = self.backlog.first(&["k"])?;
         assert_eq!(
@@ -139,13 +144,13 @@ fn a_position_names_who_goes_before() {
     }
     waiting.add(Lane::Critical, "c", "t", 0);
     let last = waiting.add(Lane::Normal, "c", "t", 99);
-    let (body, place) = waiting.tasks[&last].clone();
-    let position = waiting.backlog.position(&body, place, 5).expect("waits");
+    let position = waiting.position(&last, 5).expect("waits");
     assert_eq!((position.ahead, position.more), (5, true));
-    let position = waiting.backlog.position(&body, place, 50).expect("waits");
+    let position = waiting.position(&last, 50).expect("waits");
     assert_eq!((position.ahead, position.more), (10, false));
     assert_eq!((position.classes, position.tenants), (2, 1));
     assert_eq!(position.in_lane, 21);
+    assert_eq!((position.class_share, position.tenant_share), (0.5, 1.0));
     assert_eq!(position.lanes_before, [true, false, false, false]);
 }
 

@@ -32,9 +32,10 @@ impl Machine {
         self.rate = old.rate;
         self.served = old.served;
         self.asked = old.asked;
-        self.gates = old.gates.meters(now);
+        self.adopt_meters(&old.gates, now);
         self.rng = old.rng;
         self.next_epoch = old.next_epoch;
+        self.ended_epoch = old.ended_epoch;
         self.control = snapshot.control;
         self.next_seq = snapshot.next_seq;
         for (_, key, id) in &old.recent_keys {
@@ -46,6 +47,9 @@ impl Machine {
         for (body, run) in snapshot.live {
             if run.state == TaskState::Executing {
                 held.push(body.id);
+            }
+            if loading == Loading::Boot {
+                self.ended_epoch = self.ended_epoch.max(run.epoch.0);
             }
             self.insert(body, run);
         }
@@ -68,7 +72,10 @@ impl Machine {
                     let Some(entry) = self.tasks.get_mut(&id) else {
                         continue;
                     };
-                    if let Some(given) = given.filter(|_| stored < given) {
+                    if entry.run.epoch.0 <= self.ended_epoch {
+                        // The commit that said so at the start has failed.
+                        self.lose_lease(id, LossCause::NodeEnded, now);
+                    } else if let Some(given) = given.filter(|_| stored < given) {
                         // A later lease was given out, so this one must not come back, even
                         // if the commit that says so fails too.
                         entry.run.epoch = given;

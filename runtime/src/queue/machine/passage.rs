@@ -1,5 +1,6 @@
 //! Where an available task waits: in the backlog, or at a gate that is closed for it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Machine;
@@ -7,7 +8,8 @@ use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::json::Json;
 use crate::queue::backlog::Place;
-use crate::queue::gate::{GateKey, Gates, Meter, Need};
+use crate::queue::gate::{Discipline, GateKey, GateStanding, Gates, Meter, Need};
+use crate::queue::rules::Rules;
 use crate::store::{Document, DocumentRow};
 
 /// Documents that say which units of a gate have not come back yet.
@@ -27,16 +29,25 @@ impl Machine {
 
     /// Puts a task whose turn it was at gate `by` into the backlog, or to another gate.
     fn move_on(&mut self, id: TaskId, place: Place, by: &GateKey, now: Timestamp) {
-        let closed = self.tasks.get(&id).and_then(|entry| {
-            let others = entry.needs.iter().filter(|need| need.gate != *by);
-            let full = |need: &Need| self.gates.is_exposed(&need.gate, &entry.body);
-            let mut others = others.filter(|need| full(need) || !self.is_open(need, id, now));
-            others.next().map(|need| need.gate.clone())
-        });
-        if closed.is_some() {
-            self.save_if_overdue(id, place, now);
+        let mut closed = self.closed_beyond(id, by, now);
+        if closed.is_some() && self.save_if_overdue(id, place, now) {
+            closed = self.closed_beyond(id, by, now);
         }
         self.put(id, place, closed);
+    }
+
+    fn closed_beyond(&self, id: TaskId, by: &GateKey, now: Timestamp) -> Option<GateKey> {
+        let entry = self.tasks.get(&id)?;
+        let others = entry.needs.iter().filter(|need| need.gate != *by);
+        let full = |need: &Need| self.gates.is_exposed(&need.gate, &entry.body);
+        let mut closed = others.filter(|need| full(need) || !self.is_open(need, id, now));
+        closed.next().map(|need| need.gate.clone())
+    }
+
+    fn closed(&self, id: TaskId, now: Timestamp) -> Option<GateKey> {
+        let entry = self.tasks.get(&id)?;
+        let closed = entry.needs.iter().find(|need| !self.is_open(need, id, now));
+        closed.map(|need| need.gate.clone())
     }
 
     fn put(&mut self, id: TaskId, place: Place, closed: Option<GateKey>) {
@@ -98,12 +109,16 @@ impl Machine {
     ) -> Option<TaskId> {
         loop {
             let id = self.backlog.first(kinds)?;
-            let entry = self.tasks.get(&id)?;
-            let closed = entry.needs.iter().find(|need| !self.is_open(need, id, now));
-            let Some(gate) = closed.map(|need| need.gate.clone()) else {
+            let Some(mut gate) = self.closed(id, now) else {
                 return Some(id);
             };
-            let place = entry.place?;
+            let place = self.tasks.get(&id)?.place?;
+            if self.save_if_overdue(id, place, now) {
+                match self.closed(id, now) {
+                    Some(still) => gate = still,
+                    None => return Some(id),
+                }
+            }
             self.displace(id);
             self.save_if_overdue(id, place, now);
             self.put(id, place, Some(gate));
@@ -117,14 +132,26 @@ impl Machine {
             return;
         };
         let used = self.gates.take(&entry.needs, id, now, &self.control.rules);
-        for (gate, meter) in used {
-            self.outbox.changes.documents.push(DocumentRow {
-                space: GATE_SPACE,
-                key: gate.name(),
-                body: Json::of(&meter.stored()).ok(),
-                at: now,
-            });
+        self.keep_meters(used, now);
+    }
+
+    fn keep_meters(&mut self, meters: Vec<(GateKey, Meter)>, now: Timestamp) {
+        let rows = meters.into_iter().map(|(gate, meter)| DocumentRow {
+            space: GATE_SPACE,
+            key: gate.name(),
+            body: Json::of(&meter.stored()).ok(),
+            at: now,
+        });
+        self.outbox.changes.documents.extend(rows);
+    }
+
+    /// Goes on with the accounts of units, whose latest changes may not have been stored.
+    pub(super) fn adopt_meters(&mut self, old: &Gates, now: Timestamp) {
+        let meters = old.meters(now);
+        for (gate, meter) in &meters {
+            self.gates.restore(gate.clone(), *meter);
         }
+        self.keep_meters(meters, now);
     }
 
     /// Lets those pass for whom units came back, at every gate where something happened.
@@ -136,9 +163,11 @@ impl Machine {
     }
 
     fn wake_at(&mut self, gate: &GateKey, now: Timestamp) {
-        let saved_for = self.gates.saved_for(gate);
-        if let Some(id) = saved_for {
-            self.pass(gate, id, now);
+        let saved_for = self.gates.saved_for(gate).map(|(id, _)| id);
+        if let Some(entry) = saved_for.and_then(|id| self.tasks.get(&id))
+            && !self.gates.is_exposed(gate, &entry.body)
+        {
+            self.pass(gate, entry.body.id, now);
         }
         let mut opens_at = None;
         for (kind, lane) in self.gates.crowds(gate) {
@@ -146,10 +175,12 @@ impl Machine {
                 if self.pass(gate, id, now) {
                     continue;
                 }
-                if let Some(place) = self.tasks.get(&id).and_then(|entry| entry.place) {
-                    self.save_if_overdue(id, place, now);
+                let place = self.tasks.get(&id).and_then(|entry| entry.place);
+                let saved = place.is_some_and(|place| self.save_if_overdue(id, place, now));
+                // What was saved for another may be enough for this one.
+                if !saved || !self.pass(gate, id, now) {
+                    break;
                 }
-                break;
             }
             let next = self.gates.next(gate, &kind, lane);
             let need = next.and_then(|id| self.need(id, gate));
@@ -191,34 +222,74 @@ impl Machine {
         if refilled.is_some_and(|at| now < at) {
             return refilled;
         }
-        // The units are there, but saved for a task whose kind may be claimed no more.
-        let free = self.gates.standing(&need.gate, now, rules).free;
-        free.filter(|free| need.units <= *free).map(|_| {
-            now.after(super::ASKED_WITHIN)
-                .after(Duration::from_millis(1))
-        })
+        // The units may be there, but saved for a task whose kind may be claimed no more.
+        let (_, kind) = self.gates.saved_for(&need.gate)?;
+        let asked_at = self.asked.get(kind)?;
+        let ages = asked_at.after(super::ASKED_WITHIN + Duration::from_millis(1));
+        Some(ages).filter(|at| now < *at)
     }
 
-    #[cfg(test)]
-    pub(super) fn is_open_for(&self, need: &Need, id: TaskId, now: Timestamp) -> bool {
-        self.is_open(need, id, now)
-    }
-
-    fn is_open(&self, need: &Need, id: TaskId, now: Timestamp) -> bool {
+    pub(super) fn is_open(&self, need: &Need, id: TaskId, now: Timestamp) -> bool {
         let asked = |kind: &str| self.is_asked(kind, now);
         self.gates
             .is_open(need, id, now, &self.control.rules, &asked)
     }
 
-    fn save_if_overdue(&mut self, id: TaskId, place: Place, now: Timestamp) {
+    /// True if units are saved for this task now that were not before.
+    fn save_if_overdue(&mut self, id: TaskId, place: Place, now: Timestamp) -> bool {
         let Some(entry) = self.tasks.get(&id).filter(|_| place.0 <= now) else {
-            return;
+            return false;
         };
         let asked = &self.asked;
         let asked = |kind: &str| super::asked_within(asked, kind, now);
-        if asked(&entry.body.kind) {
-            self.gates.save(&entry.needs, &entry.body, place, &asked);
+        asked(&entry.body.kind) && self.gates.save(&entry.needs, &entry.body, place, &asked)
+    }
+
+    /// Deletes the stored accounts of gates that refill no more.
+    pub(super) fn forget_meters(&mut self, rules: &Rules, now: Timestamp) {
+        let old = &self.control.rules;
+        let rates = old
+            .rates
+            .keys()
+            .map(|key| GateKey::Rate(key.as_str().into()));
+        let resources = old.resources.keys();
+        let resources = resources.map(|name| GateKey::Resource(name.as_str().into()));
+        for gate in rates.chain(resources) {
+            let refills = |rules| matches!(gate.discipline(rules), Discipline::Refill(_));
+            if refills(old) && !refills(rules) {
+                self.outbox.changes.documents.push(DocumentRow {
+                    space: GATE_SPACE,
+                    key: gate.name(),
+                    body: None,
+                    at: now,
+                });
+            }
         }
+    }
+
+    /// How every gate stands that the rules name, and of the others those that tasks wait
+    /// at or hold, up to `max` gates.
+    pub(crate) fn gates(&self, max: usize, now: Timestamp) -> BTreeMap<String, GateStanding> {
+        let rules = &self.control.rules;
+        let named = |key: &str| key.into();
+        let limits = rules
+            .limits
+            .keys()
+            .map(|key| GateKey::Concurrency(named(key)));
+        let rates = rules.rates.keys().map(|key| GateKey::Rate(named(key)));
+        let resources = rules
+            .resources
+            .keys()
+            .map(|key| GateKey::Resource(named(key)));
+        let ruled = limits.chain(rates).chain(resources);
+        let mut standing = BTreeMap::new();
+        for key in ruled.chain(self.gates.keys().cloned()) {
+            if max <= standing.len() {
+                break;
+            }
+            standing.insert(key.name(), self.gates.standing(&key, now, rules));
+        }
+        standing
     }
 
     /// The rules have changed: gates may be open that were not.

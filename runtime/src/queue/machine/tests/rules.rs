@@ -421,6 +421,17 @@ fn a_lease_that_was_superseded_stays_so_over_several_failed_commits() {
 }
 
 #[test]
+fn a_lease_of_an_earlier_life_stays_lost_when_the_first_commit_fails() {
+    let mut world = world();
+    world.accepted();
+    let lease = world.claim().expect("claimable");
+    world.settle();
+    world.restart(0);
+    world.fail_commit(0);
+    assert!(world.complete(held(&lease)).is_err());
+}
+
+#[test]
 fn the_keys_of_ended_tasks_are_remembered_over_a_failed_commit() {
     let mut world = world();
     let keyed = || NewTask {

@@ -403,7 +403,7 @@ impl World {
                 *exposed += usize::from(entry.parked.is_none());
                 // All need as much in these histories, so whoever is next would pass.
                 *open |= entry.parked.as_ref() == Some(key)
-                    && machine.is_open_for(need, entry.body.id, self.now);
+                    && machine.is_open(need, entry.body.id, self.now);
             }
             for (group, (exposed, open)) in groups {
                 assert!(exposed <= EXPOSED_MAX, "{key:?} {group:?}");
