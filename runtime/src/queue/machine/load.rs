@@ -44,6 +44,11 @@ impl Machine {
         self.recent_keys = old.recent_keys;
         let mut held = Vec::new();
         let mut blocked = Vec::new();
+        // A million tasks may live: everything is visited in their order, and no oftener
+        // than it must.
+        self.tasks.reserve(snapshot.live.len());
+        let ids: Vec<TaskId> = snapshot.live.iter().map(|(body, _)| body.id).collect();
+        let mut related = Vec::new();
         for (body, run) in snapshot.live {
             if run.state == TaskState::Executing {
                 held.push(body.id);
@@ -51,10 +56,12 @@ impl Machine {
             if loading == Loading::Boot {
                 self.ended_epoch = self.ended_epoch.max(run.epoch.0);
             }
+            if body.parent.is_some() || !body.depends_on.is_empty() {
+                related.push(body.id);
+            }
             self.insert(body, run);
         }
-        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
-        for id in ids {
+        for id in related {
             if let Some(cause) = self.link(id, &snapshot.ended) {
                 blocked.push((id, cause));
             }
@@ -86,13 +93,7 @@ impl Machine {
                 }
             }
         }
-        let mut ids: Vec<(u64, TaskId)> = self
-            .tasks
-            .values()
-            .map(|entry| (entry.body.seq, entry.body.id))
-            .collect();
-        ids.sort_unstable();
-        for (_, id) in ids {
+        for id in ids {
             self.publish_task(id, now);
         }
     }
