@@ -6,6 +6,7 @@
 mod durability;
 mod leases;
 mod listing;
+mod scheduling;
 
 use std::time::Duration;
 
