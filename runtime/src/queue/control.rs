@@ -29,7 +29,11 @@ pub struct QueueLimits {
     /// Tasks that may live without executing; one more is refused. Higher hides a slow
     /// worker for longer, lower refuses bursts.
     pub max_size: u64,
-    /// Bytes of payload that may live; bounds the node's memory.
+    /// Tasks that may be leased at once; further claims find nothing until some end.
+    /// Higher costs memory, lower may keep workers waiting.
+    pub leased_max: u64,
+    /// Bytes of payloads and other texts of tasks that may live, leased ones included;
+    /// bounds the node's memory.
     pub max_bytes: u64,
     /// Largest payload that may be submitted.
     pub payload_bytes_max: usize,
@@ -53,6 +57,7 @@ impl Default for QueueLimits {
     fn default() -> Self {
         Self {
             max_size: 100_000,
+            leased_max: 100_000,
             max_bytes: 512 << 20,
             payload_bytes_max: 1 << 20,
             result_bytes_max: 32 << 20,
@@ -73,7 +78,7 @@ pub struct QueueStats {
     pub size: u64,
     /// How many of them there may be.
     pub max_size: u64,
-    /// Bytes of payload of all live tasks.
+    /// Bytes of payloads and other texts of all live tasks.
     pub bytes: u64,
     /// No lease is given.
     pub paused: bool,

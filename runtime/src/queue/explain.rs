@@ -65,6 +65,11 @@ pub enum Cause {
     },
     /// The queue gives no leases.
     Paused,
+    /// As many tasks are leased as may be at once.
+    LeasesFull {
+        /// How many.
+        max: u64,
+    },
     /// It runs later, as its submitter asked.
     Scheduled {
         /// When.
@@ -222,6 +227,10 @@ impl fmt::Display for Cause {
                 until.map_or(Ok(()), |until| write!(f, " until {until}"))
             }
             Self::Paused => f.write_str("the queue is paused and gives no leases; resume it"),
+            Self::LeasesFull { max } => write!(
+                f,
+                "{max} tasks are leased, which is `queue.leased_max`; one of them has to end"
+            ),
             Self::Scheduled { run_at } => write!(f, "it is scheduled for {run_at}"),
             Self::Backoff {
                 run_at,

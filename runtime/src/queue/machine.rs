@@ -17,6 +17,7 @@ mod explain;
 mod lease;
 mod load;
 mod passage;
+mod rate;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use self::rate::Rate;
 use super::backlog::{Backlog, Place};
 use super::control::{Control, Counters, QueueLimits, QueueStats};
 use super::fairness::Served;
@@ -101,6 +103,17 @@ fn asked_within(asked: &HashMap<Arc<str>, Timestamp>, kind: &str, now: Timestamp
 /// Waiting flows looked at for one report on fairness.
 const FLOWS_SHOWN_MAX: usize = 10_000;
 
+/// What a task weighs in `max_bytes`: the parts of its body that may be long.
+fn weight(body: &TaskBody) -> u64 {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let terms = body.terms.as_ref().map_or(0, |terms| {
+        let needs = terms.needs.keys().map(|name| name.len() + 8);
+        text(&terms.concurrency_key) + text(&terms.rate_key) + needs.sum::<usize>()
+    });
+    let bytes = body.payload.bytes() + text(&body.goal) + text(&body.idempotency_key) + terms;
+    (bytes + size_of::<TaskId>() * body.depends_on.len()) as u64
+}
+
 /// See the module.
 pub(crate) struct Machine {
     limits: QueueLimits,
@@ -121,8 +134,9 @@ pub(crate) struct Machine {
     bytes: u64,
     counters: Counters,
     served: Served,
-    /// Ends within the present and the previous window, for the measured rate.
+    /// Tasks that end, and bytes that they free.
     rate: Rate,
+    freed: Rate,
     next_seq: u64,
     next_epoch: u64,
     /// No lease up to this epoch holds any more: an earlier life of the node gave it.
@@ -150,6 +164,7 @@ impl Machine {
             counters: Counters::default(),
             served: Served::default(),
             rate: Rate::default(),
+            freed: Rate::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
             ended_epoch: u64::from(boot) << 32,
@@ -288,6 +303,11 @@ impl Machine {
         self.displace(id);
         if was == TaskState::Executing && state != TaskState::Executing {
             self.give_back(id);
+            if self.states[TaskState::Executing as usize] + 1 == self.limits.leased_max {
+                // Whoever found nothing because of the limit may look again.
+                let kinds = self.backlog.per_kind().map(|(kind, _)| kind.clone());
+                self.outbox.fresh.extend(kinds);
+            }
         }
         if state == TaskState::Available
             && let Some(entry) = self.tasks.get(&id).filter(|entry| !entry.staged)
@@ -332,47 +352,5 @@ impl Machine {
             detail,
         };
         self.outbox.changes.events.push((id, entry.body.seq, event));
-    }
-}
-
-/// Ends per second, measured over the last whole window and the present one.
-#[derive(Debug, Default)]
-struct Rate {
-    window: u64,
-    present: u64,
-    previous: u64,
-}
-
-impl Rate {
-    const WINDOW_MS: u64 = 5_000;
-
-    fn advance(&mut self, now: Timestamp) {
-        let window = now.0 / Self::WINDOW_MS;
-        if window != self.window {
-            self.previous = if window == self.window + 1 {
-                self.present
-            } else {
-                0
-            };
-            self.present = 0;
-            self.window = window;
-        }
-    }
-
-    fn count(&mut self, now: Timestamp) {
-        self.advance(now);
-        self.present += 1;
-    }
-
-    /// How long until `tasks` more have ended at this rate; between 1 s and 60 s.
-    fn until(&mut self, tasks: u64, now: Timestamp) -> std::time::Duration {
-        self.advance(now);
-        let span_ms = Self::WINDOW_MS + now.0 % Self::WINDOW_MS;
-        let ends = self.previous + self.present;
-        let wait_ms = tasks
-            .saturating_mul(span_ms)
-            .checked_div(ends)
-            .unwrap_or(60_000);
-        std::time::Duration::from_millis(wait_ms.clamp(1_000, 60_000))
     }
 }

@@ -277,7 +277,7 @@ impl Machine {
         }
         self.outbox.changes.ends.push((seq, end));
         self.outbox.publish.push(Published::Ended(id));
-        self.rate.count(now);
+        self.rate.count(1, now);
         if state == TaskState::Completed {
             Vec::new()
         } else {
@@ -292,7 +292,9 @@ impl Machine {
         };
         let state = entry.run.state;
         self.states[state as usize] -= 1;
-        self.bytes -= entry.body.payload.bytes() as u64;
+        let bytes = super::weight(&entry.body);
+        self.bytes -= bytes;
+        self.freed.count(bytes, now);
         if let Some(at) = entry.timer {
             self.timers.remove(&(at, entry.body.seq, id));
         }

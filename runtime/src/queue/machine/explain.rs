@@ -84,6 +84,10 @@ impl Machine {
         if self.control.paused {
             causes.push(Cause::Paused);
         }
+        let max = self.limits.leased_max;
+        if max <= self.states[TaskState::Executing as usize] {
+            causes.push(Cause::LeasesFull { max });
+        }
         for need in &entry.needs {
             let here = entry.parked.as_ref() == Some(&need.gate);
             if !self.is_open(need, entry.body.id, now) {

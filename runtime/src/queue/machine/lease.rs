@@ -80,6 +80,9 @@ impl Machine {
         expires_at: Timestamp,
         now: Timestamp,
     ) -> Option<Lease> {
+        if self.limits.leased_max <= self.states[TaskState::Executing as usize] {
+            return None;
+        }
         let id = self.first_with_units(kinds, now)?;
         // More leases than 32 bits count may have been given in one life of the node.
         self.next_epoch = self.next_epoch.max(self.tasks.get(&id)?.run.epoch.0);

@@ -30,6 +30,7 @@ impl Machine {
         let old = std::mem::replace(self, fresh);
         self.counters = old.counters;
         self.rate = old.rate;
+        self.freed = old.freed;
         self.served = old.served;
         self.asked = old.asked;
         self.adopt_meters(&old.gates, now);
@@ -152,7 +153,7 @@ impl Machine {
     }
 
     fn insert(&mut self, body: Arc<TaskBody>, run: TaskRun) {
-        self.bytes += body.payload.bytes() as u64;
+        self.bytes += super::weight(&body);
         self.states[run.state as usize] += 1;
         if let Some(key) = &body.idempotency_key {
             self.keys

@@ -287,7 +287,8 @@ impl Machine {
         }
         let max_bytes = self.limits.max_bytes.saturating_mul(share);
         if max_bytes < self.bytes + bytes {
-            let retry_after = self.rate.until(1, now);
+            let over = self.bytes + bytes - max_bytes;
+            let retry_after = self.freed.until(over, now);
             return Err(AdmitError::FullOfBytes {
                 bytes: self.bytes,
                 max_bytes,
@@ -383,7 +384,7 @@ impl Machine {
         if let Some(key) = &body.idempotency_key {
             self.keys.insert((body.tenant.clone(), key.clone()), id);
         }
-        self.bytes += body.payload.bytes() as u64;
+        self.bytes += super::weight(&body);
         self.states[state as usize] += 1;
         self.outbox.changes.bodies.push(body.clone());
         let entry = Entry {

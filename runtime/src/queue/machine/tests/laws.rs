@@ -122,6 +122,7 @@ fn op() -> impl Strategy<Value = Op> {
 fn limits() -> QueueLimits {
     QueueLimits {
         max_size: 40,
+        leased_max: 9,
         losses_max: 4,
         backoff: RetryBackoff {
             first: Duration::from_millis(500),

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::super::{Dependencies, Entry, FinishedStep, GATE_SPACE, Loading, Machine, Published};
+use super::super::{
+    Dependencies, Entry, FinishedStep, GATE_SPACE, Loading, Machine, Published, weight,
+};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -230,6 +232,8 @@ impl World {
         let lease = leases.into_iter().next()?;
         let id = lease.task.id;
         assert!(!self.machine.control.paused, "paused");
+        let leased = self.machine.states[TaskState::Executing as usize];
+        assert!(leased <= self.limits.leased_max, "leased");
         let seq = first.map_or(lease.task.seq, |(_, seq)| seq);
         assert_eq!(seq, lease.task.seq, "the first in order goes first");
         let view = self.view(id).expect("only a durable task is leased");
@@ -448,7 +452,7 @@ impl World {
         for entry in self.machine.tasks.values() {
             let (id, run) = (entry.body.id, &entry.run);
             states[run.state as usize] += 1;
-            bytes += entry.body.payload.bytes() as u64;
+            bytes += weight(&entry.body);
             timers.extend(entry.timer.map(|at| (at, entry.body.seq, id)));
             assert_eq!(entry.end.is_some(), run.state.is_terminal());
             let waits = run.state == TaskState::Available && !entry.staged;
