@@ -36,7 +36,8 @@ use regrow_runtime::observe;
 use regrow_runtime::queue::Queue;
 use regrow_runtime::role::Role;
 use regrow_runtime::store::data_dir::{DataDir, DataDirError};
-use regrow_runtime::store::sqlite::{OpenError, Sqlite};
+use regrow_runtime::store::postgres::{self, Postgres, PostgresConfig};
+use regrow_runtime::store::sqlite::{self, Sqlite};
 use regrow_runtime::store::writer::Writer;
 use regrow_runtime::store::{Store, StoreError};
 use regrow_runtime::supervision::{
@@ -60,9 +61,12 @@ pub(crate) enum NodeError {
     /// The data directory.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The database.
+    /// The database file.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Sqlite(#[from] sqlite::OpenError),
+    /// The shared database.
+    #[error(transparent)]
+    Postgres(#[from] postgres::OpenError),
     /// The address.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -139,8 +143,8 @@ impl Node {
             false => None,
         };
         let http = server.as_ref().map(Server::address);
-        let store = Store::Sqlite(Sqlite::open(&mut data_dir).await?);
-        let (clock, bus) = (Clock::system(), EventBus::default());
+        let store = open_store(config, &mut data_dir).await?;
+        let (clock, bus) = (store.clock().await?, EventBus::default());
         let writer = Writer::new(store);
         let seed = u64::from(std::process::id());
         let limits = config.queue.clone();
@@ -257,6 +261,12 @@ impl Node {
         self.root.exited().await
     }
 
+    /// Returns when another node has taken over this node's tasks, with who: this one has to
+    /// be stopped.
+    pub(crate) async fn superseded(&self) -> StoreError {
+        self.queue.writer().superseded().await
+    }
+
     /// Stops in order: no further claim; agents finish within their grace and hand back
     /// what they did not finish; then everything else, last to first. The store is closed
     /// when this returns.
@@ -312,11 +322,30 @@ fn crew(
     }
 }
 
+/// The store that is configured, and no other: one that cannot be used stops the start.
+async fn open_store(config: &NodeConfig, data_dir: &mut DataDir) -> Result<Store, NodeError> {
+    let Some(url) = config.database_url.clone() else {
+        return Ok(Store::Sqlite(Sqlite::open(data_dir).await?));
+    };
+    if !data_dir.is_new() {
+        warn!(
+            data_dir = %data_dir.path().display(),
+            "the data directory also holds a database file, whose tasks this node does not see"
+        );
+    }
+    let shared = PostgresConfig {
+        url,
+        node: config.name.clone(),
+        life_term: config.life_term,
+    };
+    Ok(Store::Postgres(Postgres::open(shared).await?))
+}
+
 /// Commits what is decided; on an orderly stop, everything that is pending first.
 fn store_supervisor(queue: &Queue) -> SupervisorSpec {
-    let queue = queue.clone();
+    let written = queue.clone();
     let writer = ChildSpec::task("writer", move |stop| {
-        let queue = queue.clone();
+        let queue = written.clone();
         async move {
             let closed = async {
                 stop.cancelled().await;
@@ -326,13 +355,38 @@ fn store_supervisor(queue: &Queue) -> SupervisorSpec {
             Ok::<(), Crash>(())
         }
     });
-    SupervisorSpec::new("store", Strategy::OneForOne)
+    let supervisor = SupervisorSpec::new("store", Strategy::OneForOne)
         .intensity(3, Duration::from_secs(30))
         .child(
             writer
                 .role("writer")
                 .shutdown(Shutdown::Timeout(Duration::from_secs(30))),
-        )
+        );
+    match queue.writer().store() {
+        Store::Postgres(_) => supervisor.child(life(queue)),
+        Store::Sqlite(_) | Store::Volatile(_) => supervisor,
+    }
+}
+
+/// Renews this node's life on a shared database, and takes over from nodes that are gone.
+fn life(queue: &Queue) -> ChildSpec {
+    let queue = queue.clone();
+    let life = ChildSpec::task("life", move |stop| {
+        let queue = queue.clone();
+        async move {
+            let kept = async {
+                queue.keep_life().await;
+                // Another node has taken over: whoever runs this node stops it.
+                stop.cancelled().await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = kept => {}
+            }
+            Ok::<(), Crash>(())
+        }
+    });
+    life.role("life")
 }
 
 fn queue_supervisor(queue: &Queue) -> SupervisorSpec {

@@ -15,6 +15,7 @@ pub mod fairness;
 pub mod gate;
 pub mod keeper;
 mod leasing;
+mod life;
 mod line;
 pub(crate) mod machine;
 mod operating;
@@ -88,6 +89,9 @@ struct Inner {
     keeper_wakes_at: AtomicU64,
     /// Ended tasks that someone is about to reopen.
     reopening: Mutex<HashSet<TaskId>>,
+    /// Held while tasks are read in order to be put into the machine, so that nothing older
+    /// replaces what is newer.
+    loading: tokio::sync::Mutex<()>,
 }
 
 /// The right to reopen one task: what the store says about it stays true meanwhile.
@@ -126,6 +130,7 @@ impl Queue {
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
         machine.restore_gates(&Self::gates(writer.store()).await?);
+        writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
             machine: Mutex::new(machine),
@@ -137,6 +142,7 @@ impl Queue {
             sooner: Notify::new(),
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
         Ok(queue)
@@ -193,8 +199,10 @@ impl Queue {
     }
 
     async fn reload(&self) -> Result<(), StoreError> {
-        let snapshot = self.0.writer.store().snapshot().await?;
+        let _loading = self.0.loading.lock().await;
+        let snapshot = self.store().snapshot().await?;
         let mut machine = self.0.machine.lock();
+        self.store().loaded(&snapshot.lives);
         machine.take_outbox();
         machine.load(
             snapshot,

@@ -86,7 +86,7 @@ pub(super) async fn run(
                     status.end();
                 }
             }
-            Err(StoreError::Closed) => return,
+            Err(StoreError::Closed | StoreError::Superseded { .. }) => return,
             Err(reason) => {
                 debug!(%reason, "cannot claim");
                 sleep(STORE_PAUSE).await;

@@ -118,7 +118,8 @@ fn weight(body: &TaskBody) -> u64 {
 pub(crate) struct Machine {
     limits: QueueLimits,
     control: Control,
-    tasks: HashMap<TaskId, Entry>,
+    /// Boxed: a table of a million entries is half empty, and its room must be paid for.
+    tasks: HashMap<TaskId, Box<Entry>>,
     backlog: Backlog,
     gates: Gates,
     /// Gates at which something happened that may let others pass.
@@ -139,8 +140,6 @@ pub(crate) struct Machine {
     freed: Rate,
     next_seq: u64,
     next_epoch: u64,
-    /// No lease up to this epoch holds any more: an earlier life of the node gave it.
-    ended_epoch: u64,
     rng: SmallRng,
     outbox: Outbox,
 }
@@ -167,7 +166,6 @@ impl Machine {
             freed: Rate::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
-            ended_epoch: u64::from(boot) << 32,
             rng: SmallRng::seed_from_u64(seed),
             outbox: Outbox::default(),
         }

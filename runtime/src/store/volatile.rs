@@ -74,6 +74,7 @@ impl Volatile {
             next_seq: tables.next_seq.max(1),
             live,
             ended,
+            ..Snapshot::default()
         })
     }
 

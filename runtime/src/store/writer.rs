@@ -9,6 +9,7 @@
 //! A failed commit fails everything that is pending. From then on pushes are refused until
 //! the loop has opened the store again and its owner has reread it (`Recover`): what was
 //! decided on top of the lost batch is forgotten, what was acknowledged is in the store.
+//! When another node has taken over (`Superseded`), nothing is accepted any more.
 //! A failed fsync is never retried (Rebello et al., "Can Applications Recover from fsync
 //! Failures?", USENIX ATC 2020).
 
@@ -96,6 +97,7 @@ struct Shared {
     pending: Mutex<Pending>,
     wake: Notify,
     closed: watch::Sender<bool>,
+    superseded: watch::Sender<Option<StoreError>>,
 }
 
 /// Marks the commit loop as running. One that is dropped or panics with a batch in hand
@@ -132,6 +134,7 @@ impl Writer {
             pending: Mutex::default(),
             wake: Notify::new(),
             closed: watch::Sender::new(false),
+            superseded: watch::Sender::new(None),
         }))
     }
 
@@ -216,6 +219,11 @@ impl Writer {
                 continue;
             };
             self.refuse_from_now_on();
+            if let StoreError::Superseded { .. } = failure {
+                self.supersede(failure.clone());
+                rest.answer(&outcome);
+                continue;
+            }
             rest.answer(&outcome);
             if 0 < failures_in_a_row {
                 // What the recovery itself had to write may be what fails.
@@ -270,11 +278,45 @@ impl Writer {
             };
             match reopened {
                 Ok(()) => break,
+                Err(superseded @ StoreError::Superseded { .. }) => {
+                    return self.supersede(superseded);
+                }
                 Err(reason) => error!(%reason, "store is still not usable"),
             }
             tokio::time::sleep(RECOVERY_PAUSE).await;
         }
         info!("store recovered");
+    }
+
+    /// Refuses everything from now on: another node acts for this node's tasks.
+    pub(crate) fn supersede(&self, superseded: StoreError) {
+        let abandoned = {
+            let mut pending = self.0.pending.lock();
+            if !matches!(pending.refuse, Some(StoreError::Closed)) {
+                pending.refuse = Some(superseded.clone());
+            }
+            std::mem::take(&mut pending.batches)
+        };
+        for batch in abandoned {
+            batch.answer(&Err(superseded.clone()));
+        }
+        self.0.superseded.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(superseded);
+            first
+        });
+    }
+
+    /// Returns when another node has taken over this node's tasks, with who that is: the
+    /// node has to stop. Cancellation safe.
+    pub async fn superseded(&self) -> StoreError {
+        let mut superseded = self.0.superseded.subscribe();
+        let known = superseded.wait_for(Option::is_some).await;
+        // The sender lives as long as `self`.
+        known
+            .ok()
+            .and_then(|known| known.clone())
+            .unwrap_or(StoreError::Closed)
     }
 
     /// Why changes are refused at present, if they are.

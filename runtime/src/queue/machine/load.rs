@@ -10,6 +10,7 @@ use crate::ids::TaskId;
 use crate::queue::gate;
 use crate::queue::task::{TaskBody, TaskEnd, TaskRun, TaskState};
 use crate::store::Snapshot;
+use crate::store::postgres::Takeover;
 
 /// Why the machine is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +37,12 @@ impl Machine {
         self.adopt_meters(&old.gates, now);
         self.rng = old.rng;
         self.next_epoch = old.next_epoch;
-        self.ended_epoch = old.ended_epoch;
+        if let Some(boots) = snapshot.boots {
+            self.raise_epochs(boots);
+        }
         self.control = snapshot.control;
-        self.next_seq = snapshot.next_seq;
+        // A batch whose outcome was unknown never shares its numbers with a later one.
+        self.next_seq = snapshot.next_seq.max(old.next_seq);
         for (_, key, id) in &old.recent_keys {
             self.keys.insert(key.clone(), *id);
         }
@@ -53,9 +57,6 @@ impl Machine {
         for (body, run) in snapshot.live {
             if run.state == TaskState::Executing {
                 held.push(body.id);
-            }
-            if loading == Loading::Boot {
-                self.ended_epoch = self.ended_epoch.max(run.epoch.0);
             }
             if body.parent.is_some() || !body.depends_on.is_empty() {
                 related.push(body.id);
@@ -73,22 +74,19 @@ impl Machine {
         }
         for id in held {
             match loading {
-                Loading::Boot => self.lose_lease(id, LossCause::NodeEnded, now),
+                Loading::Boot => self.lose_for_good(id, LossCause::NodeEnded, now),
                 Loading::Recovery { grace_ms } => {
                     let given = old.tasks.get(&id).map(|entry| entry.run.epoch);
                     let stored = self.tasks.get(&id).map(|entry| entry.run.epoch);
-                    let Some(entry) = self.tasks.get_mut(&id) else {
-                        continue;
-                    };
-                    if entry.run.epoch.0 <= self.ended_epoch {
-                        // The commit that said so at the start has failed.
-                        self.lose_lease(id, LossCause::NodeEnded, now);
-                    } else if let Some(given) = given.filter(|_| stored < given) {
-                        // A later lease was given out, so this one must not come back, even
-                        // if the commit that says so fails too.
-                        entry.run.epoch = given;
-                        self.lose_lease(id, LossCause::Superseded, now);
-                    } else {
+                    if given.is_none_or(|given| stored < Some(given)) {
+                        // It was inherited and its holder is gone, or a later lease was given
+                        // out: this one must not come back.
+                        let cause = match given {
+                            None => LossCause::NodeEnded,
+                            Some(_) => LossCause::Superseded,
+                        };
+                        self.lose_for_good(id, cause, now);
+                    } else if let Some(entry) = self.tasks.get_mut(&id) {
                         entry.run.lease_until = Some(Timestamp(now.0 + grace_ms));
                     }
                 }
@@ -97,6 +95,65 @@ impl Machine {
         for id in ids {
             self.publish_task(id, now);
         }
+    }
+
+    /// Adds the live tasks of nodes that are gone. Their leases are lost, and the next ones
+    /// have epochs above all that those nodes gave.
+    pub(crate) fn adopt(&mut self, takeover: Takeover, now: Timestamp) {
+        let Takeover {
+            boots, live, ended, ..
+        } = takeover;
+        self.raise_epochs(boots);
+        let mut adopted = Vec::with_capacity(live.len());
+        let mut held = Vec::new();
+        for (body, run) in live {
+            if self.tasks.contains_key(&body.id) {
+                continue;
+            }
+            adopted.push(body.id);
+            if run.state == TaskState::Executing {
+                held.push(body.id);
+            }
+            self.insert(body, run);
+        }
+        let blocked: Vec<(TaskId, TaskId)> = adopted
+            .iter()
+            .filter_map(|id| Some((*id, self.link(*id, &ended)?)))
+            .collect();
+        for (id, dependency) in blocked {
+            let why = format!("it depends on {dependency}, which did not complete");
+            self.cancel_now(id, &why, now);
+        }
+        for id in held {
+            self.lose_for_good(id, LossCause::NodeEnded, now);
+        }
+        for id in adopted {
+            self.publish_task(id, now);
+        }
+    }
+
+    /// A lease is over whatever becomes of the commit that says so: others may have been
+    /// given out since. The task goes on under a later epoch, so that the stored one stays
+    /// stale when it is read again.
+    fn lose_for_good(&mut self, id: TaskId, cause: LossCause, now: Timestamp) {
+        self.lose_lease(id, cause, now);
+        let Some(entry) = self.tasks.get(&id) else {
+            return;
+        };
+        let ended = entry.end.is_some();
+        self.next_epoch = self.next_epoch.max(entry.run.epoch.0);
+        let epoch = self.fresh_epoch();
+        if let Some(entry) = self.tasks.get_mut(&id) {
+            entry.run.epoch = epoch;
+        }
+        if !ended {
+            self.save(id);
+        }
+    }
+
+    /// Epochs go on above every one of the first `boots` boots.
+    fn raise_epochs(&mut self, boots: u32) {
+        self.next_epoch = self.next_epoch.max(u64::from(boots) << 32);
     }
 
     /// Brings an ended task back, with all its attempts. Its dependencies were checked.
@@ -176,7 +233,7 @@ impl Machine {
         if entry.run.state == TaskState::Executing {
             self.gates.hold(&entry.needs);
         }
-        self.tasks.insert(entry.body.id, entry);
+        self.tasks.insert(entry.body.id, Box::new(entry));
     }
 
     /// Connects a loaded task with its parent and dependencies. Returns a dependency that

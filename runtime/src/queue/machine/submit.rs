@@ -401,7 +401,7 @@ impl Machine {
             needs: gate::needs(body.terms.as_deref()),
             timer: None,
         };
-        self.tasks.insert(id, entry);
+        self.tasks.insert(id, Box::new(entry));
         self.log(id, TaskEventKind::Submitted, None, None, now);
         self.save(id);
         self.outbox.publish.push(Published::Task(id));
