@@ -99,7 +99,6 @@ fn read(connection: &Connection, range: &RangeInclusive<i64>) -> Result<Snapshot
             .unwrap_or_default(),
         next_seq: newest.unsigned_abs() + 1,
         live: live(&connection, range)?,
-        ended: HashMap::new(),
         ..Snapshot::default()
     })
 }
