@@ -346,10 +346,8 @@ fn every_reason_to_wait_is_told() {
     assert!(world.claim().is_none());
     assert_eq!(codes(&world, waits), ["resource"]);
     let explanation = world.machine.explain(waits, world.now).expect("live");
-    match &explanation.reasons[0].cause {
-        Cause::Resource { needs: 1, gate, .. } => {
-            assert_eq!((gate.total, gate.free, gate.parked), (Some(1), Some(0), 1));
-        }
-        other => panic!("{other:?}"),
-    }
+    let Cause::Resource { needs: 1, gate, .. } = &explanation.reasons[0].cause else {
+        panic!("{explanation:?}");
+    };
+    assert_eq!((gate.total, gate.free, gate.parked), (Some(1), Some(0), 1));
 }
