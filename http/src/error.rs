@@ -5,14 +5,18 @@
 //! the 5xx only `store_unavailable`, `disk_full`, `timed_out` and `internal` leave open
 //! whether the request took effect.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use regrow_runtime::ids::TaskId;
+use regrow_runtime::journal::StepError;
+use regrow_runtime::json::Json;
 use regrow_runtime::queue::error::{AdmitError, ControlError, LeaseError};
 use regrow_runtime::store::StoreError;
+use regrow_runtime::store::content::INLINE_BYTES_MAX;
 use serde_json::{Map, Value, json};
 
 /// The stable name of a failure. Clients branch on it; it is never renamed.
@@ -36,6 +40,8 @@ pub enum Code {
     NotFound,
     /// There is no such task.
     TaskNotFound,
+    /// The task has no such finished step.
+    StepNotFound,
     /// There is no such agent.
     AgentNotFound,
     /// The agent does not run at the moment.
@@ -54,6 +60,10 @@ pub enum Code {
     WrongState,
     /// A result is larger than a task may have.
     ResultTooLarge,
+    /// A step of this name is on record with another input.
+    StepDiverged,
+    /// The task's log has as many lines as it may have.
+    LogFull,
     /// The queue is above its high-water mark.
     QueueFull,
     /// The queue is being drained.
@@ -74,7 +84,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -84,6 +94,7 @@ impl Code {
         Self::UnsupportedMediaType,
         Self::NotFound,
         Self::TaskNotFound,
+        Self::StepNotFound,
         Self::AgentNotFound,
         Self::AgentNotRunning,
         Self::RehearsalDisabled,
@@ -93,6 +104,8 @@ impl Code {
         Self::StaleEpoch,
         Self::WrongState,
         Self::ResultTooLarge,
+        Self::StepDiverged,
+        Self::LogFull,
         Self::QueueFull,
         Self::Draining,
         Self::Overloaded,
@@ -140,6 +153,11 @@ impl Code {
             ),
             Self::NotFound => ("not_found", S::NOT_FOUND, "there is no such route"),
             Self::TaskNotFound => ("task_not_found", S::NOT_FOUND, "there is no such task"),
+            Self::StepNotFound => (
+                "step_not_found",
+                S::NOT_FOUND,
+                "the task has no such finished step",
+            ),
             Self::AgentNotFound => ("agent_not_found", S::NOT_FOUND, "there is no such agent"),
             Self::AgentNotRunning => (
                 "agent_not_running",
@@ -177,6 +195,12 @@ impl Code {
                 S::PAYLOAD_TOO_LARGE,
                 "the result is too large",
             ),
+            Self::StepDiverged => (
+                "step_diverged",
+                S::CONFLICT,
+                "the step is on record with another input",
+            ),
+            Self::LogFull => ("log_full", S::CONFLICT, "the task's log is full"),
             Self::QueueFull => ("queue_full", S::TOO_MANY_REQUESTS, "the queue is full"),
             Self::Draining => (
                 "draining",
@@ -390,7 +414,38 @@ impl From<LeaseError> for ApiError {
             LeaseError::TooLarge { bytes, max } => Self::new(Code::ResultTooLarge, detail)
                 .with("bytes", bytes)
                 .with("max_bytes", max),
+            LeaseError::LogFull { task, max } => Self::new(Code::LogFull, detail)
+                .with("task", task.to_string())
+                .with("max_lines", max),
             LeaseError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StepError<Infallible>> for ApiError {
+    fn from(error: StepError<Infallible>) -> Self {
+        let detail = error.to_string();
+        match error {
+            StepError::Work { cause, .. } => match cause {},
+            StepError::Diverged {
+                key,
+                recorded,
+                offered,
+            } => {
+                // Large ones can be read back: the recorded from the journal, the other
+                // from whoever offered it.
+                let shown = |input: &Json| match input.decode::<Value>() {
+                    Ok(value) if input.bytes() <= INLINE_BYTES_MAX => value,
+                    _ => Value::Null,
+                };
+                Self::new(Code::StepDiverged, detail)
+                    .with("recorded", shown(&recorded))
+                    .with("offered", shown(&offered))
+                    .with("key", key)
+            }
+            StepError::Shape { .. } => Self::new(Code::Internal, detail),
+            StepError::Lease { cause, .. } => cause.into(),
+            StepError::Lookup { cause, .. } => cause.into(),
         }
     }
 }

@@ -149,6 +149,40 @@ impl Fields {
         Some(number)
     }
 
+    /// A number from 0, in `parts` per whole: kept as whole parts, rounded to the nearest.
+    pub(crate) fn decimal(&mut self, field: &str, parts: f64) -> Option<u64> {
+        const MAX: f64 = 1e9;
+        let must_be = "a number from 0 to 1000000000";
+        let number: f64 = self.take(field, must_be)?;
+        if !(0.0..=MAX).contains(&number) {
+            self.problem(field, format!("is {number}, must be {must_be}"));
+            return None;
+        }
+        // At most 10^15, far within what the cast keeps.
+        Some((number * parts).round() as u64)
+    }
+
+    /// An object, read by `read`. What is wrong within is told by its full name.
+    pub(crate) fn nested<T>(
+        &mut self,
+        field: &str,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> Option<T> {
+        let raw = self.values.remove(field)?;
+        if raw.get() == "null" {
+            return None;
+        }
+        let Ok(mut inner) = Self::parse(raw.get().as_bytes()) else {
+            let found = shortened(raw.get());
+            self.problem(field, format!("is {found}, must be an object"));
+            return None;
+        };
+        let value = read(&mut inner);
+        inner.strangers();
+        self.problems.adopt(field, inner.problems);
+        Some(value)
+    }
+
     /// Task ids.
     pub(crate) fn ids(&mut self, field: &str) -> Vec<TaskId> {
         let texts = self.take::<Vec<String>>(field, "a list of task ids");
@@ -189,11 +223,16 @@ impl Fields {
 
     /// Refuses the request if anything is wrong with it, unknown fields included.
     pub(crate) fn finish(mut self) -> Result<(), ApiError> {
+        self.strangers();
+        self.problems.finish(Code::ValidationFailed)
+    }
+
+    /// What nobody took is not known.
+    fn strangers(&mut self) {
         for field in self.values.keys() {
             self.problems
                 .push(field, "is not known; leave it out".into());
         }
-        self.problems.finish(Code::ValidationFailed)
     }
 }
 

@@ -110,3 +110,21 @@ impl<S: Send + Sync> FromRequestParts<S> for TaskPath {
         }
     }
 }
+
+/// The task and the step that the path names.
+pub(crate) struct StepPath(pub(crate) TaskId, pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for StepPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let TaskPath(id) = TaskPath::from_request_parts(parts, state).await?;
+        let invalid = |detail: String| ApiError::new(Code::InvalidParameter, detail);
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| invalid(error.to_string()))?;
+        let key = params.iter().nth(1).map(|(_, key)| key.to_owned());
+        let key = key.ok_or_else(|| invalid("the path names no step".into()))?;
+        Ok(Self(id, key))
+    }
+}

@@ -19,7 +19,9 @@ use crate::config::HttpConfig;
 use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
-use crate::routes::{WAIT_MAX, agents, events, health, leases, metrics, queue, submit, tasks};
+use crate::routes::{
+    WAIT_MAX, agents, events, health, leases, metrics, queue, steps, submit, tasks,
+};
 use crate::state::{ApiParts, ApiState};
 
 /// The whole surface, ready to be served.
@@ -38,6 +40,10 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/tasks/{id}/events", get(events::of_task))
         .route("/v1/tasks/{id}/cancel", post(tasks::cancel))
         .route("/v1/tasks/{id}/retry", post(tasks::retry))
+        .route("/v1/tasks/{id}/steps", get(steps::list))
+        .route("/v1/tasks/{id}/steps/{key}", get(steps::show))
+        .route("/v1/leases/{id}/steps", post(steps::record))
+        .route("/v1/leases/{id}/steps/{key}", get(steps::show))
         .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))
         .route("/v1/leases/{id}/complete", post(leases::complete))
         .route("/v1/leases/{id}/fail", post(leases::fail))

@@ -9,6 +9,9 @@
 //! whose effect lies outside the store should carry an idempotency key of its own; the
 //! task's id and the step's key make a good one.
 
+mod error;
+pub mod remote;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +25,9 @@ use crate::queue::Queue;
 use crate::queue::error::LeaseError;
 use crate::queue::machine::FinishedStep;
 use crate::queue::task::Lease;
-use crate::store::{StepRow, StoreError};
+use crate::store::StepRow;
+use crate::store::content::Content;
+pub use error::StepError;
 
 /// The journal of one task under one lease.
 #[derive(Clone)]
@@ -37,61 +42,6 @@ pub struct Journal {
 
 /// Pause between attempts to record a finished step while the store recovers.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
-
-/// A step has no output.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError<E> {
-    /// The work itself failed; nothing was recorded, and the step runs again next time.
-    #[error("step `{key}` failed")]
-    Work {
-        /// The step.
-        key: String,
-        /// Why.
-        #[source]
-        cause: E,
-    },
-    /// A step of this name is recorded with another input: the task's code or data
-    /// changed between the attempts. Nothing was run.
-    #[error(
-        "step `{key}` was recorded with the input {recorded} and is now asked for with {offered}; \
-         give the changed step another key, or cancel the task"
-    )]
-    Diverged {
-        /// The step.
-        key: String,
-        /// The input on record, shortened.
-        recorded: String,
-        /// The present input, shortened.
-        offered: String,
-    },
-    /// Input or output cannot be written as JSON, or the record read as the output's type.
-    #[error("step `{key}` has an input or output that does not fit")]
-    Shape {
-        /// The step.
-        key: String,
-        /// Why.
-        #[source]
-        cause: serde_json::Error,
-    },
-    /// The lease no longer holds, or the output could not be recorded.
-    #[error("step `{key}` could not be recorded")]
-    Lease {
-        /// The step.
-        key: String,
-        /// Why.
-        #[source]
-        cause: LeaseError,
-    },
-    /// The journal could not be read; nothing was run.
-    #[error("step `{key}` could not be looked up")]
-    Lookup {
-        /// The step.
-        key: String,
-        /// Why.
-        #[source]
-        cause: StoreError,
-    },
-}
 
 impl Journal {
     /// The journal of a leased task.
@@ -138,8 +88,9 @@ impl Journal {
         })?;
         let step = FinishedStep {
             key: key.to_owned(),
-            input: input.clone(),
-            output: Json::of(&output).map_err(shape)?,
+            input: Content::new(input.clone()),
+            output: Content::new(Json::of(&output).map_err(shape)?),
+            cost: None,
             started_at,
         };
         if self.record(step).await? {
@@ -193,15 +144,15 @@ fn replay<O: DeserializeOwned, E>(
     step: &StepRow,
     input: &Json,
 ) -> Result<O, StepError<E>> {
-    if !same_document(&step.input, input) {
+    if !same_document(&step.input.json, input) {
         return Err(StepError::Diverged {
             key: key.to_owned(),
-            recorded: shorten(step.input.as_str()),
-            offered: shorten(input.as_str()),
+            recorded: step.input.json.clone(),
+            offered: input.clone(),
         });
     }
     metrics::counter!(crate::metrics::STEPS_REPLAYED).increment(1);
-    step.output.decode().map_err(|cause| StepError::Shape {
+    step.output.json.decode().map_err(|cause| StepError::Shape {
         key: key.to_owned(),
         cause,
     })
@@ -211,12 +162,4 @@ fn replay<O: DeserializeOwned, E>(
 fn same_document(a: &Json, b: &Json) -> bool {
     let decoded = |json: &Json| json.decode::<serde_json::Value>().ok();
     a == b || decoded(a).is_some_and(|a| Some(a) == decoded(b))
-}
-
-fn shorten(text: &str) -> String {
-    const MAX: usize = 200;
-    match text.char_indices().nth(MAX) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text.to_owned(),
-    }
 }

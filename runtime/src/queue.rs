@@ -8,6 +8,7 @@
 //! Waiting for tasks, for time and for the disk happens outside the lock.
 
 pub mod backlog;
+pub mod budget;
 pub mod control;
 pub mod error;
 pub mod keeper;
@@ -237,7 +238,7 @@ impl Queue {
     }
 
     /// Takes a decision and waits until it is durable.
-    async fn decide<T, E: From<StoreError>>(
+    pub(crate) async fn decide<T, E: From<StoreError>>(
         &self,
         decision: impl FnOnce(&mut Machine, Timestamp) -> Result<T, E>,
     ) -> Result<T, E> {

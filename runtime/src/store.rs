@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod content;
 pub mod data_dir;
 pub mod sqlite;
 pub mod volatile;
@@ -21,8 +22,10 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::queue::budget::Cost;
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
+use content::Content;
 
 /// Rows to be committed together.
 #[derive(Debug, Default)]
@@ -84,9 +87,11 @@ pub struct StepRow {
     /// The step's name within the task.
     pub key: String,
     /// What it was given.
-    pub input: Json,
+    pub input: Content,
     /// What it produced.
-    pub output: Json,
+    pub output: Content,
+    /// What it cost, if that is known.
+    pub cost: Option<Cost>,
     /// Under which lease.
     pub epoch: Epoch,
     /// When the work began.
@@ -320,6 +325,21 @@ impl Store {
     /// [`StoreError`]
     pub async fn step(&self, seq: u64, key: &str) -> Result<Option<StepRow>, StoreError> {
         each_store!(self.step(seq, key))
+    }
+
+    /// Finished steps of the task accepted as number `seq`, behind step `after`, in the order
+    /// in which they finished. Large documents are left out: read the step for them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn steps(
+        &self,
+        seq: u64,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<StepRow>, StoreError> {
+        each_store!(self.steps(seq, after, limit))
     }
 
     /// One document.

@@ -247,9 +247,11 @@ impl TaskContext {
             Ok(()) => Ok(()),
             Err(LeaseError::Stale { .. } | LeaseError::Unknown(_)) => Err(Failure::LeaseLost),
             Err(LeaseError::Store(error)) => Err(error.into()),
-            Err(error @ (LeaseError::Children(_) | LeaseError::TooLarge { .. })) => {
-                Err(Failure::permanent(error))
-            }
+            Err(
+                error @ (LeaseError::Children(_)
+                | LeaseError::TooLarge { .. }
+                | LeaseError::LogFull { .. }),
+            ) => Err(Failure::permanent(error)),
         }
     }
 

@@ -243,7 +243,7 @@ where
     };
     warn!(reason = %refusal, "outcome refused");
     let retryable = match &refusal {
-        LeaseError::TooLarge { .. } => Some(false),
+        LeaseError::TooLarge { .. } | LeaseError::LogFull { .. } => Some(false),
         LeaseError::Children(refused) => Some(refused.is_retryable()),
         LeaseError::Stale { .. } | LeaseError::Unknown(_) | LeaseError::Store(_) => None,
     };

@@ -12,5 +12,6 @@ mod leases;
 mod node;
 mod operate;
 mod server;
+mod steps;
 mod streams;
 mod submit;

@@ -112,6 +112,17 @@ pub enum LeaseError {
         /// The limit.
         max: usize,
     },
+    /// The task's log is full; the lease still holds. Repeating it is useless.
+    #[error(
+        "the log of task {task} has {max} lines, as many as a task may have; complete it, or \
+         split the work into several tasks"
+    )]
+    LogFull {
+        /// The task.
+        task: TaskId,
+        /// How many lines a log may have.
+        max: u64,
+    },
     /// The store failed; the lease may still hold. Repeat the call.
     #[error("the change could not be stored")]
     Store(#[from] StoreError),

@@ -253,7 +253,7 @@ impl Queue {
         self.settled(outcome, epoch).await
     }
 
-    async fn settled<T>(
+    pub(crate) async fn settled<T>(
         &self,
         outcome: Result<T, LeaseError>,
         epoch: Epoch,
@@ -296,6 +296,7 @@ impl Queue {
             other @ (LeaseError::Stale { .. }
             | LeaseError::Children(_)
             | LeaseError::TooLarge { .. }
+            | LeaseError::LogFull { .. }
             | LeaseError::Store(_)) => other,
         };
         if matches!(refusal, LeaseError::Stale { .. }) {

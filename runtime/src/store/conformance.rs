@@ -4,6 +4,7 @@
 //! further store adds a [`Backend`] and a module to the macro.
 
 mod durability;
+mod journal;
 mod leases;
 mod listing;
 

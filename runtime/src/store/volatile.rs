@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::{Changes, Document, Snapshot, StepRow, StoreError, TaskFilter};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
+use crate::json::Json;
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 
@@ -174,6 +175,42 @@ impl Volatile {
             .get(&seq)
             .and_then(|row| row.steps.get(key))
             .cloned())
+    }
+
+    pub(super) async fn steps(
+        &self,
+        seq: u64,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<StepRow>, StoreError> {
+        let tables = self.tables.lock();
+        let Some(steps) = tables.rows.get(&seq).map(|row| &row.steps) else {
+            return Ok(Vec::new());
+        };
+        let place = |step: &StepRow| (step.finished_at, step.key.clone());
+        let after = match after {
+            None => None,
+            Some(key) => match steps.get(key) {
+                Some(step) => Some(place(step)),
+                // Behind a cursor that is gone nothing is known to follow.
+                None => return Ok(Vec::new()),
+            },
+        };
+        let mut listed: Vec<StepRow> = steps
+            .values()
+            .filter(|step| after.as_ref().is_none_or(|after| *after < place(step)))
+            .cloned()
+            .collect();
+        listed.sort_by_key(place);
+        listed.truncate(limit as usize);
+        for step in &mut listed {
+            for content in [&mut step.input, &mut step.output] {
+                if content.hash.is_some() {
+                    content.json = Json::null();
+                }
+            }
+        }
+        Ok(listed)
     }
 
     pub(super) async fn document(

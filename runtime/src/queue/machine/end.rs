@@ -47,6 +47,9 @@ impl Machine {
             self.discard(id, error, now);
             return Ok(TaskState::Discarded);
         }
+        if self.out_of_lines(id, now) {
+            return Ok(TaskState::Discarded);
+        }
         let detail = format!("attempt {attempt} of {max}: {error}");
         self.log(id, TaskEventKind::Failed, Some(epoch), Some(detail), now);
         self.retry_later(id, attempt, now);

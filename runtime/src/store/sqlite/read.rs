@@ -12,6 +12,7 @@ use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
+use crate::store::content::{Content, ContentHash};
 use crate::store::{Document, Snapshot, StepRow, StoreError, TaskFilter};
 
 const VIEW: &str = "SELECT t.*, \
@@ -167,22 +168,38 @@ impl Sqlite {
         seq: u64,
         key: &str,
     ) -> Result<Option<StepRow>, StoreError> {
-        let row = sqlx::query("SELECT * FROM step WHERE seq = $1 AND key = $2")
-            .bind(i64::try_from(seq).unwrap_or(i64::MAX))
-            .bind(key)
-            .fetch_optional(&self.0.readers)
-            .await
-            .map_err(|error| failure("read a step", &error))?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(StepRow {
-            seq,
-            key: key.to_owned(),
-            input: json(&row, "input")?,
-            output: json(&row, "output")?,
-            epoch: Epoch(number(&row, "epoch")?),
-            started_at: Timestamp(number(&row, "started_at")?),
-            finished_at: Timestamp(number(&row, "finished_at")?),
-        }))
+        let row = sqlx::query(
+            "SELECT s.key, s.epoch, s.started_at, s.finished_at, s.cost, s.input_blob, \
+             s.output_blob, COALESCE(i.body, s.input) AS input, COALESCE(o.body, s.output) AS output \
+             FROM step s LEFT JOIN blob i ON i.hash = s.input_blob \
+             LEFT JOIN blob o ON o.hash = s.output_blob WHERE s.seq = $1 AND s.key = $2",
+        )
+        .bind(i64::try_from(seq).unwrap_or(i64::MAX))
+        .bind(key)
+        .fetch_optional(&self.0.readers)
+        .await
+        .map_err(|error| failure("read a step", &error))?;
+        row.as_ref().map(|row| step(seq, row)).transpose()
+    }
+
+    pub(in crate::store) async fn steps(
+        &self,
+        seq: u64,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<StepRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM step WHERE seq = $1 AND ($2 IS NULL OR (finished_at, key) > \
+             (SELECT finished_at, key FROM step WHERE seq = $1 AND key = $2)) \
+             ORDER BY finished_at, key LIMIT $3",
+        )
+        .bind(i64::try_from(seq).unwrap_or(i64::MAX))
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|error| failure("list a task's steps", &error))?;
+        rows.iter().map(|row| step(seq, row)).collect()
     }
 
     pub(in crate::store) async fn document(
@@ -269,6 +286,28 @@ pub(super) fn listing(filter: &TaskFilter) -> QueryBuilder<Dialect> {
         .push(format!(" ORDER BY {seq} DESC LIMIT "))
         .push_bind(i64::from(filter.limit));
     query
+}
+
+fn step(seq: u64, row: &SqliteRow) -> Result<StepRow, StoreError> {
+    let content = |body, blob| {
+        Ok(Content {
+            json: json(row, body)?,
+            hash: optional::<String>(row, blob)?.map(ContentHash::stored),
+        })
+    };
+    Ok(StepRow {
+        seq,
+        key: text(row, "key")?,
+        input: content("input", "input_blob")?,
+        output: content("output", "output_blob")?,
+        cost: optional::<String>(row, "cost")?
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| unreadable("a step's cost", &error))?,
+        epoch: Epoch(number(row, "epoch")?),
+        started_at: Timestamp(number(row, "started_at")?),
+        finished_at: Timestamp(number(row, "finished_at")?),
+    })
 }
 
 fn document(row: &SqliteRow) -> Result<Document, StoreError> {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use sqlx::{Connection, SqliteConnection};
 
 use crate::store::Changes;
+use crate::store::content::{Content, ContentHash};
 
 const BODIES: &str = "INSERT INTO task \
     (seq, id, kind, payload, goal, priority, class, tenant, idempotency_key, parent, depends_on, \
@@ -42,10 +43,16 @@ const ENDED_RUNS: &str = "DELETE FROM task_run WHERE seq IN (SELECT value->>0 FR
 const EVENTS: &str = "INSERT INTO task_event (seq, n, at, kind, epoch, detail) \
     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM jsonb_each($1)";
 
-const STEPS: &str = "INSERT INTO step (seq, key, input, output, epoch, started_at, finished_at) \
-    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6 \
+const STEPS: &str = "INSERT INTO step \
+    (seq, key, input, output, epoch, started_at, finished_at, cost, input_blob, output_blob) \
+    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, \
+     value->>7, value->>8, value->>9 \
     FROM jsonb_each($1) WHERE true \
     ON CONFLICT (seq, key) DO NOTHING";
+
+const BLOBS: &str = "INSERT INTO blob (hash, body) \
+    SELECT value->>0, value->>1 FROM jsonb_each($1) WHERE true \
+    ON CONFLICT (hash) DO NOTHING";
 
 const DOCUMENTS: &str = "INSERT INTO document (space, key, body, at) \
     SELECT value->>0, value->>1, value->>2, value->>3 FROM jsonb_each($1) WHERE true \
@@ -72,7 +79,16 @@ pub(super) const PRUNE: [&str; 4] = [
     "DELETE FROM task WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_end WHERE seq IN (SELECT seq FROM pruned)",
 ];
-const PRUNE_REST: [&str; 4] = [
+pub(super) const PRUNE_BLOBS: &str = "DELETE FROM blob WHERE hash IN ( \
+     SELECT input_blob FROM step WHERE input_blob IS NOT NULL AND seq IN (SELECT seq FROM pruned) \
+     UNION ALL \
+     SELECT output_blob FROM step WHERE output_blob IS NOT NULL AND seq IN (SELECT seq FROM pruned)) \
+    AND NOT EXISTS (SELECT 1 FROM step s WHERE s.input_blob = blob.hash \
+     AND s.input_blob IS NOT NULL AND s.seq NOT IN (SELECT seq FROM pruned)) \
+    AND NOT EXISTS (SELECT 1 FROM step s WHERE s.output_blob = blob.hash \
+     AND s.output_blob IS NOT NULL AND s.seq NOT IN (SELECT seq FROM pruned))";
+const PRUNE_REST: [&str; 5] = [
+    PRUNE_BLOBS,
     "DELETE FROM task_dependency WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_event WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM step WHERE seq IN (SELECT seq FROM pruned)",
@@ -106,6 +122,7 @@ pub(super) async fn commit(
         run(&mut transaction, ENDED_RUNS, ends).await?;
     }
     rows(&mut transaction, EVENTS, events(changes)).await?;
+    rows(&mut transaction, BLOBS, blobs(changes)).await?;
     rows(&mut transaction, STEPS, steps(changes)).await?;
     documents(&mut transaction, changes).await?;
     if let Some(control) = &changes.control {
@@ -257,13 +274,35 @@ fn steps(changes: &Changes) -> Vec<impl Serialize + '_> {
             (
                 step.seq,
                 &step.key,
-                step.input.as_str(),
-                step.output.as_str(),
+                inline(&step.input),
+                inline(&step.output),
                 step.epoch,
                 step.started_at,
                 step.finished_at,
+                // An object; `->>` takes its text.
+                &step.cost,
+                step.input.hash.as_ref().map(ContentHash::as_str),
+                step.output.hash.as_ref().map(ContentHash::as_str),
             )
         })
+        .collect()
+}
+
+/// What a step's row holds of a document: nothing if it lies elsewhere.
+fn inline(content: &Content) -> &str {
+    match content.hash {
+        Some(_) => "null",
+        None => content.json.as_str(),
+    }
+}
+
+/// The large documents of steps.
+fn blobs(changes: &Changes) -> Vec<impl Serialize + '_> {
+    changes
+        .steps
+        .iter()
+        .flat_map(|step| [&step.input, &step.output])
+        .filter_map(|content| Some((content.hash.as_ref()?.as_str(), content.json.as_str())))
         .collect()
 }
 

@@ -17,6 +17,7 @@ use crate::json::Json;
 use crate::queue::control::{Control, QueueLimits};
 use crate::queue::error::{AdmitError, LeaseError};
 use crate::queue::task::{Lease, NewChild, NewTask, TaskEventKind, TaskState, TaskView};
+use crate::store::content::Content;
 use crate::store::{Changes, Store};
 
 pub(super) const KINDS: [&str; 2] = ["a", "b"];
@@ -313,8 +314,9 @@ impl World {
     pub(super) fn step(&mut self, lease: (TaskId, Epoch), key: &str) -> Result<bool, LeaseError> {
         let step = FinishedStep {
             key: key.to_owned(),
-            input: Json::null(),
-            output: Json::null(),
+            input: Content::new(Json::null()),
+            output: Content::new(Json::null()),
+            cost: None,
             started_at: self.now,
         };
         let answer = self.machine.record_step(lease.0, lease.1, step, self.now);
