@@ -13,3 +13,5 @@ mod escalation;
 mod killed;
 #[path = "binary/stopping.rs"]
 mod stopping;
+#[path = "binary/workers.rs"]
+mod workers;

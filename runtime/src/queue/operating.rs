@@ -130,7 +130,21 @@ impl Queue {
     ///
     /// [`StoreError`]
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskView>, StoreError> {
-        self.store().task(id).await
+        let mut found = self.store().task(id).await?;
+        self.add_renewals(found.as_mut_slice());
+        Ok(found)
+    }
+
+    /// Renewals of leases are kept in memory only: the store knows when each began.
+    fn add_renewals(&self, views: &mut [TaskView]) {
+        let machine = self.0.machine.lock();
+        for view in views {
+            if let Some(run) = &mut view.run
+                && let Some(until) = machine.lease_until(view.body.id, run.epoch)
+            {
+                run.lease_until = Some(until);
+            }
+        }
     }
 
     /// Tasks as they are stored, newest first.
@@ -139,7 +153,9 @@ impl Queue {
     ///
     /// [`StoreError`]
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskView>, StoreError> {
-        self.store().tasks(filter).await
+        let mut found = self.store().tasks(filter).await?;
+        self.add_renewals(&mut found);
+        Ok(found)
     }
 
     /// A task's log behind event `after`, oldest first, at most `limit` lines.

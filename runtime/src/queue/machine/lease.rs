@@ -91,6 +91,14 @@ impl Machine {
         Some(lease)
     }
 
+    /// When the lease with this epoch ends, if it is still held.
+    pub(crate) fn lease_until(&self, id: TaskId, epoch: Epoch) -> Option<Timestamp> {
+        let entry = self.tasks.get(&id)?;
+        (entry.run.epoch == epoch)
+            .then_some(entry.run.lease_until)
+            .flatten()
+    }
+
     /// Refuses whoever does not hold the latest lease of a live task.
     pub(crate) fn check_epoch(&mut self, id: TaskId, epoch: Epoch) -> Result<(), LeaseError> {
         let Some(entry) = self.tasks.get(&id) else {
