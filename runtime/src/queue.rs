@@ -7,6 +7,8 @@
 //!
 //! Waiting for tasks, for time and for the disk happens outside the lock.
 
+pub mod approval;
+mod asking;
 pub mod backlog;
 pub mod budget;
 pub mod control;
@@ -16,6 +18,7 @@ mod leasing;
 pub(crate) mod machine;
 mod operating;
 pub mod retry;
+mod spending;
 mod submission;
 pub mod task;
 
@@ -83,6 +86,8 @@ struct Inner {
     keeper_wakes_at: AtomicU64,
     /// Ended tasks that someone is about to reopen.
     reopening: Mutex<HashSet<TaskId>>,
+    /// Held by who brings back the budgets of ended tasks.
+    budgets_returning: tokio::sync::Mutex<()>,
 }
 
 /// The right to reopen one task: what the store says about it stays true meanwhile.
@@ -131,6 +136,7 @@ impl Queue {
             sooner: Notify::new(),
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
+            budgets_returning: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
         Ok(queue)

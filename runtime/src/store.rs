@@ -22,7 +22,8 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
-use crate::queue::budget::Cost;
+use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
+use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
@@ -42,6 +43,15 @@ pub struct Changes {
     pub events: Vec<(TaskId, u64, TaskEvent)>,
     /// Journal entries.
     pub steps: Vec<StepRow>,
+    /// How budgets stand; of several for one scope the last counts.
+    pub budgets: Vec<BudgetRow>,
+    /// What was set aside.
+    pub reservations: Vec<ReservationRow>,
+    /// What is set aside no more, by the reservations' ids; removed after `reservations`
+    /// are written.
+    pub reservations_ended: Vec<u64>,
+    /// How questions stand; of several for one the last counts.
+    pub approvals: Vec<ApprovalRow>,
     /// Documents to put, in order; `body` of `None` deletes.
     pub documents: Vec<DocumentRow>,
     /// The queue's switches, if they changed.
@@ -60,6 +70,10 @@ impl Changes {
             && self.reopened.is_empty()
             && self.events.is_empty()
             && self.steps.is_empty()
+            && self.budgets.is_empty()
+            && self.reservations.is_empty()
+            && self.reservations_ended.is_empty()
+            && self.approvals.is_empty()
             && self.documents.is_empty()
             && self.control.is_none()
             && self.prune_before.is_none()
@@ -73,6 +87,11 @@ impl Changes {
         self.reopened.append(&mut later.reopened);
         self.events.append(&mut later.events);
         self.steps.append(&mut later.steps);
+        self.budgets.append(&mut later.budgets);
+        self.reservations.append(&mut later.reservations);
+        self.reservations_ended
+            .append(&mut later.reservations_ended);
+        self.approvals.append(&mut later.approvals);
         self.documents.append(&mut later.documents);
         self.control = later.control.or(self.control.take());
         self.prune_before = later.prune_before.or(self.prune_before);
@@ -135,6 +154,12 @@ pub struct Snapshot {
     pub live: Vec<(Arc<TaskBody>, TaskRun)>,
     /// How tasks ended that a live one depends on.
     pub ended: HashMap<TaskId, TaskState>,
+    /// The budgets of the node, of tenants, and of tasks that a live one spends from.
+    pub budgets: Vec<BudgetRow>,
+    /// What is set aside.
+    pub reservations: Vec<ReservationRow>,
+    /// Questions that are open.
+    pub approvals: Vec<ApprovalRow>,
 }
 
 /// Which tasks to list. Newest first.
@@ -340,6 +365,33 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<StepRow>, StoreError> {
         each_store!(self.steps(seq, after, limit))
+    }
+
+    /// How a budget stands as it is stored, or `None` if there is none of that scope.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn budget(&self, scope: &Scope) -> Result<Option<BudgetRow>, StoreError> {
+        each_store!(self.budget(scope))
+    }
+
+    /// One question, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn approval(&self, id: ApprovalId) -> Result<Option<ApprovalRow>, StoreError> {
+        each_store!(self.approval(id))
+    }
+
+    /// Questions, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn approvals(&self, filter: &ApprovalFilter) -> Result<Vec<ApprovalRow>, StoreError> {
+        each_store!(self.approvals(filter))
     }
 
     /// One document.

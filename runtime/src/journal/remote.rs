@@ -139,7 +139,7 @@ impl Queue {
     }
 
     /// Whether the lease is the latest of its task; otherwise why not.
-    async fn holds(&self, id: TaskId, epoch: Epoch) -> Result<(), LeaseError> {
+    pub(crate) async fn holds(&self, id: TaskId, epoch: Epoch) -> Result<(), LeaseError> {
         let outcome = self.decide(|machine, _| machine.check_epoch(id, epoch));
         let outcome = outcome.await;
         self.settled(outcome, epoch).await

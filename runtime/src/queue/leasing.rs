@@ -296,6 +296,8 @@ impl Queue {
             other @ (LeaseError::Stale { .. }
             | LeaseError::Children(_)
             | LeaseError::TooLarge { .. }
+            | LeaseError::OverBudget(_)
+            | LeaseError::TooManyReservations { .. }
             | LeaseError::LogFull { .. }
             | LeaseError::Store(_)) => other,
         };

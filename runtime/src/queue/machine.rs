@@ -12,9 +12,12 @@
 //!   A lease itself may be handed out before it is durable: epochs start, at each boot,
 //!   above any that was ever given.
 
+mod approval;
+mod budget;
 mod end;
 mod lease;
 mod load;
+mod spending;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -33,6 +36,7 @@ use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::store::Changes;
 
+pub(crate) use approval::Asked;
 pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
 pub(crate) use submit::Dependencies;
@@ -89,6 +93,10 @@ pub(crate) struct Machine {
     states: [u64; TaskState::ALL.len()],
     bytes: u64,
     counters: Counters,
+    /// Questions to people.
+    desk: approval::Desk,
+    /// What may be spent.
+    ledger: budget::Ledger,
     /// Ends within the present and the previous window, for the measured rate.
     rate: Rate,
     next_seq: u64,
@@ -111,6 +119,8 @@ impl Machine {
             states: [0; TaskState::ALL.len()],
             bytes: 0,
             counters: Counters::default(),
+            desk: approval::Desk::default(),
+            ledger: budget::Ledger::default(),
             rate: Rate::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
@@ -199,6 +209,7 @@ impl Machine {
 
     /// Moves a live task to `state`, and writes how it stands now.
     fn enter(&mut self, id: TaskId, state: TaskState, now: Timestamp) {
+        self.lease_is_over(id, state, now);
         let Some(entry) = self.tasks.get_mut(&id) else {
             return;
         };

@@ -1,5 +1,6 @@
 //! What an operator may do to tasks and to the queue, and look at.
 
+use super::budget::Scope;
 use super::control::{Control, QueueStats};
 use super::error::ControlError;
 use super::task::{TaskEvent, TaskState, TaskView};
@@ -50,7 +51,14 @@ impl Queue {
         let view = self.store().task(id).await?;
         let view = view.ok_or(ControlError::Unknown(id))?;
         let ended = self.ended(&view.body.depends_on).await?;
-        self.decide(|machine, now| machine.reopen(view, &ended, now))
+        // Between the reading of a budget and the decision nobody else may bring it back,
+        // spend from it, and put it away again.
+        let _budgets = self.0.budgets_returning.lock().await;
+        let mut budgets = Vec::new();
+        for id in view.body.spends_from() {
+            budgets.extend(self.store().budget(&Scope::Task(id)).await?);
+        }
+        self.decide(|machine, now| machine.reopen(view, &ended, &budgets, now))
             .await
     }
 

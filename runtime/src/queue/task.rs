@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Limits;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -192,7 +193,18 @@ pub struct NewTask {
 /// JSON beside the body; fields that are not set are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct TaskTerms {}
+pub struct TaskTerms {
+    /// What it and everything below it may spend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Limits>,
+    /// The ancestors whose budgets it spends from, outermost first. Set by the queue when
+    /// the task is accepted, whatever is submitted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub charges: Vec<TaskId>,
+    /// A person has to consent before it first starts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub requires_approval: bool,
+}
 
 impl NewTask {
     /// An ordinary task, to be adjusted by setting fields.
@@ -266,6 +278,16 @@ pub struct TaskBody {
     pub terms: Option<Box<TaskTerms>>,
 }
 
+impl TaskBody {
+    /// The tasks whose budgets it spends from: those of its ancestors, and its own.
+    pub fn spends_from(&self) -> impl Iterator<Item = TaskId> + '_ {
+        let terms = self.terms.as_deref();
+        let own = terms.and_then(|terms| terms.budget.map(|_| self.id));
+        let ancestors = terms.map_or(&[][..], |terms| &terms.charges);
+        ancestors.iter().copied().chain(own)
+    }
+}
+
 /// The part of a live task that changes.
 #[derive(Clone, Debug, Serialize)]
 pub struct TaskRun {
@@ -294,6 +316,13 @@ pub struct TaskRun {
     /// Events logged so far.
     #[serde(skip)]
     pub events: u64,
+    /// How often it had failed for good and was tried again on behalf of its parent.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// How a task ended.
@@ -376,6 +405,14 @@ pub enum TaskEventKind {
     StepRecorded,
     /// Inserted children and waits for them.
     Suspended,
+    /// A person was asked; the task waits for the answer.
+    ApprovalAsked,
+    /// A person said yes.
+    Approved,
+    /// A person said no, or nobody said anything in time.
+    Denied,
+    /// Something was charged to the task's budgets that no step records.
+    BudgetCharged,
     /// An attempt failed; another follows.
     Failed,
     /// A cancel was asked for.
@@ -402,6 +439,10 @@ impl TaskEventKind {
             Self::LeaseLost => "lease_lost",
             Self::StepRecorded => "step_recorded",
             Self::Suspended => "suspended",
+            Self::ApprovalAsked => "approval_asked",
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+            Self::BudgetCharged => "budget_charged",
             Self::Failed => "failed",
             Self::CancelRequested => "cancel_requested",
             Self::Retried => "retried",
@@ -412,7 +453,7 @@ impl TaskEventKind {
     }
 
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Submitted,
         Self::Available,
         Self::Leased,
@@ -420,6 +461,10 @@ impl TaskEventKind {
         Self::LeaseLost,
         Self::StepRecorded,
         Self::Suspended,
+        Self::ApprovalAsked,
+        Self::Approved,
+        Self::Denied,
+        Self::BudgetCharged,
         Self::Failed,
         Self::CancelRequested,
         Self::Retried,

@@ -4,6 +4,7 @@
 //! upserts, one statement per kind of row and batch, with the rows as one JSON argument.
 //! (A statement per row costs a round trip to the connection's thread each.)
 
+mod ledger;
 mod packed;
 mod read;
 #[cfg(test)]

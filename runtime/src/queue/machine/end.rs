@@ -4,6 +4,7 @@ use super::{Dependencies, Machine, Published};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::queue::budget::BudgetRow;
 use crate::queue::error::{AdmitError, ControlError, LeaseError};
 use crate::queue::task::{TaskEnd, TaskEventKind, TaskState, TaskView};
 
@@ -132,6 +133,7 @@ impl Machine {
         &mut self,
         view: TaskView,
         ended: &Dependencies,
+        budgets: &[BudgetRow],
         now: Timestamp,
     ) -> Result<(), ControlError> {
         let id = view.body.id;
@@ -182,9 +184,20 @@ impl Machine {
         let bytes = view.body.payload.bytes() as u64;
         self.admit(1, bytes, self.max_size(), now)
             .map_err(ControlError::NotAdmitted)?;
+        if !self.ledger.resume(&view.body, budgets) {
+            let hint = "the budget it spends from is forgotten; submit a new task";
+            return wrong(state, hint);
+        }
         self.outbox.changes.reopened.push(view.body.seq);
         self.revive(view.body, &end, ended, now);
         self.log(id, TaskEventKind::Retried, None, end.error, now);
+        let terms = self
+            .tasks
+            .get(&id)
+            .and_then(|entry| entry.body.terms.as_ref());
+        if terms.is_some_and(|terms| terms.requires_approval) {
+            self.ask_to_start(id, now);
+        }
         self.save(id);
         self.outbox.publish.push(Published::Task(id));
         Ok(())
@@ -253,6 +266,7 @@ impl Machine {
         };
         let epoch = entry.run.epoch;
         let leased = (epoch != Epoch::NEVER).then_some(epoch);
+        self.withdraw(id);
         self.enter(id, state, now);
         self.log(id, kind, leased, detail, now);
         let Some(entry) = self.tasks.get_mut(&id) else {
@@ -290,6 +304,7 @@ impl Machine {
             return;
         };
         let state = entry.run.state;
+        self.ledger.leave(&entry.body);
         self.states[state as usize] -= 1;
         self.bytes -= entry.body.payload.bytes() as u64;
         if let Some(at) = entry.timer {

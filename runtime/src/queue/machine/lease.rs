@@ -249,6 +249,8 @@ impl Machine {
             return Err(LeaseError::LogFull { task: id, max });
         }
         entry.steps.insert(step.key.clone());
+        let seq = entry.body.seq;
+        self.charge(id, &step.key, step.cost.map(|cost| cost.amounts()), now);
         let FinishedStep {
             key,
             input,
@@ -256,7 +258,6 @@ impl Machine {
             cost,
             started_at,
         } = step;
-        let seq = entry.body.seq;
         self.counters.steps += 1;
         self.log(
             id,

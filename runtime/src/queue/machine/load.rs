@@ -1,12 +1,14 @@
 //! Continuing from what the store holds.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::lease::LossCause;
 use super::{Dependencies, Entry, Machine};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
+use crate::queue::approval::ApprovalRow;
+use crate::queue::budget::ReservationRow;
 use crate::queue::task::{TaskBody, TaskEnd, TaskRun, TaskState};
 use crate::store::Snapshot;
 
@@ -37,6 +39,7 @@ impl Machine {
             self.keys.insert(key.clone(), *id);
         }
         self.recent_keys = old.recent_keys;
+        self.ledger.load(snapshot.budgets);
         let mut held = Vec::new();
         let mut blocked = Vec::new();
         for (body, run) in snapshot.live {
@@ -45,6 +48,8 @@ impl Machine {
             }
             self.insert(body, run);
         }
+        self.resume_reservations(snapshot.reservations);
+        self.resume_questions(snapshot.approvals, now);
         let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
         for id in ids {
             if let Some(cause) = self.link(id, &snapshot.ended) {
@@ -124,6 +129,7 @@ impl Machine {
             cancel_requested: false,
             last_error: end.error.clone(),
             events: end.events,
+            retries: 0,
         };
         self.insert(body, run);
         if let Some(entry) = self.tasks.get_mut(&id) {
@@ -134,7 +140,43 @@ impl Machine {
         debug_assert!(failed.is_none(), "its dependencies were checked");
     }
 
+    /// Sets aside again what was set aside.
+    fn resume_reservations(&mut self, rows: Vec<ReservationRow>) {
+        if rows.is_empty() {
+            return;
+        }
+        let ids: HashMap<u64, TaskId> = self
+            .tasks
+            .values()
+            .map(|entry| (entry.body.seq, entry.body.id))
+            .collect();
+        for row in rows {
+            if let Some(id) = ids.get(&row.seq) {
+                self.ledger.reopen(*id, row);
+            }
+        }
+    }
+
+    /// Waits again for whom was waited.
+    fn resume_questions(&mut self, rows: Vec<ApprovalRow>, now: Timestamp) {
+        for row in rows {
+            self.desk.put(row);
+        }
+        let unasked: Vec<TaskId> = self
+            .tasks
+            .values()
+            .filter(|entry| entry.run.state == TaskState::AwaitingApproval)
+            .map(|entry| entry.body.id)
+            .filter(|id| self.desk.of(*id).is_none())
+            .collect();
+        for id in unasked {
+            // Its question is gone; a worker that still needs the answer asks again.
+            self.enter(id, TaskState::Waiting, now);
+        }
+    }
+
     fn insert(&mut self, body: Arc<TaskBody>, run: TaskRun) {
+        self.ledger.join(&body);
         self.bytes += body.payload.bytes() as u64;
         self.states[run.state as usize] += 1;
         if let Some(key) = &body.idempotency_key {

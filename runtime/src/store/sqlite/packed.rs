@@ -21,7 +21,7 @@ const LIVE: &str = "SELECT json_array( \
     t.seq, t.id, t.kind, t.payload, t.goal, t.priority, t.class, t.tenant, t.idempotency_key, \
     t.parent, t.depends_on, t.max_attempts, t.submitted_at, t.deadline, t.terms, \
     r.state, r.attempt, r.losses, r.epoch, r.run_at, r.lease_until, r.worker, \
-    r.cancel_requested, r.last_error, r.events) \
+    r.cancel_requested, r.last_error, r.events, r.retries) \
     FROM task_run r JOIN task t ON t.seq = r.seq ORDER BY r.seq";
 
 /// The columns of [`LIVE`].
@@ -52,6 +52,7 @@ struct Packed(
     u8,
     Option<String>,
     u64,
+    u32,
 );
 
 /// All tasks that have not ended, in order of acceptance.
@@ -123,6 +124,7 @@ fn unpack(packed: Packed, names: &mut Names) -> Result<(Arc<TaskBody>, TaskRun),
         cancel_requested: packed.22 != 0,
         last_error: packed.23,
         events: packed.24,
+        retries: packed.25,
     };
     Ok((Arc::new(body), run))
 }

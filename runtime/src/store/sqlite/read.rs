@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite as Dialect};
 
-use super::{Sqlite, failure, packed, parse, unreadable};
+use super::{Sqlite, failure, ledger, packed, parse, unreadable};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -18,6 +18,7 @@ use crate::store::{Document, Snapshot, StepRow, StoreError, TaskFilter};
 const VIEW: &str = "SELECT t.*, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
     r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events, \
+    r.retries, \
     e.state AS e_state, e.finished_at, e.attempt AS e_attempt, e.losses AS e_losses, \
     e.epoch AS e_epoch, e.result, e.error, e.events AS e_events \
     FROM task t LEFT JOIN task_run r ON r.seq = t.seq LEFT JOIN task_end e ON e.seq = t.seq \
@@ -62,7 +63,11 @@ impl Sqlite {
             let state: &str = row.try_get(1).map_err(failed)?;
             ended.insert(parse("a task id", id)?, parse("a task state", state)?);
         }
+        let (budgets, reservations, approvals) = ledger::snapshot(&mut reader, &live).await?;
         Ok(Snapshot {
+            budgets,
+            reservations,
+            approvals,
             control,
             next_seq: next_seq.unsigned_abs(),
             live,
@@ -371,6 +376,7 @@ fn run(row: &SqliteRow) -> Result<Option<TaskRun>, StoreError> {
         cancel_requested: number(row, "cancel_requested")? != 0,
         last_error: optional(row, "last_error")?,
         events: number(row, "r_events")?,
+        retries: small(row, "retries")?,
     }))
 }
 
@@ -393,7 +399,10 @@ fn end(row: &SqliteRow) -> Result<Option<TaskEnd>, StoreError> {
     }))
 }
 
-fn optional<'r, T>(row: &'r SqliteRow, column: &'static str) -> Result<Option<T>, StoreError>
+pub(super) fn optional<'r, T>(
+    row: &'r SqliteRow,
+    column: &'static str,
+) -> Result<Option<T>, StoreError>
 where
     T: sqlx::Decode<'r, Dialect> + sqlx::Type<Dialect>,
 {
@@ -401,7 +410,7 @@ where
         .map_err(|error| unreadable(column, &error))
 }
 
-fn text(row: &SqliteRow, column: &'static str) -> Result<String, StoreError> {
+pub(super) fn text(row: &SqliteRow, column: &'static str) -> Result<String, StoreError> {
     row.try_get(column)
         .map_err(|error| unreadable(column, &error))
 }
@@ -410,7 +419,7 @@ fn json(row: &SqliteRow, column: &'static str) -> Result<Json, StoreError> {
     Json::parse(text(row, column)?).map_err(|error| unreadable(column, &error))
 }
 
-fn number(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
+pub(super) fn number(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
     let value: i64 = row
         .try_get(column)
         .map_err(|error| unreadable(column, &error))?;
@@ -421,6 +430,6 @@ fn small(row: &SqliteRow, column: &'static str) -> Result<u32, StoreError> {
     u32::try_from(number(row, column)?).map_err(|error| unreadable(column, &error))
 }
 
-fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
     Ok(optional::<i64>(row, column)?.map(|at| Timestamp(at.unsigned_abs())))
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 use sqlx::{Connection, SqliteConnection};
 
+use crate::queue::budget::Period;
 use crate::store::Changes;
 use crate::store::content::{Content, ContentHash};
 
@@ -22,15 +23,15 @@ const REOPENED: &str = "DELETE FROM task_end WHERE seq IN (SELECT value FROM jso
 
 const RUNS: &str = "INSERT INTO task_run \
     (seq, state, attempt, losses, epoch, run_at, lease_until, worker, cancel_requested, \
-     last_error, events) \
+     last_error, events, retries) \
     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, \
-     value->>7, value->>8, value->>9, value->>10 \
+     value->>7, value->>8, value->>9, value->>10, value->>11 \
     FROM jsonb_each($1) WHERE true \
     ON CONFLICT (seq) DO UPDATE SET state = excluded.state, attempt = excluded.attempt, \
      losses = excluded.losses, epoch = excluded.epoch, run_at = excluded.run_at, \
      lease_until = excluded.lease_until, worker = excluded.worker, \
      cancel_requested = excluded.cancel_requested, last_error = excluded.last_error, \
-     events = excluded.events";
+     events = excluded.events, retries = excluded.retries";
 
 const ENDS: &str = "INSERT INTO task_end \
     (seq, state, finished_at, attempt, losses, epoch, result, error, events) \
@@ -54,6 +55,26 @@ const BLOBS: &str = "INSERT INTO blob (hash, body) \
     SELECT value->>0, value->>1 FROM jsonb_each($1) WHERE true \
     ON CONFLICT (hash) DO NOTHING";
 
+// Limits and amounts are objects; `->>` takes their text.
+const BUDGETS: &str = "INSERT INTO budget (scope, limits, period, since, spent, granted) \
+    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 \
+    FROM jsonb_each($1) WHERE true \
+    ON CONFLICT (scope) DO UPDATE SET limits = excluded.limits, period = excluded.period, \
+     since = excluded.since, spent = excluded.spent, granted = excluded.granted";
+
+const RESERVATIONS: &str = "INSERT INTO reservation (id, seq, key, estimate, scopes) \
+    SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM jsonb_each($1)";
+
+const RESERVATIONS_ENDED: &str =
+    "DELETE FROM reservation WHERE id IN (SELECT value FROM json_each($1))";
+
+const APPROVALS: &str = "INSERT INTO approval \
+    (id, seq, state, asked_at, expires_at, token_hash, request, decision) \
+    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, \
+     value->>7 \
+    FROM jsonb_each($1) WHERE true \
+    ON CONFLICT (id) DO UPDATE SET state = excluded.state, decision = excluded.decision";
+
 const DOCUMENTS: &str = "INSERT INTO document (space, key, body, at) \
     SELECT value->>0, value->>1, value->>2, value->>3 FROM jsonb_each($1) WHERE true \
     ON CONFLICT (space, key) DO UPDATE SET body = excluded.body, at = excluded.at";
@@ -65,7 +86,7 @@ const CONTROL: &str = "INSERT INTO meta (name, value) VALUES ('control', $1) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 /// Ended tasks forgotten per commit; more wait for the next.
-pub(super) const PRUNE: [&str; 4] = [
+pub(super) const PRUNE: [&str; 5] = [
     "CREATE TEMP TABLE IF NOT EXISTS pruned (seq INTEGER PRIMARY KEY)",
     // The newest task stays, so that its order of acceptance is not given again; and so do
     // tasks that a live one still refers to.
@@ -76,6 +97,8 @@ pub(super) const PRUNE: [&str; 4] = [
      AND NOT EXISTS (SELECT 1 FROM task_dependency d JOIN task_run r ON r.seq = d.seq \
          WHERE d.dependency = t.id) \
      LIMIT 1000",
+    "DELETE FROM budget WHERE scope IN \
+     (SELECT 'task:' || t.id FROM task t JOIN pruned p ON p.seq = t.seq)",
     "DELETE FROM task WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_end WHERE seq IN (SELECT seq FROM pruned)",
 ];
@@ -87,8 +110,9 @@ pub(super) const PRUNE_BLOBS: &str = "DELETE FROM blob WHERE hash IN ( \
      AND s.input_blob IS NOT NULL AND s.seq NOT IN (SELECT seq FROM pruned)) \
     AND NOT EXISTS (SELECT 1 FROM step s WHERE s.output_blob = blob.hash \
      AND s.output_blob IS NOT NULL AND s.seq NOT IN (SELECT seq FROM pruned))";
-const PRUNE_REST: [&str; 5] = [
+const PRUNE_REST: [&str; 6] = [
     PRUNE_BLOBS,
+    "DELETE FROM approval WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_dependency WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_event WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM step WHERE seq IN (SELECT seq FROM pruned)",
@@ -124,6 +148,13 @@ pub(super) async fn commit(
     rows(&mut transaction, EVENTS, events(changes)).await?;
     rows(&mut transaction, BLOBS, blobs(changes)).await?;
     rows(&mut transaction, STEPS, steps(changes)).await?;
+    rows(&mut transaction, BUDGETS, budgets(changes)).await?;
+    rows(&mut transaction, RESERVATIONS, reservations(changes)).await?;
+    if !changes.reservations_ended.is_empty() {
+        let ended = encode(&changes.reservations_ended)?;
+        run(&mut transaction, RESERVATIONS_ENDED, ended).await?;
+    }
+    rows(&mut transaction, APPROVALS, approvals(changes)).await?;
     documents(&mut transaction, changes).await?;
     if let Some(control) = &changes.control {
         run(&mut transaction, CONTROL, encode(control)?).await?;
@@ -224,6 +255,7 @@ fn runs(changes: &Changes) -> Vec<impl Serialize + '_> {
                 u8::from(run.cancel_requested),
                 &run.last_error,
                 run.events,
+                run.retries,
             )
         })
         .collect()
@@ -294,6 +326,52 @@ fn inline(content: &Content) -> &str {
         Some(_) => "null",
         None => content.json.as_str(),
     }
+}
+
+/// Of several rows for one scope only the last is written.
+fn budgets(changes: &Changes) -> Vec<impl Serialize + '_> {
+    let mut written = HashSet::new();
+    let last = changes.budgets.iter().rev();
+    last.filter(|row| written.insert(&row.scope))
+        .map(|row| {
+            let period = row.period.map(Period::as_str);
+            (
+                &row.scope,
+                row.limits,
+                period,
+                row.since,
+                row.spent,
+                row.granted,
+            )
+        })
+        .collect()
+}
+
+fn reservations(changes: &Changes) -> Vec<impl Serialize + '_> {
+    changes
+        .reservations
+        .iter()
+        .map(|row| (row.id, row.seq, &row.key, row.estimate, &row.scopes))
+        .collect()
+}
+
+fn approvals(changes: &Changes) -> Vec<impl Serialize + '_> {
+    changes
+        .approvals
+        .iter()
+        .map(|row| {
+            (
+                row.id,
+                row.seq,
+                row.state.as_str(),
+                row.asked_at,
+                row.expires_at,
+                &row.token_hash,
+                &row.request,
+                &row.decision,
+            )
+        })
+        .collect()
 }
 
 /// The large documents of steps.

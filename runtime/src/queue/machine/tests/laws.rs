@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::spending::limited;
 use super::world::{KINDS, World};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::json::Json;
+use crate::queue::budget::Scope;
 use crate::queue::control::QueueLimits;
 use crate::queue::retry::RetryBackoff;
-use crate::queue::task::{Lane, NewChild, NewTask, TaskEventKind};
+use crate::queue::task::{Lane, NewChild, NewTask, TaskEventKind, TaskTerms};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -22,6 +24,13 @@ enum Op {
     Renew(usize),
     Step(usize, u8),
     Suspend(usize, Vec<(Submit, Option<usize>)>),
+    Reserve(usize, u8, u64, bool),
+    Pay(usize, u8, u64),
+    GiveBack(usize, u8),
+    WaitForBudget(usize, u8, u64),
+    Ask(usize, u8, Option<u64>),
+    Answer(usize, bool, Option<u64>),
+    Raise(u64),
     Cancel(usize),
     Retry(usize),
     Clear,
@@ -43,6 +52,8 @@ struct Submit {
     delay: Option<u64>,
     deadline: Option<u64>,
     attempts: Option<u32>,
+    budget: Option<u64>,
+    careful: bool,
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
@@ -54,16 +65,22 @@ fn submit() -> impl Strategy<Value = Submit> {
         prop::option::weighted(0.2, 0..20_000_u64),
         prop::option::weighted(0.15, 0..60_000_u64),
         prop::option::of(1..3_u32),
+        prop::option::weighted(0.4, 0..60_u64),
+        prop::bool::weighted(0.1),
     )
-        .prop_map(|(lane, kind, key, on, delay, deadline, attempts)| Submit {
-            lane,
-            kind,
-            key,
-            on,
-            delay,
-            deadline,
-            attempts,
-        })
+        .prop_map(
+            |(lane, kind, key, on, delay, deadline, attempts, budget, careful)| Submit {
+                lane,
+                kind,
+                key,
+                on,
+                delay,
+                deadline,
+                attempts,
+                budget,
+                careful,
+            },
+        )
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -77,6 +94,16 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<usize>().prop_map(Op::Renew),
         3 => (any::<usize>(), 0..3_u8).prop_map(|(i, k)| Op::Step(i, k)),
         5 => (any::<usize>(), family).prop_map(|(i, f)| Op::Suspend(i, f)),
+        6 => (any::<usize>(), 0..3_u8, 0..30_u64, any::<bool>())
+            .prop_map(|(i, k, n, afresh)| Op::Reserve(i, k, n, afresh)),
+        4 => (any::<usize>(), 0..3_u8, 0..30_u64).prop_map(|(i, k, n)| Op::Pay(i, k, n)),
+        2 => (any::<usize>(), 0..3_u8).prop_map(|(i, k)| Op::GiveBack(i, k)),
+        4 => (any::<usize>(), 0..3_u8, 0..80_u64).prop_map(|(i, k, n)| Op::WaitForBudget(i, k, n)),
+        2 => (any::<usize>(), 3..5_u8, prop::option::of(0..90_000_u64))
+            .prop_map(|(i, k, patience)| Op::Ask(i, k, patience)),
+        5 => (any::<usize>(), prop::bool::weighted(0.8), prop::option::of(0..50_u64))
+            .prop_map(|(i, yes, grant)| Op::Answer(i, yes, grant)),
+        1 => (0..40_u64).prop_map(Op::Raise),
         2 => any::<usize>().prop_map(Op::Cancel),
         3 => any::<usize>().prop_map(Op::Retry),
         1 => Just(Op::Clear),
@@ -115,6 +142,13 @@ fn task(world: &World, submit: &Submit) -> NewTask {
         run_at: submit.delay.map(after),
         deadline: submit.deadline.map(after),
         max_attempts: submit.attempts,
+        terms: (submit.budget.is_some() || submit.careful).then(|| {
+            Box::new(TaskTerms {
+                budget: submit.budget.map(limited),
+                requires_approval: submit.careful,
+                ..TaskTerms::default()
+            })
+        }),
         depends_on: submit.on.iter().filter_map(|on| pick(known, *on)).collect(),
         ..NewTask::new(KINDS[submit.kind], Json::null())
     }
@@ -158,6 +192,37 @@ fn apply(world: &mut World, op: Op) {
                 })
                 .collect();
             drop(held(at).map(|lease| world.suspend(lease, children)));
+        }
+        Op::Reserve(at, key, amount, afresh) => {
+            drop(held(at).map(|lease| world.reserve(lease, &format!("s{key}"), amount, afresh)));
+        }
+        Op::Pay(at, key, amount) => {
+            // A step may cost less than was set aside for it; what costs more is charged as
+            // it is, and breaks the law.
+            if let Some(lease) = held(at)
+                && let Some(most) = world.machine.ledger.reserved(lease.0, &format!("s{key}"))
+            {
+                drop(world.pay(lease, &format!("s{key}"), amount.min(most.tokens)));
+            }
+        }
+        Op::GiveBack(at, key) => {
+            drop(held(at).map(|lease| world.give_back(lease, &format!("s{key}"))));
+        }
+        Op::WaitForBudget(at, key, needs) => {
+            drop(held(at).map(|lease| world.wait_for_budget(lease, &format!("s{key}"), needs)));
+        }
+        Op::Ask(at, key, patience) => {
+            let patience = patience.map(Duration::from_millis);
+            drop(held(at).map(|lease| world.ask(lease, &format!("q{key}"), patience)));
+        }
+        Op::Answer(at, approved, grant) => {
+            let asked = pick(&world.questions(), at);
+            drop(asked.map(|id| world.answer(id, approved, grant)));
+        }
+        Op::Raise(more) => {
+            let node = world.machine.budget(&Scope::Node, world.now);
+            let limit = node.and_then(|node| node.limits.tokens).unwrap_or(0);
+            world.set_budget(Scope::Node, limited(limit + more), None);
         }
         Op::Cancel(at) => drop(pick(&world.known, at).map(|id| world.cancel(id))),
         Op::Retry(at) => drop(pick(&world.known, at).map(|id| world.retry(id))),
@@ -203,6 +268,8 @@ fn read_log(world: &World, id: TaskId) {
             TaskEventKind::Released | TaskEventKind::LeaseLost => claimable = true,
             TaskEventKind::Failed | TaskEventKind::StepRecorded => {}
             TaskEventKind::Suspended | TaskEventKind::CancelRequested => {}
+            TaskEventKind::Approved | TaskEventKind::Denied | TaskEventKind::BudgetCharged => {}
+            TaskEventKind::ApprovalAsked => claimable = false,
             TaskEventKind::Completed | TaskEventKind::Discarded | TaskEventKind::Cancelled => {
                 over = true;
             }
@@ -217,6 +284,8 @@ proptest! {
         ops in prop::collection::vec(op(), 1..150)
     ) {
         let mut world = World::new(limits());
+        world.set_budget(Scope::Node, limited(100), None);
+        world.settle();
         for op in ops {
             apply(&mut world, op);
             world.check();
@@ -230,7 +299,10 @@ proptest! {
             prop_assert!(rounds < 3_000, "stands still: {:?}", world.machine.tasks);
             match world.claim() {
                 Some(lease) => world.complete((lease.task.id, lease.epoch)).expect("held"),
+                None => match world.questions().first() {
+                Some(question) => world.answer(*question, true, None).expect("open"),
                 None => world.pass(Duration::from_secs(40)),
+                },
             }
             world.settle();
             world.check();

@@ -11,9 +11,12 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use super::super::{Dependencies, FinishedStep, Loading, Machine, Published};
+use super::spending::Accounts;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::queue::approval::ApprovalState;
+use crate::queue::budget::{BudgetRow, Cost, Scope};
 use crate::queue::control::{Control, QueueLimits};
 use crate::queue::error::{AdmitError, LeaseError};
 use crate::queue::task::{Lease, NewChild, NewTask, TaskEventKind, TaskState, TaskView};
@@ -51,6 +54,7 @@ pub(super) struct World {
     completed: HashMap<TaskId, Epoch>,
     steps: HashSet<(TaskId, String)>,
     control: Option<Control>,
+    pub(super) accounts: Accounts,
 }
 
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
@@ -76,6 +80,7 @@ impl World {
             completed: HashMap::new(),
             steps: HashSet::new(),
             control: None,
+            accounts: Accounts::default(),
         };
         world.restart(0);
         world
@@ -123,6 +128,7 @@ impl World {
                 return;
             };
             now(self.store.commit(&decision.changes)).expect("writable");
+            self.accounts.book(&decision.changes);
             self.machine.publish(&decision.publish, self.now);
             self.hand_over(Vec::new());
             self.remember(decision.promises);
@@ -152,6 +158,7 @@ impl World {
     fn keep_prefix(&mut self, kept: usize) {
         for decision in self.pending.drain(..).take(kept) {
             now(self.store.commit(&decision.changes)).expect("writable");
+            self.accounts.book(&decision.changes);
         }
         self.pending.clear();
         // A switch whose commit was cut off stands or does not; nobody was told.
@@ -312,11 +319,20 @@ impl World {
     }
 
     pub(super) fn step(&mut self, lease: (TaskId, Epoch), key: &str) -> Result<bool, LeaseError> {
+        self.priced_step(lease, key, None)
+    }
+
+    pub(super) fn priced_step(
+        &mut self,
+        lease: (TaskId, Epoch),
+        key: &str,
+        cost: Option<Cost>,
+    ) -> Result<bool, LeaseError> {
         let step = FinishedStep {
             key: key.to_owned(),
             input: Content::new(Json::null()),
             output: Content::new(Json::null()),
-            cost: None,
+            cost,
             started_at: self.now,
         };
         let answer = self.machine.record_step(lease.0, lease.1, step, self.now);
@@ -342,7 +358,13 @@ impl World {
             return false;
         };
         let ended = self.ended(&view.body.depends_on);
-        let answer = self.machine.reopen(view, &ended, self.now).is_ok();
+        let budgets: Vec<BudgetRow> = view
+            .body
+            .spends_from()
+            .filter_map(|id| now(self.store.budget(&Scope::Task(id))).expect("readable"))
+            .collect();
+        let answer = self.machine.reopen(view, &ended, &budgets, self.now);
+        let answer = answer.is_ok();
         self.hand_over(Vec::new());
         answer
     }
@@ -404,6 +426,15 @@ impl World {
                 "live or ended, once"
             );
         }
+        self.machine.ledger.check();
+        for row in self.machine.desk.rows() {
+            let entry = &self.machine.tasks[&row.request.task];
+            assert_eq!(entry.run.state, TaskState::AwaitingApproval);
+            assert_eq!(row.state, ApprovalState::Open);
+        }
+        let awaited = self.machine.states[TaskState::AwaitingApproval as usize];
+        assert_eq!(self.machine.desk.rows().count() as u64, awaited);
+        self.accounts.check(&self.store);
         for (id, epoch) in &self.completed {
             let end = self.view(*id).and_then(|view| view.end).expect("kept");
             assert_eq!((end.state, end.epoch), (TaskState::Completed, *epoch));
