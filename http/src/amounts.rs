@@ -1,8 +1,9 @@
 //! Costs and budgets in JSON: tokens and calls as whole numbers, `usd` and `seconds` as
 //! decimals that are kept to a millionth and a thousandth.
 
-use regrow_runtime::queue::budget::{AMOUNT_MAX, Amounts, Cost, Limits};
+use regrow_runtime::queue::budget::{AMOUNT_MAX, Amounts, Cost, Limits, Unit};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::input::Fields;
 
@@ -84,19 +85,28 @@ pub(crate) fn cost(fields: &mut Fields, field: &str) -> Option<Cost> {
     })
 }
 
-/// Limits in `field`: what is not named, or null, is not limited.
-pub(crate) fn limits(fields: &mut Fields, field: &str) -> Option<Limits> {
-    fields.nested(field, |fields| Limits {
+/// Limits among the fields: what is not named, or null, is not limited.
+pub(crate) fn limits(fields: &mut Fields) -> Limits {
+    Limits {
         tokens: whole(fields, "tokens"),
         micros: fields.decimal("usd", MICROS),
         calls: whole(fields, "calls"),
         millis: fields.decimal("seconds", MILLIS),
-    })
+    }
+}
+
+/// An amount in the unit of the interface.
+pub(crate) fn amount(unit: Unit, amount: u64) -> Value {
+    match unit {
+        Unit::Tokens | Unit::Calls => Value::from(amount),
+        Unit::Micros => Value::from(amount as f64 / MICROS),
+        Unit::Millis => Value::from(amount as f64 / MILLIS),
+    }
 }
 
 /// Amounts in `field`: what is not named is nothing.
 pub(crate) fn amounts(fields: &mut Fields, field: &str) -> Option<Amounts> {
-    limits(fields, field).map(|limits| Amounts {
+    fields.nested(field, limits).map(|limits| Amounts {
         tokens: limits.tokens.unwrap_or(0),
         micros: limits.micros.unwrap_or(0),
         calls: limits.calls.unwrap_or(0),

@@ -14,10 +14,14 @@ use axum::response::{IntoResponse, Response};
 use regrow_runtime::ids::TaskId;
 use regrow_runtime::journal::StepError;
 use regrow_runtime::json::Json;
-use regrow_runtime::queue::error::{AdmitError, ControlError, LeaseError};
+use regrow_runtime::queue::approval::{ApprovalError, ApprovalId};
+use regrow_runtime::queue::asking::AskError;
+use regrow_runtime::queue::error::{AdmitError, BudgetError, ControlError, LeaseError};
 use regrow_runtime::store::StoreError;
 use regrow_runtime::store::content::INLINE_BYTES_MAX;
 use serde_json::{Map, Value, json};
+
+use crate::routes::approvals::short_json;
 
 /// The stable name of a failure. Clients branch on it; it is never renamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,10 @@ pub enum Code {
     TaskNotFound,
     /// The task has no such finished step.
     StepNotFound,
+    /// There is no such question to a person.
+    ApprovalNotFound,
+    /// There is no such budget.
+    BudgetNotFound,
     /// There is no such agent.
     AgentNotFound,
     /// The agent does not run at the moment.
@@ -62,6 +70,12 @@ pub enum Code {
     ResultTooLarge,
     /// A step of this name is on record with another input.
     StepDiverged,
+    /// The question is decided, or there is nothing left to decide.
+    ApprovalClosed,
+    /// The token belongs to another question.
+    WrongToken,
+    /// A step may cost more than a budget has left.
+    OverBudget,
     /// The task's log has as many lines as it may have.
     LogFull,
     /// The queue is above its high-water mark.
@@ -84,7 +98,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -95,6 +109,8 @@ impl Code {
         Self::NotFound,
         Self::TaskNotFound,
         Self::StepNotFound,
+        Self::ApprovalNotFound,
+        Self::BudgetNotFound,
         Self::AgentNotFound,
         Self::AgentNotRunning,
         Self::RehearsalDisabled,
@@ -105,6 +121,9 @@ impl Code {
         Self::WrongState,
         Self::ResultTooLarge,
         Self::StepDiverged,
+        Self::ApprovalClosed,
+        Self::WrongToken,
+        Self::OverBudget,
         Self::LogFull,
         Self::QueueFull,
         Self::Draining,
@@ -158,6 +177,12 @@ impl Code {
                 S::NOT_FOUND,
                 "the task has no such finished step",
             ),
+            Self::ApprovalNotFound => (
+                "approval_not_found",
+                S::NOT_FOUND,
+                "there is no such approval",
+            ),
+            Self::BudgetNotFound => ("budget_not_found", S::NOT_FOUND, "there is no such budget"),
             Self::AgentNotFound => ("agent_not_found", S::NOT_FOUND, "there is no such agent"),
             Self::AgentNotRunning => (
                 "agent_not_running",
@@ -199,6 +224,21 @@ impl Code {
                 "step_diverged",
                 S::CONFLICT,
                 "the step is on record with another input",
+            ),
+            Self::ApprovalClosed => (
+                "approval_closed",
+                S::CONFLICT,
+                "there is nothing left to decide",
+            ),
+            Self::WrongToken => (
+                "wrong_token",
+                S::FORBIDDEN,
+                "the token belongs to another question",
+            ),
+            Self::OverBudget => (
+                "over_budget",
+                S::PAYMENT_REQUIRED,
+                "a budget has not enough left",
             ),
             Self::LogFull => ("log_full", S::CONFLICT, "the task's log is full"),
             Self::QueueFull => ("queue_full", S::TOO_MANY_REQUESTS, "the queue is full"),
@@ -297,6 +337,11 @@ impl ApiError {
             format!("there is no task {id}; ended tasks are forgotten after their retention"),
         )
         .with("task", id.to_string())
+    }
+
+    pub(crate) fn no_approval(id: ApprovalId) -> Self {
+        let detail = ApprovalError::Unknown(id).to_string();
+        Self::new(Code::ApprovalNotFound, detail).with("approval", id.to_string())
     }
 
     pub(crate) fn overloaded(what: &str, max: usize) -> Self {
@@ -414,6 +459,15 @@ impl From<LeaseError> for ApiError {
             LeaseError::TooLarge { bytes, max } => Self::new(Code::ResultTooLarge, detail)
                 .with("bytes", bytes)
                 .with("max_bytes", max),
+            LeaseError::OverBudget(shortfall) => {
+                let short: Vec<Value> = shortfall.short.iter().map(short_json).collect();
+                Self::new(Code::OverBudget, detail)
+                    .with("key", shortfall.key.clone())
+                    .with("short", short)
+            }
+            LeaseError::TooManyReservations { max, .. } => {
+                Self::overloaded("reservations of this task", max)
+            }
             LeaseError::LogFull { task, max } => Self::new(Code::LogFull, detail)
                 .with("task", task.to_string())
                 .with("max_lines", max),
@@ -443,9 +497,57 @@ impl From<StepError<Infallible>> for ApiError {
                     .with("offered", shown(&offered))
                     .with("key", key)
             }
-            StepError::Shape { .. } => Self::new(Code::Internal, detail),
+            StepError::OverBudget { shortfall, .. } => LeaseError::OverBudget(shortfall).into(),
+            StepError::UnderWay { .. } | StepError::Shape { .. } => {
+                Self::new(Code::Internal, detail)
+            }
             StepError::Lease { cause, .. } => cause.into(),
             StepError::Lookup { cause, .. } => cause.into(),
+        }
+    }
+}
+
+impl From<AskError> for ApiError {
+    fn from(error: AskError) -> Self {
+        let detail = error.to_string();
+        match error {
+            AskError::Invalid(problems) => AdmitError::Invalid(problems).into(),
+            AskError::Diverged { key } => Self::new(Code::StepDiverged, detail).with("key", key),
+            AskError::Lease(cause) => cause.into(),
+            AskError::Store(cause) => cause.into(),
+        }
+    }
+}
+
+impl From<ApprovalError> for ApiError {
+    fn from(error: ApprovalError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ApprovalError::Unknown(id) => Self::no_approval(id),
+            ApprovalError::Closed { id, state, .. } => Self::new(Code::ApprovalClosed, detail)
+                .with("approval", id.to_string())
+                .with("state", state.as_str()),
+            ApprovalError::WrongToken(id) => {
+                Self::new(Code::WrongToken, detail).with("approval", id.to_string())
+            }
+            ApprovalError::Invalid { .. } => Self::new(Code::ValidationFailed, detail),
+            ApprovalError::Store(cause) => cause.into(),
+        }
+    }
+}
+
+impl From<BudgetError> for ApiError {
+    fn from(error: BudgetError) -> Self {
+        let detail = error.to_string();
+        match error {
+            BudgetError::Unknown(scope) => {
+                Self::new(Code::BudgetNotFound, detail).with("scope", scope.to_string())
+            }
+            BudgetError::Periodic(_) => Self::new(Code::ValidationFailed, detail),
+            BudgetError::TooMany { max } => {
+                Self::new(Code::ValidationFailed, detail).with("max", max)
+            }
+            BudgetError::Store(cause) => cause.into(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The routes, a file per subject. Each reads its request, asks the kernel, and answers.
 
 pub(crate) mod agents;
+pub(crate) mod approvals;
+pub(crate) mod budgets;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod leases;

@@ -6,6 +6,8 @@ use regrow_runtime::json::Json;
 use regrow_runtime::queue::task::{Lane, TaskBody, TaskEvent, TaskEventKind, TaskState, TaskView};
 use serde::{Serialize, Serializer};
 
+use crate::amounts::LimitsJson;
+
 /// Writes an instant as RFC 3339 text, or null.
 pub(crate) fn instant<S: Serializer>(
     at: &Option<Timestamp>,
@@ -41,6 +43,8 @@ pub(crate) struct TaskJson<'a> {
     idempotency_key: Option<&'a str>,
     parent: Option<TaskId>,
     depends_on: &'a [TaskId],
+    budget: Option<LimitsJson>,
+    requires_approval: bool,
     attempt: u32,
     max_attempts: u32,
     losses: u32,
@@ -60,6 +64,7 @@ pub(crate) struct TaskJson<'a> {
 impl<'a> From<&'a TaskView> for TaskJson<'a> {
     fn from(view: &'a TaskView) -> Self {
         let (body, end) = (&view.body, view.end.as_ref());
+        let terms = body.terms.as_deref();
         // What ended has no run any more; should both be there, the end counts.
         let run = if end.is_some() {
             None
@@ -78,6 +83,8 @@ impl<'a> From<&'a TaskView> for TaskJson<'a> {
             idempotency_key: body.idempotency_key.as_deref(),
             parent: body.parent,
             depends_on: &body.depends_on,
+            budget: terms.and_then(|terms| terms.budget).map(LimitsJson::from),
+            requires_approval: terms.is_some_and(|terms| terms.requires_approval),
             attempt: end.map_or_else(|| run.map_or(0, |run| run.attempt), |end| end.attempt),
             max_attempts: body.max_attempts,
             losses: end.map_or_else(|| run.map_or(0, |run| run.losses), |end| end.losses),

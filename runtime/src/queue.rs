@@ -8,7 +8,7 @@
 //! Waiting for tasks, for time and for the disk happens outside the lock.
 
 pub mod approval;
-mod asking;
+pub mod asking;
 pub mod backlog;
 pub mod budget;
 pub mod control;

@@ -7,12 +7,13 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::json::Json;
-use regrow_runtime::queue::task::NewTask;
+use regrow_runtime::queue::task::{NewTask, TaskTerms};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Answer;
+use crate::amounts::limits;
 use crate::input::Fields;
 use crate::state::ApiState;
 use crate::view::TaskJson;
@@ -76,7 +77,18 @@ fn task(fields: &mut Fields, now: Timestamp) -> NewTask {
         .number("max_attempts", 1..=1_000, "")
         .and_then(|attempts| attempts.try_into().ok());
     task.depends_on = fields.ids("depends_on");
+    task.terms = terms(fields);
     task
+}
+
+/// What the task needs before it may start or go on, if anything.
+fn terms(fields: &mut Fields) -> Option<Box<TaskTerms>> {
+    let terms = TaskTerms {
+        budget: fields.nested("budget", limits),
+        requires_approval: fields.flag("requires_approval").unwrap_or(false),
+        ..TaskTerms::default()
+    };
+    (terms != TaskTerms::default()).then(|| Box::new(terms))
 }
 
 /// An instant as RFC 3339 text or as milliseconds since 1970.

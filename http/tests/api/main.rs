@@ -6,6 +6,7 @@
 )]
 
 mod agents;
+mod approvals;
 mod bad_input;
 mod health;
 mod leases;

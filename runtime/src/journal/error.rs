@@ -1,6 +1,7 @@
 //! Why a step has no output.
 
 use crate::json::Json;
+use crate::queue::budget::Shortfall;
 use crate::queue::error::LeaseError;
 use crate::store::StoreError;
 
@@ -39,6 +40,22 @@ pub enum StepError<E> {
         /// Why.
         #[source]
         cause: serde_json::Error,
+    },
+    /// It may cost more than a budget has left. Nothing was run; the lease still holds.
+    #[error("step `{key}` is not begun")]
+    OverBudget {
+        /// The step.
+        key: String,
+        /// Which budget, and what is missing.
+        #[source]
+        shortfall: Box<Shortfall>,
+    },
+    /// The same priced step runs already under this lease; it is not paid for twice. Nothing
+    /// was run.
+    #[error("step `{key}` is under way already; wait for that one")]
+    UnderWay {
+        /// The step.
+        key: String,
     },
     /// The lease no longer holds, or the output could not be recorded.
     #[error("step `{key}` could not be recorded")]

@@ -408,14 +408,4 @@ impl Ledger {
             }
         }
     }
-
-    /// The budgets' rows as memory has them.
-    pub(super) fn rows(&self) -> impl Iterator<Item = &BudgetRow> {
-        self.budgets.values().map(|budget| &budget.row)
-    }
-
-    /// The ids of reservations that have not ended.
-    pub(super) fn open_ids(&self) -> Vec<u64> {
-        self.open.values().map(|open| open.row.id).collect()
-    }
 }
