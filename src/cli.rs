@@ -7,12 +7,14 @@
 mod agents;
 mod approvals;
 mod budget;
+mod dead_letters;
 pub(crate) mod failure;
 mod health;
 pub(crate) mod node;
 pub(crate) mod output;
 mod queue;
 mod run;
+pub(crate) mod store;
 mod tasks;
 
 use std::process::ExitCode;

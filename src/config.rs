@@ -63,6 +63,8 @@ pub(crate) struct AgentSettings {
     pub(crate) workers: usize,
     pub(crate) critics: usize,
     pub(crate) memories: usize,
+    /// The number of Workers at work adapts to how long work takes.
+    pub(crate) adaptive: bool,
     /// What each may hold on to.
     pub(crate) limits: AgentLimits,
     /// Restarts that all agents together may need within a period.
@@ -263,6 +265,7 @@ fn settings(reader: &mut Reader) -> NodeConfig {
             workers: size(reader.number("agents.workers", 2 * cores as u64, 0..=100_000)),
             critics: size(reader.number("agents.critics", cores as u64, 0..=10_000)),
             memories: size(reader.number("agents.memories", 1, 0..=1_000)),
+            adaptive: reader.switch("agents.adaptive", false),
             limits: AgentLimits {
                 lease: reader.duration("agents.lease", agents.lease, 100 * MILLISECOND..=HOUR),
                 grace: reader.duration("agents.grace", agents.grace, Duration::ZERO..=HOUR),

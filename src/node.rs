@@ -27,11 +27,14 @@ use regrow_http::server::{BindError, Server};
 use regrow_http::state::{ApiParts, Lifecycle, Phase};
 use regrow_runtime::actor::{Crash, StartError};
 use regrow_runtime::clock::Clock;
+use regrow_runtime::concurrency::Limiter;
+use regrow_runtime::concurrency::estimate::LimitSettings;
 use regrow_runtime::context::Context;
 use regrow_runtime::events::EventBus;
 use regrow_runtime::health::{Health, Remediable};
 use regrow_runtime::observe;
 use regrow_runtime::queue::Queue;
+use regrow_runtime::role::Role;
 use regrow_runtime::store::data_dir::{DataDir, DataDirError};
 use regrow_runtime::store::sqlite::{OpenError, Sqlite};
 use regrow_runtime::store::writer::Writer;
@@ -145,7 +148,8 @@ impl Node {
 
         let draining = CancellationToken::new();
         let (context, shards) = Context::supervisor(config.context, &writer, clock);
-        let crew = crew(config, &context, &draining);
+        let limiter = worker_limiter(config);
+        let crew = crew(config, &context, &draining, limiter.clone());
         let (specs, addresses) = crew.hire(&queue);
         let agents = specs.into_iter().fold(
             SupervisorSpec::new("agents", Strategy::OneForOne)
@@ -158,7 +162,7 @@ impl Node {
             supervisor: agents.handle(),
         };
         let lifecycle = Lifecycle::default();
-        let live = LiveAgents::new(addresses, config.rehearsal);
+        let live = LiveAgents::new(addresses, config.rehearsal, limiter);
         let mut root = SupervisorSpec::new("root", Strategy::RestForOne)
             .intensity(3, Duration::from_secs(30))
             .child(store_supervisor(&queue).into_child())
@@ -275,7 +279,22 @@ impl Node {
     }
 }
 
-fn crew(config: &NodeConfig, context: &Context, draining: &CancellationToken) -> Crew {
+/// Begins with as many at work as may keep the processors busy, and finds out the rest.
+fn worker_limiter(config: &NodeConfig) -> Option<Limiter> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let settings = LimitSettings::new(1, config.agents.workers, 2 * cores);
+    config
+        .agents
+        .adaptive
+        .then(|| Limiter::new(Role::Worker.as_str(), settings))
+}
+
+fn crew(
+    config: &NodeConfig,
+    context: &Context,
+    draining: &CancellationToken,
+    worker_limiter: Option<Limiter>,
+) -> Crew {
     let rehearsal = Rehearsal {
         trace: config.data_dir.join("rehearsal.trace"),
     };
@@ -284,6 +303,7 @@ fn crew(config: &NodeConfig, context: &Context, draining: &CancellationToken) ->
         workers: config.agents.workers,
         critics: config.agents.critics,
         memories: config.agents.memories,
+        worker_limiter,
         limits: config.agents.limits.clone(),
         reports: config.data_dir.clone(),
         rehearsal: config.rehearsal.then_some(rehearsal),

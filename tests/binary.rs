@@ -13,5 +13,7 @@ mod escalation;
 mod killed;
 #[path = "binary/stopping.rs"]
 mod stopping;
+#[path = "binary/store.rs"]
+mod store;
 #[path = "binary/workers.rs"]
 mod workers;

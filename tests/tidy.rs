@@ -17,7 +17,8 @@ const ARROWS: [(&str, &[&str]); 4] = [
 ];
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
-const HOMES: [(&str, &[&str]); 7] = [
+const HOMES: [(&str, &[&str]); 8] = [
+    ("rusqlite", &["runtime/src/store/"]),
     ("sqlx", &["runtime/src/store/"]),
     (
         "ractor",

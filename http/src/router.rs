@@ -61,6 +61,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/budgets", get(budgets::list))
         .route("/v1/budgets/{scope}", get(budgets::show).put(budgets::set))
         .route("/v1/queue", get(queue::show))
+        .route("/v1/queue/concurrency", get(queue::concurrency))
         .route("/v1/queue/pause", post(queue::pause))
         .route("/v1/queue/resume", post(queue::resume))
         .route("/v1/queue/drain", post(queue::drain))

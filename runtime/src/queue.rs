@@ -31,11 +31,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use self::control::QueueLimits;
-use self::machine::{Loading, Machine};
+use self::machine::{Loading, Machine, Published};
 use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
-use crate::store::writer::{OnCommit, Writer, cut_off};
+use crate::store::writer::{Told, Writer, cut_off};
 use crate::store::{Changes, StoreError};
 
 /// What a worker asks for.
@@ -152,7 +152,10 @@ impl Queue {
         // Whether anybody watches is asked after the commit: who subscribes and then reads
         // the store misses nothing.
         let queue = self.clone();
-        let committed = move |changes: &Changes| {
+        let committed = move |changes: &Changes, published: &[Published]| {
+            if !published.is_empty() {
+                queue.publish(published);
+            }
             // Once per commit: waking every idle worker for every task would add up.
             queue.0.ready.notify_waiters();
             let bus = &queue.0.bus;
@@ -216,17 +219,8 @@ impl Queue {
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
             return;
         }
-        let queue = self.clone();
-        let on_commit: OnCommit = Box::new(move |committed| {
-            if committed.is_ok() && !outbox.publish.is_empty() {
-                queue.publish(&outbox.publish);
-            }
-            if let Some(done) = done {
-                // Whoever asked may have stopped waiting.
-                let _ = done.send(committed);
-            }
-        });
-        self.0.writer.push(outbox.changes, on_commit);
+        let told = done.map_or(Told::Nobody, Told::Waiting);
+        self.0.writer.push(outbox.changes, outbox.publish, told);
     }
 
     /// Wakes the keeper if something is due before it would wake by itself.
@@ -237,7 +231,7 @@ impl Queue {
         }
     }
 
-    fn publish(&self, published: &[machine::Published]) {
+    fn publish(&self, published: &[Published]) {
         let mut machine = self.0.machine.lock();
         machine.publish(published, self.0.clock.now());
         self.hand_over(&mut machine, None);

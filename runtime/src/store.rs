@@ -19,6 +19,8 @@ pub mod writer;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures::future::{BoxFuture, FutureExt, ready};
+
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -224,6 +226,9 @@ impl StoreError {
     }
 }
 
+/// A commit under way, and its outcome. The work may go on when this is dropped.
+pub(crate) type Committing = BoxFuture<'static, Result<(), StoreError>>;
+
 /// A store of one node: a database file, or the process's memory.
 #[derive(Clone, Debug)]
 pub enum Store {
@@ -417,16 +422,16 @@ impl Store {
         each_store!(self.documents(space, prefix, limit))
     }
 
-    /// Commits `changes` in one transaction: all of them, durable, or none.
+    /// Begins to commit `changes` in one transaction: all of them, durable, or none.
+    /// After a failure the store must be [reopened](Self::reopen).
     ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; after one, the store must be [reopened](Self::reopen).
-    ///
-    /// Not cancellation safe: only the writer calls it, from a task that is never dropped
-    /// half way.
-    pub(crate) async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        each_store!(self.commit(changes))
+    /// Only the writer calls it, one at a time. Dropping what it returns stops nothing that
+    /// has begun.
+    pub(crate) fn commit(&self, changes: Arc<Changes>) -> Committing {
+        match self {
+            Self::Sqlite(store) => store.commit(changes),
+            Self::Volatile(store) => ready(store.commit(&changes)).boxed(),
+        }
     }
 
     /// Drops the connection that failed and opens another.

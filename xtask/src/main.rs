@@ -194,11 +194,12 @@ fn prepare() -> Result<(), Failed> {
 }
 
 /// Every bench with the package it belongs to.
-const BENCHES: [(&str, &str); 7] = [
+const BENCHES: [(&str, &str); 8] = [
     ("regrow-runtime", "mailbox"),
     ("regrow-runtime", "restart"),
     ("regrow-runtime", "idle_agents"),
     ("regrow-runtime", "queue"),
+    ("regrow-runtime", "journal"),
     ("regrow-runtime", "probes"),
     ("regrow-actors", "audit"),
     ("regrow", "demo"),

@@ -283,7 +283,7 @@ impl Volatile {
             .collect())
     }
 
-    pub(super) async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+    pub(super) fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
         if self.fail_next.swap(false, Ordering::SeqCst) {
             return Err(StoreError::DiskFull { attempt: "commit" });
         }

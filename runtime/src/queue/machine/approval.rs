@@ -58,6 +58,11 @@ impl Desk {
         self.by_task.get(&task)
     }
 
+    /// How many questions are open.
+    pub(super) fn len(&self) -> u64 {
+        self.by_task.len() as u64
+    }
+
     fn shortfall(&self, task: TaskId) -> Option<&Shortfall> {
         match &self.by_task.get(&task)?.request.reason {
             Reason::Budget { shortfall } => Some(shortfall),

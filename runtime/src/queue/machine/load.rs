@@ -42,16 +42,23 @@ impl Machine {
         self.ledger.load(snapshot.budgets);
         let mut held = Vec::new();
         let mut blocked = Vec::new();
+        // A million tasks may live: everything is visited in their order, and no oftener
+        // than it must.
+        self.tasks.reserve(snapshot.live.len());
+        let ids: Vec<TaskId> = snapshot.live.iter().map(|(body, _)| body.id).collect();
+        let mut related = Vec::new();
         for (body, run) in snapshot.live {
             if run.state == TaskState::Executing {
                 held.push(body.id);
+            }
+            if body.parent.is_some() || !body.depends_on.is_empty() {
+                related.push(body.id);
             }
             self.insert(body, run);
         }
         self.resume_reservations(snapshot.reservations);
         self.resume_questions(snapshot.approvals, now);
-        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
-        for id in ids {
+        for id in related {
             if let Some(cause) = self.link(id, &snapshot.ended) {
                 blocked.push((id, cause));
             }
@@ -75,13 +82,7 @@ impl Machine {
                 }
             }
         }
-        let mut ids: Vec<(u64, TaskId)> = self
-            .tasks
-            .values()
-            .map(|entry| (entry.body.seq, entry.body.id))
-            .collect();
-        ids.sort_unstable();
-        for (_, id) in ids {
+        for id in ids {
             self.publish_task(id, now);
         }
     }
@@ -161,6 +162,10 @@ impl Machine {
     fn resume_questions(&mut self, rows: Vec<ApprovalRow>, now: Timestamp) {
         for row in rows {
             self.desk.put(row);
+        }
+        let awaited = self.states[TaskState::AwaitingApproval as usize];
+        if awaited == self.desk.len() {
+            return;
         }
         let unasked: Vec<TaskId> = self
             .tasks

@@ -54,6 +54,7 @@ impl Machine {
                 return Ok(());
             }
             self.charge_unknown(id, key, now);
+            self.save(id);
         }
         let open = self.ledger.open_steps(id).len();
         if OPEN_MAX <= open {

@@ -127,8 +127,8 @@ impl World {
             let Some(decision) = self.pending.pop_front() else {
                 return;
             };
-            now(self.store.commit(&decision.changes)).expect("writable");
             self.accounts.book(&decision.changes);
+            now(self.store.commit(decision.changes.into())).expect("writable");
             self.machine.publish(&decision.publish, self.now);
             self.hand_over(Vec::new());
             self.remember(decision.promises);
@@ -157,8 +157,8 @@ impl World {
 
     fn keep_prefix(&mut self, kept: usize) {
         for decision in self.pending.drain(..).take(kept) {
-            now(self.store.commit(&decision.changes)).expect("writable");
             self.accounts.book(&decision.changes);
+            now(self.store.commit(decision.changes.into())).expect("writable");
         }
         self.pending.clear();
         // A switch whose commit was cut off stands or does not; nobody was told.
@@ -435,6 +435,14 @@ impl World {
         let awaited = self.machine.states[TaskState::AwaitingApproval as usize];
         assert_eq!(self.machine.desk.rows().count() as u64, awaited);
         self.accounts.check(&self.store);
+        for id in &self.known {
+            let Some(view) = self.view(*id) else {
+                continue;
+            };
+            let told = view.end.map(|end| end.events);
+            let told = told.or(view.run.map(|run| run.events)).unwrap_or(0);
+            assert_eq!(self.log_of(*id).len() as u64, told, "the log of {id}");
+        }
         for (id, epoch) in &self.completed {
             let end = self.view(*id).and_then(|view| view.end).expect("kept");
             assert_eq!((end.state, end.epoch), (TaskState::Completed, *epoch));
