@@ -69,6 +69,13 @@ impl Fields {
             .is_some_and(|raw| raw.get() != "null")
     }
 
+    /// The field holds an object.
+    pub(crate) fn is_object(&self, field: &str) -> bool {
+        self.values
+            .get(field)
+            .is_some_and(|raw| raw.get().starts_with('{'))
+    }
+
     /// The field was given, be it as null.
     pub(crate) fn has(&self, field: &str) -> bool {
         self.values.contains_key(field)
@@ -181,6 +188,37 @@ impl Fields {
         inner.strangers();
         self.problems.adopt(field, inner.problems);
         Some(value)
+    }
+
+    /// Several objects, at most `max`, each read by `read`. What is wrong with one is told
+    /// by its position.
+    pub(crate) fn list<T>(
+        &mut self,
+        field: &str,
+        max: usize,
+        read: impl Fn(&mut Self) -> T,
+    ) -> Option<Vec<T>> {
+        let raw: Vec<Box<RawValue>> = self.take(field, "a list of objects")?;
+        if max < raw.len() {
+            let found = raw.len();
+            self.problem(field, format!("has {found}, must have at most {max}"));
+            return None;
+        }
+        let mut all = Vec::with_capacity(raw.len());
+        for (position, one) in raw.into_iter().enumerate() {
+            let name = format!("{field}[{position}]");
+            self.values.insert(name.clone(), one);
+            match self.nested(&name, &read) {
+                Some(value) => all.push(value),
+                None => self.problem(&name, "must be an object"),
+            }
+        }
+        Some(all)
+    }
+
+    /// Several whole numbers.
+    pub(crate) fn numbers(&mut self, field: &str, must_be: &str) -> Option<Vec<u64>> {
+        self.take(field, must_be)
     }
 
     /// Task ids.

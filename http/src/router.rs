@@ -20,8 +20,8 @@ use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::routes::{
-    WAIT_MAX, agents, approvals, budgets, events, health, leases, metrics, queue, steps, submit,
-    tasks,
+    WAIT_MAX, agents, approvals, budgets, children, events, health, leases, metrics, queue, steps,
+    submit, tasks,
 };
 use crate::state::{ApiParts, ApiState};
 
@@ -49,6 +49,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/leases/{id}/complete", post(leases::complete))
         .route("/v1/leases/{id}/fail", post(leases::fail))
         .route("/v1/leases/{id}/release", post(leases::release))
+        .route("/v1/leases/{id}/children", post(children::insert))
         .route("/v1/leases/{id}/ask", post(approvals::ask))
         .route("/v1/leases/{id}/reserve", post(budgets::reserve))
         .route("/v1/leases/{id}/give_back", post(budgets::give_back))

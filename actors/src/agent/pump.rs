@@ -140,6 +140,7 @@ async fn one(
         Ended::Outcome(Err(Failure::Retryable(_))) | Ended::Panicked(_) => Some(true),
         Ended::Outcome(Err(Failure::Stopped | Failure::LeaseLost))
         | Ended::LeaseLost
+        | Ended::Outcome(Err(Failure::OverBudget(_) | Failure::Asks(_)))
         | Ended::Aborted => None,
     };
     settle(args, &lease, ended, cancelled.is_cancelled()).await;

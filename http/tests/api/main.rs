@@ -8,6 +8,7 @@
 mod agents;
 mod approvals;
 mod bad_input;
+mod families;
 mod health;
 mod leases;
 mod node;

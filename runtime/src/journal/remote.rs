@@ -11,6 +11,7 @@ use crate::queue::Queue;
 use crate::queue::budget::Cost;
 use crate::queue::error::LeaseError;
 use crate::queue::machine::FinishedStep;
+use crate::queue::task::NewChild;
 use crate::store::content::Content;
 use crate::store::{StepRow, StoreError};
 
@@ -82,6 +83,43 @@ impl Queue {
             Some(step) => Ok(Recorded::Before(Box::new(step))),
             None => Ok(Recorded::Now),
         }
+    }
+
+    /// Inserts children and lets the task wait for them without a lease, and records a step
+    /// that is finished with that, such as the plan they came from: all of it or nothing.
+    /// With a step that was on record before, the children are there already, and nothing
+    /// is inserted: `Before` says so, and the lease still holds.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`]; nothing was recorded or inserted, unless the store failed.
+    pub async fn suspend_after(
+        &self,
+        id: TaskId,
+        epoch: Epoch,
+        children: Vec<NewChild>,
+        offered: OfferedStep,
+    ) -> Result<Recorded, StepError<Infallible>> {
+        let key = offered.key.clone();
+        let refused = |cause| StepError::Lease {
+            key: key.clone(),
+            cause,
+        };
+        self.holds(id, epoch).await.map_err(refused)?;
+        if let Some(step) = self.on_record(id, &key, &offered.input).await? {
+            return Ok(Recorded::Before(Box::new(step)));
+        }
+        let step = FinishedStep {
+            key: offered.key,
+            input: Content::new(offered.input),
+            output: Content::new(offered.output),
+            cost: offered.cost,
+            started_at: offered.started_at.unwrap_or_else(|| self.clock().now()),
+        };
+        let suspended = self.suspend_with(id, epoch, children, Some(step));
+        suspended.await.map_err(refused)?;
+        metrics::counter!(crate::metrics::STEPS_RECORDED).increment(1);
+        Ok(Recorded::Now)
     }
 
     async fn on_record(

@@ -17,6 +17,7 @@ mod budget;
 mod end;
 mod lease;
 mod load;
+mod parts;
 mod spending;
 mod submit;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::store::Changes;
 pub(crate) use approval::Asked;
 pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
+pub(crate) use parts::Part;
 pub(crate) use submit::Dependencies;
 
 /// What happens once the changes that led to it are durable.

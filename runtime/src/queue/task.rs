@@ -204,6 +204,27 @@ pub struct TaskTerms {
     /// A person has to consent before it first starts.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub requires_approval: bool,
+    /// What it means for this task when a child of its own does not complete.
+    #[serde(skip_serializing_if = "OnChildFailure::is_default")]
+    pub on_child_failure: OnChildFailure,
+}
+
+/// What it means for a waiting parent when a child does not complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OnChildFailure {
+    /// How often a child that failed for good is tried again, with all its attempts, before
+    /// it counts as failed. What depends on it waits meanwhile.
+    pub retries: u32,
+    /// Whether the parent then ends as the child did. Otherwise it waits for the others,
+    /// wakes, and sees for itself.
+    pub fail: bool,
+}
+
+impl OnChildFailure {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl NewTask {
@@ -279,6 +300,13 @@ pub struct TaskBody {
 }
 
 impl TaskBody {
+    /// What it means for this task when a child of its own does not complete.
+    #[must_use]
+    pub fn on_child_failure(&self) -> OnChildFailure {
+        let terms = self.terms.as_deref();
+        terms.map_or_else(OnChildFailure::default, |terms| terms.on_child_failure)
+    }
+
     /// The tasks whose budgets it spends from: those of its ancestors, and its own.
     pub fn spends_from(&self) -> impl Iterator<Item = TaskId> + '_ {
         let terms = self.terms.as_deref();

@@ -7,6 +7,7 @@ mod durability;
 mod journal;
 mod leases;
 mod listing;
+mod spending;
 
 use std::time::Duration;
 

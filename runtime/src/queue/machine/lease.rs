@@ -156,12 +156,14 @@ impl Machine {
 
     /// Inserts the holder's children and lets the task wait for them without a lease. It
     /// becomes available again, with all its attempts, when every child has ended. If it
-    /// was asked to stop, it ends instead and no child is inserted.
+    /// was asked to stop, it ends instead and no child is inserted. `step` is recorded with
+    /// them: all of it or nothing.
     pub(crate) fn suspend(
         &mut self,
         id: TaskId,
         epoch: Epoch,
         children: Vec<NewChild>,
+        step: Option<FinishedStep>,
         ended: &Dependencies,
         now: Timestamp,
     ) -> Result<(), LeaseError> {
@@ -178,8 +180,12 @@ impl Machine {
             return Ok(());
         }
         let count = children.len();
-        self.insert_children(id, children, ended, now)
+        self.check_children(id, &children, ended, now)
             .map_err(LeaseError::Children)?;
+        if let Some(step) = step {
+            self.record_step(id, epoch, step, now)?;
+        }
+        self.insert_children(id, children, ended, now);
         self.enter(id, TaskState::Waiting, now);
         let mut unresolved = 0;
         if let Some(entry) = self.tasks.get_mut(&id) {
@@ -339,6 +345,9 @@ impl Machine {
         }
         if self.limits.losses_max <= losses {
             let error = format!("its lease was lost {losses} times; it may kill whoever runs it");
+            if self.try_part_again(id, &error, now) {
+                return;
+            }
             return self.discard(id, error, now);
         }
         if self.out_of_lines(id, now) {

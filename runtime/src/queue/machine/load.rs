@@ -180,7 +180,7 @@ impl Machine {
         }
     }
 
-    fn insert(&mut self, body: Arc<TaskBody>, run: TaskRun) {
+    pub(super) fn insert(&mut self, body: Arc<TaskBody>, run: TaskRun) {
         self.ledger.join(&body);
         self.bytes += body.payload.bytes() as u64;
         self.states[run.state as usize] += 1;
@@ -205,7 +205,7 @@ impl Machine {
 
     /// Connects a loaded task with its parent and dependencies. Returns a dependency that
     /// did not complete.
-    fn link(&mut self, id: TaskId, ended: &Dependencies) -> Option<TaskId> {
+    pub(super) fn link(&mut self, id: TaskId, ended: &Dependencies) -> Option<TaskId> {
         let entry = self.tasks.get(&id)?;
         let (body, waiting) = (entry.body.clone(), entry.run.state == TaskState::Waiting);
         if let Some(parent) = body.parent.and_then(|parent| self.tasks.get_mut(&parent)) {

@@ -83,12 +83,12 @@ impl Machine {
         })
     }
 
-    /// Accepts a family. Children have as much room again as submissions, so that a full
-    /// queue cannot keep the parents in it from making progress.
-    pub(super) fn insert_children(
+    /// Whether a family can be accepted. Children have as much room again as submissions, so
+    /// that a full queue cannot keep the parents in it from making progress.
+    pub(super) fn check_children(
         &mut self,
         parent: TaskId,
-        children: Vec<NewChild>,
+        children: &[NewChild],
         ended: &Dependencies,
         now: Timestamp,
     ) -> Result<(), AdmitError> {
@@ -126,7 +126,17 @@ impl Machine {
                 )]));
             }
         }
-        self.admit(children.len() as u64, bytes, 2, now)?;
+        self.admit(children.len() as u64, bytes, 2, now)
+    }
+
+    /// Accepts a family that was checked.
+    pub(super) fn insert_children(
+        &mut self,
+        parent: TaskId,
+        children: Vec<NewChild>,
+        ended: &Dependencies,
+        now: Timestamp,
+    ) {
         let mut ids: Vec<TaskId> = Vec::with_capacity(children.len());
         for child in children {
             let siblings: Vec<TaskId> = child.after.iter().map(|after| ids[*after]).collect();
@@ -138,7 +148,6 @@ impl Machine {
             entry.unresolved += ids.len();
             entry.children.extend(ids);
         }
-        Ok(())
     }
 
     /// `id` and every live task that cannot finish before it has.

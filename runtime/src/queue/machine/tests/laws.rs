@@ -12,7 +12,7 @@ use crate::json::Json;
 use crate::queue::budget::Scope;
 use crate::queue::control::QueueLimits;
 use crate::queue::retry::RetryBackoff;
-use crate::queue::task::{Lane, NewChild, NewTask, TaskEventKind, TaskTerms};
+use crate::queue::task::{Lane, NewChild, NewTask, OnChildFailure, TaskEventKind, TaskTerms};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -33,6 +33,7 @@ enum Op {
     Raise(u64),
     Cancel(usize),
     Retry(usize),
+    RetryPart(usize),
     Clear,
     Reclaim,
     Pause(bool),
@@ -54,6 +55,7 @@ struct Submit {
     attempts: Option<u32>,
     budget: Option<u64>,
     careful: bool,
+    policy: OnChildFailure,
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
@@ -67,9 +69,10 @@ fn submit() -> impl Strategy<Value = Submit> {
         prop::option::of(1..3_u32),
         prop::option::weighted(0.4, 0..60_u64),
         prop::bool::weighted(0.1),
+        (0..3_u32, any::<bool>()).prop_map(|(retries, fail)| OnChildFailure { retries, fail }),
     )
         .prop_map(
-            |(lane, kind, key, on, delay, deadline, attempts, budget, careful)| Submit {
+            |(lane, kind, key, on, delay, deadline, attempts, budget, careful, policy)| Submit {
                 lane,
                 kind,
                 key,
@@ -79,6 +82,7 @@ fn submit() -> impl Strategy<Value = Submit> {
                 attempts,
                 budget,
                 careful,
+                policy,
             },
         )
 }
@@ -106,6 +110,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..40_u64).prop_map(Op::Raise),
         2 => any::<usize>().prop_map(Op::Cancel),
         3 => any::<usize>().prop_map(Op::Retry),
+        3 => any::<usize>().prop_map(Op::RetryPart),
         1 => Just(Op::Clear),
         1 => Just(Op::Reclaim),
         1 => any::<bool>().prop_map(Op::Pause),
@@ -142,13 +147,12 @@ fn task(world: &World, submit: &Submit) -> NewTask {
         run_at: submit.delay.map(after),
         deadline: submit.deadline.map(after),
         max_attempts: submit.attempts,
-        terms: (submit.budget.is_some() || submit.careful).then(|| {
-            Box::new(TaskTerms {
-                budget: submit.budget.map(limited),
-                requires_approval: submit.careful,
-                ..TaskTerms::default()
-            })
-        }),
+        terms: Some(Box::new(TaskTerms {
+            budget: submit.budget.map(limited),
+            requires_approval: submit.careful,
+            on_child_failure: submit.policy,
+            ..TaskTerms::default()
+        })),
         depends_on: submit.on.iter().filter_map(|on| pick(known, *on)).collect(),
         ..NewTask::new(KINDS[submit.kind], Json::null())
     }
@@ -226,6 +230,7 @@ fn apply(world: &mut World, op: Op) {
         }
         Op::Cancel(at) => drop(pick(&world.known, at).map(|id| world.cancel(id))),
         Op::Retry(at) => drop(pick(&world.known, at).map(|id| world.retry(id))),
+        Op::RetryPart(at) => drop(pick(&world.known, at).map(|id| world.retry_part(id))),
         Op::Clear => {
             world.machine.clear(world.now);
             world.hand_over(Vec::new());

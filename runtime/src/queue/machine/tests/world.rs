@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::super::{Dependencies, FinishedStep, Loading, Machine, Published};
+use super::super::{Dependencies, FinishedStep, Loading, Machine, Part, Published};
 use super::spending::Accounts;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
@@ -21,7 +21,7 @@ use crate::queue::control::{Control, QueueLimits};
 use crate::queue::error::{AdmitError, LeaseError};
 use crate::queue::task::{Lease, NewChild, NewTask, TaskEventKind, TaskState, TaskView};
 use crate::store::content::Content;
-use crate::store::{Changes, Store};
+use crate::store::{Changes, Store, TaskFilter};
 
 pub(super) const KINDS: [&str; 2] = ["a", "b"];
 
@@ -231,6 +231,16 @@ impl World {
             let live = now(self.store.children_counts(id)).expect("readable");
             assert!(live.keys().all(|state| state.is_terminal()) || self.retried_child(id));
         }
+        if lease.task.on_child_failure().fail
+            && !self.log_of(id).contains(&TaskEventKind::Retried)
+            && !self.retried_child(id)
+        {
+            let children = now(self.store.children_counts(id)).expect("readable");
+            assert!(
+                children.keys().all(|state| *state == TaskState::Completed),
+                "a parent that fails with its children goes on: {children:?}"
+            );
+        }
         let before = self.latest.insert(id, lease.epoch);
         assert!(before < Some(lease.epoch), "epochs of a task strictly grow");
         assert!(lease.attempt <= lease.task.max_attempts, "attempts");
@@ -310,7 +320,7 @@ impl World {
         let ended = self.ended(&outside);
         let answer = self
             .machine
-            .suspend(lease.0, lease.1, children, &ended, self.now);
+            .suspend(lease.0, lease.1, children, None, &ended, self.now);
         if answer.is_ok() {
             self.fresh(lease);
         }
@@ -367,6 +377,40 @@ impl World {
         let answer = answer.is_ok();
         self.hand_over(Vec::new());
         answer
+    }
+
+    /// Brings back what failed of a family.
+    pub(super) fn retry_part(&mut self, root: TaskId) -> Option<usize> {
+        let failed = |view: &TaskView| {
+            view.end
+                .as_ref()
+                .is_some_and(|end| end.state != TaskState::Completed)
+        };
+        let mut views: Vec<TaskView> = self.view(root).into_iter().filter(failed).collect();
+        let mut parents = vec![root];
+        while let Some(parent) = parents.pop() {
+            let filter = TaskFilter {
+                parent: Some(parent),
+                limit: u32::MAX,
+                ..TaskFilter::default()
+            };
+            let children = now(self.store.tasks(&filter)).expect("readable");
+            for child in children.into_iter().filter(failed) {
+                parents.push(child.body.id);
+                views.push(child);
+            }
+        }
+        let wanted = views.iter().flat_map(|view| view.body.depends_on.clone());
+        let ended = self.ended(&wanted.collect::<Vec<_>>());
+        let budgets: Vec<BudgetRow> = views
+            .iter()
+            .flat_map(|view| view.body.spends_from())
+            .filter_map(|id| now(self.store.budget(&Scope::Task(id))).expect("readable"))
+            .collect();
+        let part = Part { root, views };
+        let answer = self.machine.reopen_part(part, &ended, &budgets, self.now);
+        self.hand_over(Vec::new());
+        answer.ok()
     }
 
     pub(super) fn turn(&mut self, change: impl FnOnce(&mut Control)) {
