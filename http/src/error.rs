@@ -1,9 +1,11 @@
 //! Failures as answers: one stable code each, as `application/problem+json` (RFC 9457).
 //!
-//! The only file that turns a failure into a status. `docs/errors/<code>.md` explains each
+//! The only module that turns a failure into a status. `docs/errors/<code>.md` explains each
 //! code: what it means, whether state changed, what to do. A 4xx never changed state; of
 //! the 5xx only `store_unavailable`, `disk_full`, `timed_out` and `internal` leave open
 //! whether the request took effect.
+
+mod people;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,8 +17,7 @@ use regrow_runtime::ids::TaskId;
 use regrow_runtime::journal::StepError;
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::approval::{ApprovalError, ApprovalId};
-use regrow_runtime::queue::asking::AskError;
-use regrow_runtime::queue::error::{AdmitError, BudgetError, ControlError, LeaseError};
+use regrow_runtime::queue::error::{AdmitError, ControlError, LeaseError};
 use regrow_runtime::store::StoreError;
 use regrow_runtime::store::content::INLINE_BYTES_MAX;
 use serde_json::{Map, Value, json};
@@ -503,51 +504,6 @@ impl From<StepError<Infallible>> for ApiError {
             }
             StepError::Lease { cause, .. } => cause.into(),
             StepError::Lookup { cause, .. } => cause.into(),
-        }
-    }
-}
-
-impl From<AskError> for ApiError {
-    fn from(error: AskError) -> Self {
-        let detail = error.to_string();
-        match error {
-            AskError::Invalid(problems) => AdmitError::Invalid(problems).into(),
-            AskError::Diverged { key } => Self::new(Code::StepDiverged, detail).with("key", key),
-            AskError::Lease(cause) => cause.into(),
-            AskError::Store(cause) => cause.into(),
-        }
-    }
-}
-
-impl From<ApprovalError> for ApiError {
-    fn from(error: ApprovalError) -> Self {
-        let detail = error.to_string();
-        match error {
-            ApprovalError::Unknown(id) => Self::no_approval(id),
-            ApprovalError::Closed { id, state, .. } => Self::new(Code::ApprovalClosed, detail)
-                .with("approval", id.to_string())
-                .with("state", state.as_str()),
-            ApprovalError::WrongToken(id) => {
-                Self::new(Code::WrongToken, detail).with("approval", id.to_string())
-            }
-            ApprovalError::Invalid { .. } => Self::new(Code::ValidationFailed, detail),
-            ApprovalError::Store(cause) => cause.into(),
-        }
-    }
-}
-
-impl From<BudgetError> for ApiError {
-    fn from(error: BudgetError) -> Self {
-        let detail = error.to_string();
-        match error {
-            BudgetError::Unknown(scope) => {
-                Self::new(Code::BudgetNotFound, detail).with("scope", scope.to_string())
-            }
-            BudgetError::Periodic(_) => Self::new(Code::ValidationFailed, detail),
-            BudgetError::TooMany { max } => {
-                Self::new(Code::ValidationFailed, detail).with("max", max)
-            }
-            BudgetError::Store(cause) => cause.into(),
         }
     }
 }

@@ -169,7 +169,13 @@ impl Journal {
                 key: key.to_owned(),
                 shortfall,
             },
-            cause => StepError::Lease {
+            cause @ (LeaseError::Unknown(_)
+            | LeaseError::Stale { .. }
+            | LeaseError::Children(_)
+            | LeaseError::TooLarge { .. }
+            | LeaseError::TooManyReservations { .. }
+            | LeaseError::LogFull { .. }
+            | LeaseError::Store(_)) => StepError::Lease {
                 key: key.to_owned(),
                 cause,
             },

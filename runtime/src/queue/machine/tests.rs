@@ -1,5 +1,6 @@
 //! The state machine's proof: a table of transitions, and laws under random histories.
 
+mod accounts;
 mod families;
 mod laws;
 mod rules;

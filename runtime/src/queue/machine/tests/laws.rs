@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::spending::limited;
+use super::accounts::limited;
 use super::world::{KINDS, World};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;

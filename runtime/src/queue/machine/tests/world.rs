@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use super::super::{Dependencies, FinishedStep, Loading, Machine, Part, Published};
-use super::spending::Accounts;
+use super::accounts::Accounts;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
