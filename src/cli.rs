@@ -5,6 +5,8 @@
 //! cannot be reached, 2 when the command line or the configuration is wrong.
 
 mod agents;
+mod approvals;
+mod budget;
 mod dead_letters;
 pub(crate) mod failure;
 mod health;
@@ -31,6 +33,10 @@ pub(crate) enum ClientVerb {
     Tasks(tasks::TasksArgs),
     /// Look at the queue and turn its switches
     Queue(queue::QueueArgs),
+    /// Look at what people are asked, and decide
+    Approvals(approvals::ApprovalsArgs),
+    /// Look at what was spent, and set what may be
+    Budget(budget::BudgetArgs),
     /// Look at the agents
     Agents(agents::AgentsArgs),
     /// Ask a node how it is
@@ -77,6 +83,8 @@ pub(crate) async fn execute(verb: ClientVerb) -> ExitCode {
         ClientVerb::Run(args) => (args.node.json, run::run(args).await),
         ClientVerb::Tasks(args) => (args.node.json, tasks::run(args).await),
         ClientVerb::Queue(args) => (args.node.json, queue::run(args).await),
+        ClientVerb::Approvals(args) => (args.node.json, approvals::run(args).await),
+        ClientVerb::Budget(args) => (args.node.json, budget::run(args).await),
         ClientVerb::Agents(args) => (args.node.json, agents::run(args).await),
         ClientVerb::Health(args) => (args.node.json, health::run(args).await),
     };

@@ -258,6 +258,11 @@ fn settings(reader: &mut Reader) -> NodeConfig {
                 u64::from(queue.losses_max),
                 1..=10_000,
             )),
+            log_lines_max: reader.number(
+                "queue.log_lines_max",
+                queue.log_lines_max,
+                100..=10_000_000,
+            ),
             lease_max: reader.duration("queue.lease_max", queue.lease_max, SECOND..=24 * HOUR),
             backoff: RetryBackoff {
                 first: reader.duration("queue.retry_first", SECOND, MILLISECOND..=HOUR),

@@ -1,19 +1,28 @@
 //! Failures as answers: one stable code each, as `application/problem+json` (RFC 9457).
 //!
-//! The only file that turns a failure into a status. `docs/errors/<code>.md` explains each
+//! The only module that turns a failure into a status. `docs/errors/<code>.md` explains each
 //! code: what it means, whether state changed, what to do. A 4xx never changed state; of
 //! the 5xx only `store_unavailable`, `disk_full`, `timed_out` and `internal` leave open
 //! whether the request took effect.
 
+mod people;
+
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use regrow_runtime::ids::TaskId;
+use regrow_runtime::journal::StepError;
+use regrow_runtime::json::Json;
+use regrow_runtime::queue::approval::{ApprovalError, ApprovalId};
 use regrow_runtime::queue::error::{AdmitError, ControlError, LeaseError};
 use regrow_runtime::store::StoreError;
+use regrow_runtime::store::content::INLINE_BYTES_MAX;
 use serde_json::{Map, Value, json};
+
+use crate::routes::approvals::short_json;
 
 /// The stable name of a failure. Clients branch on it; it is never renamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +45,12 @@ pub enum Code {
     NotFound,
     /// There is no such task.
     TaskNotFound,
+    /// The task has no such finished step.
+    StepNotFound,
+    /// There is no such question to a person.
+    ApprovalNotFound,
+    /// There is no such budget.
+    BudgetNotFound,
     /// There is no such agent.
     AgentNotFound,
     /// The agent does not run at the moment.
@@ -54,6 +69,16 @@ pub enum Code {
     WrongState,
     /// A result is larger than a task may have.
     ResultTooLarge,
+    /// A step of this name is on record with another input.
+    StepDiverged,
+    /// The question is decided, or there is nothing left to decide.
+    ApprovalClosed,
+    /// The token belongs to another question.
+    WrongToken,
+    /// A step may cost more than a budget has left.
+    OverBudget,
+    /// The task's log has as many lines as it may have.
+    LogFull,
     /// The queue is above its high-water mark.
     QueueFull,
     /// The queue is being drained.
@@ -74,7 +99,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -84,6 +109,9 @@ impl Code {
         Self::UnsupportedMediaType,
         Self::NotFound,
         Self::TaskNotFound,
+        Self::StepNotFound,
+        Self::ApprovalNotFound,
+        Self::BudgetNotFound,
         Self::AgentNotFound,
         Self::AgentNotRunning,
         Self::RehearsalDisabled,
@@ -93,6 +121,11 @@ impl Code {
         Self::StaleEpoch,
         Self::WrongState,
         Self::ResultTooLarge,
+        Self::StepDiverged,
+        Self::ApprovalClosed,
+        Self::WrongToken,
+        Self::OverBudget,
+        Self::LogFull,
         Self::QueueFull,
         Self::Draining,
         Self::Overloaded,
@@ -140,6 +173,17 @@ impl Code {
             ),
             Self::NotFound => ("not_found", S::NOT_FOUND, "there is no such route"),
             Self::TaskNotFound => ("task_not_found", S::NOT_FOUND, "there is no such task"),
+            Self::StepNotFound => (
+                "step_not_found",
+                S::NOT_FOUND,
+                "the task has no such finished step",
+            ),
+            Self::ApprovalNotFound => (
+                "approval_not_found",
+                S::NOT_FOUND,
+                "there is no such approval",
+            ),
+            Self::BudgetNotFound => ("budget_not_found", S::NOT_FOUND, "there is no such budget"),
             Self::AgentNotFound => ("agent_not_found", S::NOT_FOUND, "there is no such agent"),
             Self::AgentNotRunning => (
                 "agent_not_running",
@@ -177,6 +221,27 @@ impl Code {
                 S::PAYLOAD_TOO_LARGE,
                 "the result is too large",
             ),
+            Self::StepDiverged => (
+                "step_diverged",
+                S::CONFLICT,
+                "the step is on record with another input",
+            ),
+            Self::ApprovalClosed => (
+                "approval_closed",
+                S::CONFLICT,
+                "there is nothing left to decide",
+            ),
+            Self::WrongToken => (
+                "wrong_token",
+                S::FORBIDDEN,
+                "the token belongs to another question",
+            ),
+            Self::OverBudget => (
+                "over_budget",
+                S::PAYMENT_REQUIRED,
+                "a budget has not enough left",
+            ),
+            Self::LogFull => ("log_full", S::CONFLICT, "the task's log is full"),
             Self::QueueFull => ("queue_full", S::TOO_MANY_REQUESTS, "the queue is full"),
             Self::Draining => (
                 "draining",
@@ -273,6 +338,11 @@ impl ApiError {
             format!("there is no task {id}; ended tasks are forgotten after their retention"),
         )
         .with("task", id.to_string())
+    }
+
+    pub(crate) fn no_approval(id: ApprovalId) -> Self {
+        let detail = ApprovalError::Unknown(id).to_string();
+        Self::new(Code::ApprovalNotFound, detail).with("approval", id.to_string())
     }
 
     pub(crate) fn overloaded(what: &str, max: usize) -> Self {
@@ -390,7 +460,50 @@ impl From<LeaseError> for ApiError {
             LeaseError::TooLarge { bytes, max } => Self::new(Code::ResultTooLarge, detail)
                 .with("bytes", bytes)
                 .with("max_bytes", max),
+            LeaseError::OverBudget(shortfall) => {
+                let short: Vec<Value> = shortfall.short.iter().map(short_json).collect();
+                Self::new(Code::OverBudget, detail)
+                    .with("key", shortfall.key.clone())
+                    .with("short", short)
+            }
+            LeaseError::TooManyReservations { max, .. } => {
+                Self::overloaded("reservations of this task", max)
+            }
+            LeaseError::LogFull { task, max } => Self::new(Code::LogFull, detail)
+                .with("task", task.to_string())
+                .with("max_lines", max),
             LeaseError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StepError<Infallible>> for ApiError {
+    fn from(error: StepError<Infallible>) -> Self {
+        let detail = error.to_string();
+        match error {
+            StepError::Work { cause, .. } => match cause {},
+            StepError::Diverged {
+                key,
+                recorded,
+                offered,
+            } => {
+                // Large ones can be read back: the recorded from the journal, the other
+                // from whoever offered it.
+                let shown = |input: &Json| match input.decode::<Value>() {
+                    Ok(value) if input.bytes() <= INLINE_BYTES_MAX => value,
+                    _ => Value::Null,
+                };
+                Self::new(Code::StepDiverged, detail)
+                    .with("recorded", shown(&recorded))
+                    .with("offered", shown(&offered))
+                    .with("key", key)
+            }
+            StepError::OverBudget { shortfall, .. } => LeaseError::OverBudget(shortfall).into(),
+            StepError::UnderWay { .. } | StepError::Shape { .. } => {
+                Self::new(Code::Internal, detail)
+            }
+            StepError::Lease { cause, .. } => cause.into(),
+            StepError::Lookup { cause, .. } => cause.into(),
         }
     }
 }

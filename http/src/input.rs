@@ -69,6 +69,13 @@ impl Fields {
             .is_some_and(|raw| raw.get() != "null")
     }
 
+    /// The field holds an object.
+    pub(crate) fn is_object(&self, field: &str) -> bool {
+        self.values
+            .get(field)
+            .is_some_and(|raw| raw.get().starts_with('{'))
+    }
+
     /// The field was given, be it as null.
     pub(crate) fn has(&self, field: &str) -> bool {
         self.values.contains_key(field)
@@ -158,6 +165,71 @@ impl Fields {
         Some(number)
     }
 
+    /// A number from 0, in `parts` per whole: kept as whole parts, rounded to the nearest.
+    pub(crate) fn decimal(&mut self, field: &str, parts: f64) -> Option<u64> {
+        const MAX: f64 = 1e9;
+        let must_be = "a number from 0 to 1000000000";
+        let number: f64 = self.take(field, must_be)?;
+        if !(0.0..=MAX).contains(&number) {
+            self.problem(field, format!("is {number}, must be {must_be}"));
+            return None;
+        }
+        // At most 10^15, far within what the cast keeps.
+        Some((number * parts).round() as u64)
+    }
+
+    /// An object, read by `read`. What is wrong within is told by its full name.
+    pub(crate) fn nested<T>(
+        &mut self,
+        field: &str,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> Option<T> {
+        let raw = self.values.remove(field)?;
+        if raw.get() == "null" {
+            return None;
+        }
+        let Ok(mut inner) = Self::parse(raw.get().as_bytes()) else {
+            let found = shortened(raw.get());
+            self.problem(field, format!("is {found}, must be an object"));
+            return None;
+        };
+        let value = read(&mut inner);
+        inner.strangers();
+        self.problems.adopt(field, inner.problems);
+        Some(value)
+    }
+
+    /// Several objects, at most `max`, each read by `read`. What is wrong with one is told
+    /// by its position.
+    pub(crate) fn list<T>(
+        &mut self,
+        field: &str,
+        max: usize,
+        read: impl Fn(&mut Self) -> T,
+    ) -> Option<Vec<T>> {
+        let raw: Vec<Box<RawValue>> = self.take(field, "a list of objects")?;
+        if max < raw.len() {
+            let found = raw.len();
+            self.problem(field, format!("has {found}, must have at most {max}"));
+            return None;
+        }
+        let mut all = Vec::with_capacity(raw.len());
+        for (position, one) in raw.into_iter().enumerate() {
+            let name = format!("{field}[{position}]");
+            self.values.insert(name.clone(), one);
+            match self.nested(&name, &read) {
+                Some(value) => all.push(value),
+                None => self.problem(&name, "must be an object"),
+            }
+        }
+        Some(all)
+    }
+
+    /// Several whole numbers.
+    pub(crate) fn numbers(&mut self, field: &str, must_be: &str) -> Option<Vec<u64>> {
+        self.take(field, must_be)
+    }
+
     /// Task ids.
     pub(crate) fn ids(&mut self, field: &str) -> Vec<TaskId> {
         let texts = self.take::<Vec<String>>(field, "a list of task ids");
@@ -198,11 +270,16 @@ impl Fields {
 
     /// Refuses the request if anything is wrong with it, unknown fields included.
     pub(crate) fn finish(mut self) -> Result<(), ApiError> {
+        self.strangers();
+        self.problems.finish(Code::ValidationFailed)
+    }
+
+    /// What nobody took is not known.
+    fn strangers(&mut self) {
         for field in self.values.keys() {
             self.problems
                 .push(field, "is not known; leave it out".into());
         }
-        self.problems.finish(Code::ValidationFailed)
     }
 }
 

@@ -4,12 +4,13 @@
 //! [`server`] owns the socket and the connections, [`router`] says which route exists and
 //! what stands in front of it, `routes` answers, [`error`] is the only place that turns a
 //! failure into a status. `input` and `params` read bodies and queries and name every problem in them,
-//! `view` is how tasks look in JSON, `follow` streams what happens.
+//! `view` is how tasks look in JSON and `amounts` how costs do, `follow` streams what happens.
 //!
 //! Absent on purpose: decisions (the queue takes them), SQL, and authentication, which does
 //! not exist yet; therefore [`config::HttpConfig::check`] refuses addresses that other
 //! machines can reach.
 
+mod amounts;
 pub mod config;
 pub mod error;
 mod follow;

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use axum::http::request::Parts;
 use regrow_runtime::ids::TaskId;
+use regrow_runtime::queue::approval::ApprovalId;
+use regrow_runtime::queue::budget::Scope;
 
 use crate::error::{ApiError, Code};
 use crate::problems::{Problems, shortened};
@@ -125,5 +127,64 @@ impl<S: Send + Sync> FromRequestParts<S> for TaskPath {
             Ok(id) => Ok(Self(id)),
             Err(error) => Err(invalid(format!("{error}"))),
         }
+    }
+}
+
+/// The one thing that the path names.
+async fn only<S: Send + Sync, T: FromStr<Err: fmt::Display>>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<T, ApiError> {
+    let invalid = |detail: String| ApiError::new(Code::InvalidParameter, detail);
+    let params = RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|error| invalid(error.to_string()))?;
+    let text = params.iter().next().map_or("", |(_, text)| text);
+    let parsed = text.parse();
+    parsed.map_err(|error: T::Err| invalid(shortened_problem(&error.to_string())))
+}
+
+/// A problem as it may be told: it quotes what was sent.
+fn shortened_problem(text: &str) -> String {
+    text.chars().take(240).collect()
+}
+
+/// The approval that the path names.
+pub(crate) struct ApprovalPath(pub(crate) ApprovalId);
+
+impl<S: Send + Sync> FromRequestParts<S> for ApprovalPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        only(parts, state).await.map(Self)
+    }
+}
+
+/// The budget that the path names.
+pub(crate) struct ScopePath(pub(crate) Scope);
+
+impl<S: Send + Sync> FromRequestParts<S> for ScopePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        only(parts, state).await.map(Self)
+    }
+}
+
+/// The task and the step that the path names.
+pub(crate) struct StepPath(pub(crate) TaskId, pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for StepPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let TaskPath(id) = TaskPath::from_request_parts(parts, state).await?;
+        let invalid = |detail: String| ApiError::new(Code::InvalidParameter, detail);
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| invalid(error.to_string()))?;
+        let key = params.iter().nth(1).map(|(_, key)| key.to_owned());
+        let key = key.ok_or_else(|| invalid("the path names no step".into()))?;
+        Ok(Self(id, key))
     }
 }

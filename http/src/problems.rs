@@ -16,6 +16,13 @@ impl Problems {
         self.0.push((shortened(field), problem));
     }
 
+    /// Takes over what is wrong with the object in `field`.
+    pub(crate) fn adopt(&mut self, field: &str, inner: Self) {
+        let named = inner.0.into_iter();
+        self.0
+            .extend(named.map(|(name, problem)| (format!("{field}.{name}"), problem)));
+    }
+
     pub(crate) fn finish(self, code: Code) -> Result<(), ApiError> {
         if self.0.is_empty() {
             return Ok(());

@@ -20,7 +20,8 @@ use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::routes::{
-    WAIT_MAX, agents, events, health, leases, metrics, queue, rules, submit, tasks,
+    WAIT_MAX, agents, approvals, budgets, children, events, health, leases, metrics, queue, rules,
+    steps, submit, tasks,
 };
 use crate::state::{ApiParts, ApiState};
 
@@ -41,10 +42,26 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/tasks/{id}/explain", get(tasks::explain))
         .route("/v1/tasks/{id}/cancel", post(tasks::cancel))
         .route("/v1/tasks/{id}/retry", post(tasks::retry))
+        .route("/v1/tasks/{id}/steps", get(steps::list))
+        .route("/v1/tasks/{id}/steps/{key}", get(steps::show))
+        .route("/v1/leases/{id}/steps", post(steps::record))
+        .route("/v1/leases/{id}/steps/{key}", get(steps::show))
         .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))
         .route("/v1/leases/{id}/complete", post(leases::complete))
         .route("/v1/leases/{id}/fail", post(leases::fail))
         .route("/v1/leases/{id}/release", post(leases::release))
+        .route("/v1/leases/{id}/children", post(children::insert))
+        .route("/v1/leases/{id}/ask", post(approvals::ask))
+        .route("/v1/leases/{id}/reserve", post(budgets::reserve))
+        .route("/v1/leases/{id}/give_back", post(budgets::give_back))
+        .route("/v1/leases/{id}/wait_for_budget", post(budgets::wait))
+        .route("/v1/approvals", get(approvals::list))
+        .route(
+            "/v1/approvals/{id}",
+            get(approvals::show).post(approvals::decide),
+        )
+        .route("/v1/budgets", get(budgets::list))
+        .route("/v1/budgets/{scope}", get(budgets::show).put(budgets::set))
         .route("/v1/queue", get(queue::show))
         .route("/v1/queue/concurrency", get(queue::concurrency))
         .route("/v1/queue/pause", post(queue::pause))

@@ -1,12 +1,16 @@
 //! The routes, a file per subject. Each reads its request, asks the kernel, and answers.
 
 pub(crate) mod agents;
+pub(crate) mod approvals;
+pub(crate) mod budgets;
+pub(crate) mod children;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod leases;
 pub(crate) mod metrics;
 pub(crate) mod queue;
 pub(crate) mod rules;
+pub(crate) mod steps;
 pub(crate) mod submit;
 pub(crate) mod tasks;
 

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::ids::{Epoch, TaskId};
 use regrow_runtime::json::Json;
-use regrow_runtime::queue::task::{Lane, TaskBody, TaskEvent, TaskEventKind, TaskState, TaskView};
+use regrow_runtime::queue::task::{
+    Lane, OnChildFailure, TaskBody, TaskEvent, TaskEventKind, TaskState, TaskView,
+};
 use serde::{Serialize, Serializer};
+
+use crate::amounts::LimitsJson;
 
 /// Writes an instant as RFC 3339 text, or null.
 pub(crate) fn instant<S: Serializer>(
@@ -43,6 +47,11 @@ pub(crate) struct TaskJson<'a> {
     idempotency_key: Option<&'a str>,
     parent: Option<TaskId>,
     depends_on: &'a [TaskId],
+    budget: Option<LimitsJson>,
+    requires_approval: bool,
+    /// How often failed children are tried again, and whether the task then fails with them.
+    on_child_failure: OnChildFailure,
+    retries: u32,
     attempt: u32,
     max_attempts: u32,
     losses: u32,
@@ -85,6 +94,10 @@ impl<'a> From<&'a TaskView> for TaskJson<'a> {
             idempotency_key: body.idempotency_key.as_deref(),
             parent: body.parent,
             depends_on: &body.depends_on,
+            budget: terms.and_then(|terms| terms.budget).map(LimitsJson::from),
+            requires_approval: terms.is_some_and(|terms| terms.requires_approval),
+            on_child_failure: body.on_child_failure(),
+            retries: run.map_or(0, |run| run.retries),
             attempt: end.map_or_else(|| run.map_or(0, |run| run.attempt), |end| end.attempt),
             max_attempts: body.max_attempts,
             losses: end.map_or_else(|| run.map_or(0, |run| run.losses), |end| end.losses),

@@ -5,24 +5,40 @@
 //! task runs again, after a crash, a lost lease or a wake-up, the step returns what was
 //! recorded (P3).
 //!
+//! A step that costs something is priced: what it may cost is set aside in the task's
+//! budgets before it begins, and what it did cost is charged with its record.
+//!
 //! Not covered: a step that was interrupted before its output was recorded runs again. Work
 //! whose effect lies outside the store should carry an idempotency key of its own; the
 //! task's id and the step's key make a good one.
 
+mod error;
+pub mod meter;
+pub mod remote;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
+use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::Queue;
+use crate::queue::approval::{Decision, Question};
+use crate::queue::budget::{Amounts, Cost};
 use crate::queue::error::LeaseError;
 use crate::queue::machine::FinishedStep;
 use crate::queue::task::Lease;
-use crate::store::{StepRow, StoreError};
+use crate::store::StepRow;
+use crate::store::content::Content;
+pub use error::StepError;
+use meter::Meter;
 
 /// The journal of one task under one lease.
 #[derive(Clone)]
@@ -33,65 +49,33 @@ pub struct Journal {
     epoch: Epoch,
     /// Set once everything that was decided before this lease can be read.
     settled: Arc<OnceCell<()>>,
+    /// Priced steps that run at this moment.
+    under_way: Arc<Mutex<HashSet<String>>>,
+}
+
+/// The turn of one step; over when it is dropped.
+struct Turn {
+    under_way: Arc<Mutex<HashSet<String>>>,
+    key: String,
+}
+
+impl Turn {
+    fn take(under_way: &Arc<Mutex<HashSet<String>>>, key: &str) -> Option<Self> {
+        under_way.lock().insert(key.to_owned()).then(|| Self {
+            under_way: under_way.clone(),
+            key: key.to_owned(),
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.under_way.lock().remove(&self.key);
+    }
 }
 
 /// Pause between attempts to record a finished step while the store recovers.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
-
-/// A step has no output.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError<E> {
-    /// The work itself failed; nothing was recorded, and the step runs again next time.
-    #[error("step `{key}` failed")]
-    Work {
-        /// The step.
-        key: String,
-        /// Why.
-        #[source]
-        cause: E,
-    },
-    /// A step of this name is recorded with another input: the task's code or data
-    /// changed between the attempts. Nothing was run.
-    #[error(
-        "step `{key}` was recorded with the input {recorded} and is now asked for with {offered}; \
-         give the changed step another key, or cancel the task"
-    )]
-    Diverged {
-        /// The step.
-        key: String,
-        /// The input on record, shortened.
-        recorded: String,
-        /// The present input, shortened.
-        offered: String,
-    },
-    /// Input or output cannot be written as JSON, or the record read as the output's type.
-    #[error("step `{key}` has an input or output that does not fit")]
-    Shape {
-        /// The step.
-        key: String,
-        /// Why.
-        #[source]
-        cause: serde_json::Error,
-    },
-    /// The lease no longer holds, or the output could not be recorded.
-    #[error("step `{key}` could not be recorded")]
-    Lease {
-        /// The step.
-        key: String,
-        /// Why.
-        #[source]
-        cause: LeaseError,
-    },
-    /// The journal could not be read; nothing was run.
-    #[error("step `{key}` could not be looked up")]
-    Lookup {
-        /// The step.
-        key: String,
-        /// Why.
-        #[source]
-        cause: StoreError,
-    },
-}
 
 impl Journal {
     /// The journal of a leased task.
@@ -103,6 +87,7 @@ impl Journal {
             seq: lease.task.seq,
             epoch: lease.epoch,
             settled: Arc::default(),
+            under_way: Arc::default(),
         }
     }
 
@@ -136,10 +121,137 @@ impl Journal {
             key: key.to_owned(),
             cause,
         })?;
+        self.keep(key, input, output, None, started_at).await
+    }
+
+    /// The output of step `key`, whose work costs something: `estimate` at most. It is set
+    /// aside in every budget that limits the task before the work begins, and replaced by
+    /// what the work tells the [`Meter`] in the transaction that records the step. Time is
+    /// measured unless the work tells it; if it tells nothing at all, the estimate counts. A
+    /// step that is on record costs nothing.
+    ///
+    /// If the work fails, what it has told is charged and the rest given back. If it is
+    /// dropped, or the lease is lost, the estimate is charged, since nobody knows.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`]; on [`StepError::OverBudget`] let the task wait for a person, with
+    /// [`Queue::wait_for_budget`].
+    ///
+    /// Cancellation as for [`step`](Self::step).
+    pub async fn priced_step<I, O, E, W>(
+        &self,
+        key: &str,
+        input: &I,
+        estimate: Amounts,
+        work: impl FnOnce(Meter) -> W,
+    ) -> Result<O, StepError<E>>
+    where
+        I: Serialize + ?Sized,
+        O: Serialize + DeserializeOwned,
+        W: Future<Output = Result<O, E>>,
+    {
+        let input = Json::of(input).map_err(|cause| StepError::Shape {
+            key: key.to_owned(),
+            cause,
+        })?;
+        let _turn = Turn::take(&self.under_way, key).ok_or_else(|| StepError::UnderWay {
+            key: key.to_owned(),
+        })?;
+        if let Some(step) = self.lookup(key).await? {
+            return replay(key, &step, &input);
+        }
+        let reserved = self
+            .queue
+            .reserve(self.task, self.epoch, key, estimate, true);
+        reserved.await.map_err(|cause| match cause {
+            LeaseError::OverBudget(shortfall) => StepError::OverBudget {
+                key: key.to_owned(),
+                shortfall,
+            },
+            cause @ (LeaseError::Unknown(_)
+            | LeaseError::Stale { .. }
+            | LeaseError::Children(_)
+            | LeaseError::TooLarge { .. }
+            | LeaseError::TooManyReservations { .. }
+            | LeaseError::LogFull { .. }
+            | LeaseError::Store(_)) => StepError::Lease {
+                key: key.to_owned(),
+                cause,
+            },
+        })?;
+        let meter = Meter::default();
+        let clock = self.queue.clock();
+        let started_at = clock.now();
+        let done = work(meter.clone()).await;
+        let took = clock.now().since(started_at);
+        let cost = meter.read().map(|mut cost| {
+            if cost.millis == 0 {
+                cost.millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            }
+            cost
+        });
+        match done {
+            Ok(output) => {
+                let cost = cost.or_else(|| Some(Cost::from(estimate)));
+                self.keep(key, input, output, cost, started_at).await
+            }
+            Err(cause) => {
+                let actual = cost.unwrap_or_default().amounts();
+                let back = self.queue.give_back(self.task, self.epoch, key, actual);
+                if let Err(reason) = back.await {
+                    // Charged in full when the lease is over.
+                    tracing::warn!(task_id = %self.task, step = key, %reason, "reservation not given back");
+                }
+                Err(StepError::Work {
+                    key: key.to_owned(),
+                    cause,
+                })
+            }
+        }
+    }
+
+    /// What a person decided on question `key`, if it was asked and answered.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`], among others if another question of that name is on record.
+    pub async fn decision(
+        &self,
+        key: &str,
+        question: &Question,
+    ) -> Result<Option<Decision>, StepError<Infallible>> {
+        let input = Json::of(question).map_err(|cause| StepError::Shape {
+            key: key.to_owned(),
+            cause,
+        })?;
+        match self.lookup(key).await? {
+            Some(step) => replay(key, &step, &input).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Records a step's output and returns it, or what was recorded meanwhile.
+    async fn keep<O, E>(
+        &self,
+        key: &str,
+        input: Json,
+        output: O,
+        cost: Option<Cost>,
+        started_at: Timestamp,
+    ) -> Result<O, StepError<E>>
+    where
+        O: Serialize + DeserializeOwned,
+    {
+        let json = Json::of(&output).map_err(|cause| StepError::Shape {
+            key: key.to_owned(),
+            cause,
+        })?;
         let step = FinishedStep {
             key: key.to_owned(),
-            input: input.clone(),
-            output: Json::of(&output).map_err(shape)?,
+            input: Content::new(input.clone()),
+            output: Content::new(json),
+            cost,
             started_at,
         };
         if self.record(step).await? {
@@ -193,15 +305,15 @@ fn replay<O: DeserializeOwned, E>(
     step: &StepRow,
     input: &Json,
 ) -> Result<O, StepError<E>> {
-    if !same_document(&step.input, input) {
+    if !same_document(&step.input.json, input) {
         return Err(StepError::Diverged {
             key: key.to_owned(),
-            recorded: shorten(step.input.as_str()),
-            offered: shorten(input.as_str()),
+            recorded: step.input.json.clone(),
+            offered: input.clone(),
         });
     }
     metrics::counter!(crate::metrics::STEPS_REPLAYED).increment(1);
-    step.output.decode().map_err(|cause| StepError::Shape {
+    step.output.json.decode().map_err(|cause| StepError::Shape {
         key: key.to_owned(),
         cause,
     })
@@ -211,12 +323,4 @@ fn replay<O: DeserializeOwned, E>(
 fn same_document(a: &Json, b: &Json) -> bool {
     let decoded = |json: &Json| json.decode::<serde_json::Value>().ok();
     a == b || decoded(a).is_some_and(|a| Some(a) == decoded(b))
-}
-
-fn shorten(text: &str) -> String {
-    const MAX: usize = 200;
-    match text.char_indices().nth(MAX) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text.to_owned(),
-    }
 }

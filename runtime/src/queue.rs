@@ -7,7 +7,10 @@
 //!
 //! Waiting for tasks, for time and for the disk happens outside the lock.
 
+pub mod approval;
+pub mod asking;
 pub mod backlog;
+pub mod budget;
 pub mod control;
 pub mod error;
 pub mod explain;
@@ -21,6 +24,7 @@ pub(crate) mod machine;
 mod operating;
 pub mod retry;
 pub mod rules;
+mod spending;
 mod submission;
 pub mod task;
 
@@ -92,6 +96,8 @@ struct Inner {
     /// Held while tasks are read in order to be put into the machine, so that nothing older
     /// replaces what is newer.
     loading: tokio::sync::Mutex<()>,
+    /// Held by who brings back the budgets of ended tasks.
+    budgets_returning: tokio::sync::Mutex<()>,
 }
 
 /// The right to reopen one task: what the store says about it stays true meanwhile.
@@ -143,6 +149,7 @@ impl Queue {
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            budgets_returning: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
         Ok(queue)
@@ -250,7 +257,7 @@ impl Queue {
     }
 
     /// Takes a decision and waits until it is durable.
-    async fn decide<T, E: From<StoreError>>(
+    pub(crate) async fn decide<T, E: From<StoreError>>(
         &self,
         decision: impl FnOnce(&mut Machine, Timestamp) -> Result<T, E>,
     ) -> Result<T, E> {

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod content;
 pub mod data_dir;
 pub mod postgres;
 pub mod sqlite;
@@ -25,8 +26,11 @@ use futures::future::{BoxFuture, FutureExt, ready};
 use crate::clock::{Clock, Timestamp};
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
+use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
+use content::Content;
 
 /// Rows to be committed together.
 #[derive(Debug, Default)]
@@ -43,6 +47,15 @@ pub struct Changes {
     pub events: Vec<(TaskId, u64, TaskEvent)>,
     /// Journal entries.
     pub steps: Vec<StepRow>,
+    /// How budgets stand; of several for one scope the last counts.
+    pub budgets: Vec<BudgetRow>,
+    /// What was set aside.
+    pub reservations: Vec<ReservationRow>,
+    /// What is set aside no more, by the reservations' ids; removed after `reservations`
+    /// are written.
+    pub reservations_ended: Vec<u64>,
+    /// How questions stand; of several for one the last counts.
+    pub approvals: Vec<ApprovalRow>,
     /// Documents to put, in order; `body` of `None` deletes.
     pub documents: Vec<DocumentRow>,
     /// The queue's switches, if they changed.
@@ -61,6 +74,10 @@ impl Changes {
             && self.reopened.is_empty()
             && self.events.is_empty()
             && self.steps.is_empty()
+            && self.budgets.is_empty()
+            && self.reservations.is_empty()
+            && self.reservations_ended.is_empty()
+            && self.approvals.is_empty()
             && self.documents.is_empty()
             && self.control.is_none()
             && self.prune_before.is_none()
@@ -74,6 +91,11 @@ impl Changes {
         self.reopened.append(&mut later.reopened);
         self.events.append(&mut later.events);
         self.steps.append(&mut later.steps);
+        self.budgets.append(&mut later.budgets);
+        self.reservations.append(&mut later.reservations);
+        self.reservations_ended
+            .append(&mut later.reservations_ended);
+        self.approvals.append(&mut later.approvals);
         self.documents.append(&mut later.documents);
         self.control = later.control.or(self.control.take());
         self.prune_before = later.prune_before.or(self.prune_before);
@@ -88,9 +110,11 @@ pub struct StepRow {
     /// The step's name within the task.
     pub key: String,
     /// What it was given.
-    pub input: Json,
+    pub input: Content,
     /// What it produced.
-    pub output: Json,
+    pub output: Content,
+    /// What it cost, if that is known.
+    pub cost: Option<Cost>,
     /// Under which lease.
     pub epoch: Epoch,
     /// When the work began.
@@ -138,6 +162,20 @@ pub struct Snapshot {
     pub(crate) lives: Vec<i64>,
     /// Set when some of them were inherited since the last reading: epochs go on above it.
     pub(crate) boots: Option<u32>,
+    /// The budgets of the node, of tenants, and of tasks that a live one spends from.
+    pub budgets: Vec<BudgetRow>,
+    /// What is set aside.
+    pub reservations: Vec<ReservationRow>,
+    /// Questions that are open.
+    pub approvals: Vec<ApprovalRow>,
+}
+
+/// What live tasks need of the ledgers.
+#[derive(Debug, Default)]
+pub(crate) struct Ledgers {
+    pub(crate) budgets: Vec<BudgetRow>,
+    pub(crate) reservations: Vec<ReservationRow>,
+    pub(crate) approvals: Vec<ApprovalRow>,
 }
 
 /// Which tasks to list. Newest first.
@@ -361,6 +399,48 @@ impl Store {
     /// [`StoreError`]
     pub async fn step(&self, seq: u64, key: &str) -> Result<Option<StepRow>, StoreError> {
         each_store!(self.step(seq, key))
+    }
+
+    /// Finished steps of the task accepted as number `seq`, behind step `after`, in the order
+    /// in which they finished. Large documents are left out: read the step for them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn steps(
+        &self,
+        seq: u64,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<StepRow>, StoreError> {
+        each_store!(self.steps(seq, after, limit))
+    }
+
+    /// How a budget stands as it is stored, or `None` if there is none of that scope.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn budget(&self, scope: &Scope) -> Result<Option<BudgetRow>, StoreError> {
+        each_store!(self.budget(scope))
+    }
+
+    /// One question, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn approval(&self, id: ApprovalId) -> Result<Option<ApprovalRow>, StoreError> {
+        each_store!(self.approval(id))
+    }
+
+    /// Questions, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn approvals(&self, filter: &ApprovalFilter) -> Result<Vec<ApprovalRow>, StoreError> {
+        each_store!(self.approvals(filter))
     }
 
     /// One document.

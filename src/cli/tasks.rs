@@ -65,6 +65,10 @@ enum TasksVerb {
     Retry {
         /// The task's id
         id: String,
+        /// Also every task below it that did not complete; what completed stays. For a task
+        /// that waits, only those below it
+        #[arg(long)]
+        part: bool,
     },
 }
 
@@ -252,8 +256,9 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
                 })
             })
         }
-        TasksVerb::Retry { id } => {
-            let path = format!("/v1/tasks/{}/retry", encoded(&id));
+        TasksVerb::Retry { id, part } => {
+            let query = if part { "?part=true" } else { "" };
+            let path = format!("/v1/tasks/{}/retry{query}", encoded(&id));
             let reply = client.post(&path, "{}".to_owned()).await?;
             show(&reply, json, || {
                 let task: Task = reply.decode()?;

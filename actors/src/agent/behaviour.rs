@@ -1,15 +1,19 @@
 //! What a role does with a leased task: `run(context) -> outcome`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use regrow_runtime::causes::chain;
 use regrow_runtime::context::Context;
 use regrow_runtime::context::record::ContextStatus;
 use regrow_runtime::ids::{AgentId, TaskId};
+use regrow_runtime::journal::meter::Meter;
 use regrow_runtime::journal::{Journal, StepError};
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::Queue;
+use regrow_runtime::queue::approval::{Decision, Question};
+use regrow_runtime::queue::budget::{Amounts, Shortfall};
 use regrow_runtime::queue::error::LeaseError;
 use regrow_runtime::queue::task::{Lease, NewChild, TaskView};
 use regrow_runtime::role::Role;
@@ -71,9 +75,29 @@ pub enum Failure {
     /// without counting the attempt, or ends if its cancel was asked for.
     #[error("stopped before it was done")]
     Stopped,
+    /// A step may cost more than a budget has left: the task waits, without holding
+    /// anything, until a person lets the budget grow or it has room again. Then it is run
+    /// again, with all its attempts.
+    #[error("{0}")]
+    OverBudget(Box<Shortfall>),
+    /// A person has to answer first: the task waits, without holding anything, and is run
+    /// again when the answer is on record.
+    #[error("a person has to answer `{}`", .0.key)]
+    Asks(Box<Ask>),
     /// The lease no longer holds: somebody else has the task, or it is over.
     #[error("the lease was lost")]
     LeaseLost,
+}
+
+/// A question that nobody has answered yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Its name within the task, like that of a step.
+    pub key: String,
+    /// What is asked.
+    pub question: Question,
+    /// It counts as denied when nobody has answered within this time.
+    pub patience: Option<Duration>,
 }
 
 impl Failure {
@@ -111,8 +135,10 @@ impl From<StepError<Failure>> for Failure {
                 cause: LeaseError::Store(cause),
                 ..
             } => cause.into(),
+            StepError::OverBudget { shortfall, .. } => Self::OverBudget(shortfall),
             error @ (StepError::Lease { .. }
             | StepError::Diverged { .. }
+            | StepError::UnderWay { .. }
             | StepError::Shape { .. }) => Self::permanent(error),
         }
     }
@@ -186,6 +212,55 @@ impl TaskContext {
         Ok(output)
     }
 
+    /// Runs a step that costs something once; see [`Journal::priced_step`].
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::OverBudget`] before the work begins, the work's own failure, or one that
+    /// the journal's errors call for. Pass it on: the task then waits for a person.
+    pub async fn priced_step<I, O, W>(
+        &self,
+        key: &str,
+        input: &I,
+        estimate: Amounts,
+        work: impl FnOnce(Meter) -> W,
+    ) -> Result<O, Failure>
+    where
+        I: Serialize + ?Sized,
+        O: Serialize + DeserializeOwned,
+        W: Future<Output = Result<O, Failure>>,
+    {
+        let output = self.journal.priced_step(key, input, estimate, work).await?;
+        self.progress();
+        Ok(output)
+    }
+
+    /// A person's answer to question `key`. The first time it is [`Failure::Asks`]: pass it
+    /// on, and the task waits without holding anything until the answer is there.
+    ///
+    /// A question that nobody has answered within `patience` counts as denied.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Asks`], or one that the journal's errors call for.
+    pub async fn ask(
+        &self,
+        key: &str,
+        question: Question,
+        patience: Option<Duration>,
+    ) -> Result<Decision, Failure> {
+        match self.journal.decision(key, &question).await {
+            Ok(Some(decision)) => Ok(decision),
+            Ok(None) => Err(Failure::Asks(Box::new(Ask {
+                key: key.to_owned(),
+                question,
+                patience,
+            }))),
+            Err(StepError::Lookup { cause, .. }) => Err(cause.into()),
+            Err(error) => Err(Failure::permanent(error)),
+        }
+    }
+
     /// Runs blocking or CPU-bound work where it holds nobody up.
     ///
     /// # Errors
@@ -247,9 +322,13 @@ impl TaskContext {
             Ok(()) => Ok(()),
             Err(LeaseError::Stale { .. } | LeaseError::Unknown(_)) => Err(Failure::LeaseLost),
             Err(LeaseError::Store(error)) => Err(error.into()),
-            Err(error @ (LeaseError::Children(_) | LeaseError::TooLarge { .. })) => {
-                Err(Failure::permanent(error))
-            }
+            Err(
+                error @ (LeaseError::Children(_)
+                | LeaseError::TooLarge { .. }
+                | LeaseError::OverBudget(_)
+                | LeaseError::TooManyReservations { .. }
+                | LeaseError::LogFull { .. }),
+            ) => Err(Failure::permanent(error)),
         }
     }
 

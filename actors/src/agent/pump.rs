@@ -6,15 +6,17 @@ use std::time::Duration;
 use regrow_runtime::causes::chain;
 use regrow_runtime::journal::Journal;
 use regrow_runtime::queue::ClaimRequest;
+use regrow_runtime::queue::asking::{AskError, Asking};
+use regrow_runtime::queue::budget::Shortfall;
 use regrow_runtime::queue::error::LeaseError;
 use regrow_runtime::queue::task::Lease;
 use regrow_runtime::store::StoreError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::behaviour::{Failure, Outcome, TaskContext};
+use super::behaviour::{Ask, Failure, Outcome, TaskContext};
 use super::{AgentArgs, Holder, Status};
 
 /// Longest wait of one claim; only bounds how often an idle agent asks.
@@ -138,6 +140,7 @@ async fn one(
         Ended::Outcome(Err(Failure::Retryable(_))) | Ended::Panicked(_) => Some(true),
         Ended::Outcome(Err(Failure::Stopped | Failure::LeaseLost))
         | Ended::LeaseLost
+        | Ended::Outcome(Err(Failure::OverBudget(_) | Failure::Asks(_)))
         | Ended::Aborted => None,
     };
     settle(args, &lease, ended, cancelled.is_cancelled()).await;
@@ -212,6 +215,18 @@ async fn settle(args: &AgentArgs, lease: &Lease, ended: Ended, asked: bool) {
             })
             .await;
         }
+        Ended::Outcome(Err(Failure::OverBudget(shortfall))) => {
+            info!(%shortfall, "the task waits for its budget");
+            let Shortfall { key, needs, .. } = *shortfall;
+            offer(args, lease, || {
+                let waits = args
+                    .queue
+                    .wait_for_budget(lease.task.id, lease.epoch, &key, needs);
+                async move { waits.await.map(drop) }
+            })
+            .await;
+        }
+        Ended::Outcome(Err(Failure::Asks(ask))) => wait_for_answer(args, lease, &ask).await,
         Ended::Outcome(Err(Failure::Retryable(error))) => fail(args, lease, error, true).await,
         Ended::Outcome(Err(Failure::Permanent(error))) => fail(args, lease, error, false).await,
         Ended::Outcome(Err(stopped @ Failure::Stopped)) if !asked => {
@@ -230,6 +245,43 @@ async fn settle(args: &AgentArgs, lease: &Lease, ended: Ended, asked: bool) {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// Lets the task wait for a person. An answer that came meanwhile is found by its next run.
+async fn wait_for_answer(args: &AgentArgs, lease: &Lease, ask: &Ask) {
+    info!(
+        question = ask.question.question,
+        "the task waits for a person"
+    );
+    let refusal = loop {
+        let asked = args.queue.ask(
+            lease.task.id,
+            lease.epoch,
+            &ask.key,
+            ask.question.clone(),
+            ask.patience,
+        );
+        match asked.await {
+            Ok(Asking::Waits { .. } | Asking::Ended) => return,
+            Ok(Asking::Decided(_)) => {
+                return offer(args, lease, || {
+                    args.queue.release(lease.task.id, lease.epoch)
+                })
+                .await;
+            }
+            Err(AskError::Store(reason) | AskError::Lease(LeaseError::Store(reason)))
+                if reason.is_retryable() =>
+            {
+                // If the lease is gone, the next question says so.
+                let (id, epoch) = (lease.task.id, lease.epoch);
+                let _ = args.queue.heartbeat(id, epoch, args.limits.lease).await;
+                sleep(STORE_PAUSE).await;
+            }
+            Err(AskError::Lease(LeaseError::Stale { .. } | LeaseError::Unknown(_))) => return,
+            Err(refusal) => break refusal,
+        }
+    };
+    fail(args, lease, chain(&refusal), false).await;
 }
 
 async fn fail(args: &AgentArgs, lease: &Lease, error: String, retryable: bool) {
@@ -272,7 +324,8 @@ where
     };
     warn!(reason = %refusal, "outcome refused");
     let retryable = match &refusal {
-        LeaseError::TooLarge { .. } => Some(false),
+        LeaseError::TooLarge { .. } | LeaseError::LogFull { .. } => Some(false),
+        LeaseError::OverBudget(_) | LeaseError::TooManyReservations { .. } => Some(true),
         LeaseError::Children(refused) => Some(refused.is_retryable()),
         LeaseError::Stale { .. } | LeaseError::Unknown(_) | LeaseError::Store(_) => None,
     };

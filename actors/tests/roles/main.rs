@@ -3,4 +3,5 @@
 mod agent;
 mod audit;
 mod outages;
+mod people;
 mod stage;

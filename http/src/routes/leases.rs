@@ -132,7 +132,7 @@ fn lease(fields: &mut Fields) -> Duration {
     Duration::from_millis(lease.unwrap_or(LEASE_MS))
 }
 
-fn epoch(fields: &mut Fields) -> Epoch {
+pub(crate) fn epoch(fields: &mut Fields) -> Epoch {
     if !fields.given("epoch") {
         fields.problem("epoch", "is missing; it came with the lease");
     }

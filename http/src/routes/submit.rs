@@ -7,12 +7,13 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::json::Json;
-use regrow_runtime::queue::task::{NewTask, TaskTerms};
+use regrow_runtime::queue::task::{NewTask, OnChildFailure, TaskTerms};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Answer;
+use crate::amounts::limits;
 use crate::input::Fields;
 use crate::state::ApiState;
 use crate::view::TaskJson;
@@ -47,7 +48,7 @@ pub(crate) async fn submit(State(state): State<ApiState>, mut fields: Fields) ->
 }
 
 /// The task that the fields describe. Only sound if the fields turn out to be.
-fn task(fields: &mut Fields, now: Timestamp) -> NewTask {
+pub(crate) fn task(fields: &mut Fields, now: Timestamp) -> NewTask {
     let goal = fields.text("goal", true);
     let payload = fields.document("payload");
     let kind = match (fields.text("kind", false), &goal) {
@@ -81,7 +82,7 @@ fn task(fields: &mut Fields, now: Timestamp) -> NewTask {
     task
 }
 
-/// What the task needs before it may start.
+/// What the task needs before it may start or go on.
 fn terms(fields: &mut Fields, now: Timestamp) -> TaskTerms {
     let expires_at = instant(fields, "expires_at");
     let expires_ms = fields.number("expires_ms", 1..=DEADLINE_MS_MAX, " ms");
@@ -95,6 +96,10 @@ fn terms(fields: &mut Fields, now: Timestamp) -> TaskTerms {
         concurrency_key: fields.text("concurrency_key", false),
         rate_key: fields.text("rate_key", false),
         needs: needs.unwrap_or_default(),
+        budget: fields.nested("budget", limits),
+        requires_approval: fields.flag("requires_approval").unwrap_or(false),
+        on_child_failure: on_child_failure(fields),
+        ..TaskTerms::default()
     }
 }
 
@@ -121,4 +126,31 @@ fn instant(fields: &mut Fields, field: &str) -> Option<Timestamp> {
         );
     }
     within.map(Timestamp)
+}
+
+/// `"continue"`, `"fail"`, or `{"retry": times, "then": one of them}`, where `then` is `fail`
+/// unless set.
+fn on_child_failure(fields: &mut Fields) -> OnChildFailure {
+    const FIELD: &str = "on_child_failure";
+    let fail = |fields: &mut Fields, name: &str| match fields.text(name, false).as_deref() {
+        None => None,
+        Some("fail") => Some(true),
+        Some("continue") => Some(false),
+        Some(_) => {
+            fields.problem(name, "must be \"continue\" or \"fail\"");
+            None
+        }
+    };
+    if !fields.is_object(FIELD) {
+        let fail = fail(fields, FIELD).unwrap_or(false);
+        return OnChildFailure { retries: 0, fail };
+    }
+    let policy = fields.nested(FIELD, |fields| OnChildFailure {
+        retries: fields
+            .number("retry", 1..=100, " times")
+            .and_then(|times| times.try_into().ok())
+            .unwrap_or(0),
+        fail: fail(fields, "then").unwrap_or(true),
+    });
+    policy.unwrap_or_default()
 }

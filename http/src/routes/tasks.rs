@@ -240,13 +240,22 @@ pub(crate) async fn cancel(
     ok(&json!({ "id": id, "state": now, "cancel_requested": true }))
 }
 
-/// `POST /v1/tasks/{id}/retry`: all attempts again for a task that was given up.
+/// `POST /v1/tasks/{id}/retry`: all attempts again for a task that was given up; with
+/// `?part=true` for it and every task below it that did not complete, or for those below it
+/// if it waits.
 pub(crate) async fn retry(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
+    mut params: Params,
     _: Nothing,
 ) -> Answer {
-    state.queue.retry(id).await?;
+    let part = params.parsed::<bool>("part").unwrap_or(false);
+    params.finish()?;
+    if part {
+        state.queue.retry_part(id).await?;
+    } else {
+        state.queue.retry(id).await?;
+    }
     let view = found(&state, id).await?;
     ok(&TaskJson::from(&view))
 }

@@ -6,12 +6,15 @@
 )]
 
 mod agents;
+mod approvals;
 mod bad_input;
+mod families;
 mod health;
 mod leases;
 mod node;
 mod operate;
 mod scheduling;
 mod server;
+mod steps;
 mod streams;
 mod submit;

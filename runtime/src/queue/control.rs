@@ -43,6 +43,9 @@ pub struct QueueLimits {
     pub max_attempts: u32,
     /// Lost leases until a task is discarded: it probably kills whoever runs it.
     pub losses_max: u32,
+    /// Lines that a task's log may have, one of them for each step. A task that has them all
+    /// records no further step, and is given up when it would go on after its lease.
+    pub log_lines_max: u64,
     /// Longest lease that a worker may ask for.
     pub lease_max: Duration,
     /// Pause between attempts.
@@ -63,6 +66,7 @@ impl Default for QueueLimits {
             result_bytes_max: 32 << 20,
             max_attempts: 5,
             losses_max: 25,
+            log_lines_max: 100_000,
             lease_max: Duration::from_secs(3600),
             backoff: RetryBackoff::default(),
             slack: Slack::default(),

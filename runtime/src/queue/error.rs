@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::budget::{Scope, Shortfall};
 use super::task::TaskState;
 use crate::ids::{Epoch, TaskId};
 use crate::store::StoreError;
@@ -112,8 +113,54 @@ pub enum LeaseError {
         /// The limit.
         max: usize,
     },
+    /// A step needs more than a budget has left; the lease still holds. Let the task wait
+    /// for a person, with [`Queue::wait_for_budget`](super::Queue::wait_for_budget).
+    #[error(transparent)]
+    OverBudget(Box<Shortfall>),
+    /// As many steps are under way as one task may have reservations; the lease still holds.
+    #[error("task {task} has {max} reservations open; settle some before the next")]
+    TooManyReservations {
+        /// The task.
+        task: TaskId,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The task's log is full; the lease still holds. Repeating it is useless.
+    #[error(
+        "the log of task {task} has {max} lines, as many as a task may have; complete it, or \
+         split the work into several tasks"
+    )]
+    LogFull {
+        /// The task.
+        task: TaskId,
+        /// How many lines a log may have.
+        max: u64,
+    },
     /// The store failed; the lease may still hold. Repeat the call.
     #[error("the change could not be stored")]
+    Store(#[from] StoreError),
+}
+
+/// A budget cannot be set like this. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BudgetError {
+    /// There is no such budget.
+    #[error(
+        "there is no budget `{0}`; a task has one if it was submitted with it, while it or a \
+         task below it lives; those of tenants and of the node exist once they are set"
+    )]
+    Unknown(Scope),
+    /// Trees of tasks end; their budgets are not renewed.
+    #[error("budget `{0}` belongs to a task and has no period; leave it out")]
+    Periodic(Scope),
+    /// As many budgets are set as there may be.
+    #[error("{max} budgets are set, as many as there may be; reuse one")]
+    TooMany {
+        /// How many there may be.
+        max: usize,
+    },
+    /// The store failed. Repeat the call.
+    #[error("the budget could not be stored")]
     Store(#[from] StoreError),
 }
 

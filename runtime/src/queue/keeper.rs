@@ -64,7 +64,7 @@ impl Queue {
                 let mut machine = self.0.machine.lock();
                 let now = self.0.clock.now();
                 // Whoever waits in line goes on asking.
-                machine.ask(&self.0.line.kinds(), now);
+                machine.asked_for(&self.0.line.kinds(), now);
                 if self.0.writer.refusal().is_none() {
                     machine.tick(now);
                     self.hand_over(&mut machine, None);

@@ -178,15 +178,27 @@ impl Queue {
         epoch: Epoch,
         children: Vec<NewChild>,
     ) -> Result<(), LeaseError> {
+        self.suspend_with(id, epoch, children, None).await
+    }
+
+    /// The same, with a finished step in the same transaction: who finds the step on record
+    /// knows that the children are there.
+    pub(crate) async fn suspend_with(
+        &self,
+        id: TaskId,
+        epoch: Epoch,
+        children: Vec<NewChild>,
+        step: Option<machine::FinishedStep>,
+    ) -> Result<(), LeaseError> {
         let outside: Vec<TaskId> = children
             .iter()
             .flat_map(|child| child.task.depends_on.iter().copied())
             .collect();
         let mut ended = self.ended(&outside).await?;
         let outcome = loop {
-            let family = children.clone();
+            let (family, step) = (children.clone(), step.clone());
             let outcome = self
-                .decide(|machine, now| machine.suspend(id, epoch, family, &ended, now))
+                .decide(|machine, now| machine.suspend(id, epoch, family, step, &ended, now))
                 .await;
             match &outcome {
                 Err(LeaseError::Children(AdmitError::Dependency { dependency, .. }))
@@ -265,7 +277,7 @@ impl Queue {
         self.settled(outcome, epoch).await
     }
 
-    async fn settled<T>(
+    pub(crate) async fn settled<T>(
         &self,
         outcome: Result<T, LeaseError>,
         epoch: Epoch,
@@ -308,6 +320,9 @@ impl Queue {
             other @ (LeaseError::Stale { .. }
             | LeaseError::Children(_)
             | LeaseError::TooLarge { .. }
+            | LeaseError::OverBudget(_)
+            | LeaseError::TooManyReservations { .. }
+            | LeaseError::LogFull { .. }
             | LeaseError::Store(_)) => other,
         };
         if matches!(refusal, LeaseError::Stale { .. }) {

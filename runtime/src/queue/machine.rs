@@ -12,12 +12,16 @@
 //!   A lease itself may be handed out before it is durable: epochs start, at each boot,
 //!   above any that was ever given.
 
+mod approval;
+mod budget;
 mod end;
 mod explain;
 mod lease;
 mod load;
+mod parts;
 mod passage;
 mod rate;
+mod spending;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -40,8 +44,10 @@ use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::store::Changes;
 
+pub(crate) use approval::Asked;
 pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
+pub(crate) use parts::Part;
 pub(crate) use passage::GATE_SPACE;
 pub(crate) use submit::Dependencies;
 
@@ -135,6 +141,10 @@ pub(crate) struct Machine {
     bytes: u64,
     counters: Counters,
     served: Served,
+    /// Questions to people.
+    desk: approval::Desk,
+    /// What may be spent.
+    ledger: budget::Ledger,
     /// Tasks that end, and bytes that they free.
     rate: Rate,
     freed: Rate,
@@ -162,6 +172,8 @@ impl Machine {
             bytes: 0,
             counters: Counters::default(),
             served: Served::default(),
+            desk: approval::Desk::default(),
+            ledger: budget::Ledger::default(),
             rate: Rate::default(),
             freed: Rate::default(),
             next_seq: 1,
@@ -205,7 +217,7 @@ impl Machine {
     }
 
     /// Somebody asks for tasks of these kinds.
-    pub(crate) fn ask<S: AsRef<str>>(&mut self, kinds: &[S], now: Timestamp) {
+    pub(crate) fn asked_for<S: AsRef<str>>(&mut self, kinds: &[S], now: Timestamp) {
         for kind in kinds {
             if let Some(at) = self.asked.get_mut(kind.as_ref()) {
                 *at = now;
@@ -288,6 +300,7 @@ impl Machine {
 
     /// Moves a live task to `state`, and writes how it stands now.
     fn enter(&mut self, id: TaskId, state: TaskState, now: Timestamp) {
+        self.lease_is_over(id, state, now);
         let Some(entry) = self.tasks.get_mut(&id) else {
             return;
         };
@@ -300,7 +313,7 @@ impl Machine {
         }
         self.displace(id);
         if was == TaskState::Executing && state != TaskState::Executing {
-            self.give_back(id);
+            self.return_units(id);
             if self.states[TaskState::Executing as usize] + 1 == self.limits.leased_max {
                 // Whoever found nothing because of the limit may look again.
                 let kinds = self.backlog.per_kind().map(|(kind, _)| kind.clone());
@@ -315,7 +328,7 @@ impl Machine {
             let place = self.limits.slack.place(body.priority, since, body.seq);
             self.place(id, place, now);
         }
-        self.wake(now);
+        self.let_through(now);
         self.arm(id);
     }
 

@@ -1,16 +1,21 @@
 //! What an operator may do to tasks and to the queue, and look at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use super::budget::Scope;
 use super::control::{Control, QueueStats};
 use super::error::ControlError;
 use super::explain::{Cause, Explanation, Reason};
 use super::gate::GateStanding;
+use super::machine::{Dependencies, Part};
 use super::rules::Rules;
 use super::task::{TaskEvent, TaskState, TaskView};
 use super::{Queue, Reopening};
 use crate::ids::TaskId;
 use crate::store::{StoreError, TaskFilter};
+
+/// Tasks that are brought back together at most.
+const PART_MAX: u32 = 10_000;
 
 impl Queue {
     /// Calls a task off: at once if nobody executes it, otherwise by asking its holder.
@@ -55,8 +60,103 @@ impl Queue {
         let view = self.store().task(id).await?;
         let view = view.ok_or(ControlError::Unknown(id))?;
         let ended = self.ended(&view.body.depends_on).await?;
-        self.decide(|machine, now| machine.reopen(view, &ended, now))
+        // Between the reading of a budget and the decision nobody else may bring it back,
+        // spend from it, and put it away again.
+        let _budgets = self.0.budgets_returning.lock().await;
+        let mut budgets = Vec::new();
+        for id in view.body.spends_from() {
+            budgets.extend(self.store().budget(&Scope::Task(id)).await?);
+        }
+        self.decide(|machine, now| machine.reopen(view, &ended, &budgets, now))
             .await
+    }
+
+    /// Gives a task that was discarded or cancelled, and every task below it that did not
+    /// complete, all their attempts again; or, if the task waits, only those below it. What
+    /// completed stays. The task wakes once, when the last of them has ended. Returns how
+    /// many live again; a task whose dependency outside the family failed stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`]; nothing lives again.
+    pub async fn retry_part(&self, id: TaskId) -> Result<usize, ControlError> {
+        let root = self.store().task(id).await?;
+        let root = root.ok_or(ControlError::Unknown(id))?;
+        if root.state() == TaskState::Completed {
+            return Err(ControlError::WrongState {
+                task: id,
+                state: TaskState::Completed,
+                hint: "it has its result; submit a new task to run it again",
+            });
+        }
+        let views = self.failed_below(root).await?;
+        let mut reopening = Vec::with_capacity(views.len());
+        for view in &views {
+            let id = view.body.id;
+            if !self.0.reopening.lock().insert(id) {
+                return Err(ControlError::WrongState {
+                    task: id,
+                    state: TaskState::Available,
+                    hint: "someone else is retrying it",
+                });
+            }
+            reopening.push(Reopening { queue: self, id });
+        }
+        // What was read may have changed before nobody else could change it.
+        let mut current = Vec::with_capacity(views.len());
+        for view in views {
+            current.extend(self.store().task(view.body.id).await?);
+        }
+        let mut ended = Dependencies::new();
+        for view in &current {
+            ended.extend(self.ended(&view.body.depends_on).await?);
+        }
+        let _budgets = self.0.budgets_returning.lock().await;
+        let mut budgets = Vec::new();
+        let trees: HashSet<TaskId> = current
+            .iter()
+            .flat_map(|view| view.body.spends_from())
+            .collect();
+        for id in trees {
+            budgets.extend(self.store().budget(&Scope::Task(id)).await?);
+        }
+        let part = Part {
+            root: id,
+            views: current,
+        };
+        self.decide(|machine, now| machine.reopen_part(part, &ended, &budgets, now))
+            .await
+    }
+
+    /// The task, if it failed, and the failed tasks below it.
+    async fn failed_below(&self, root: TaskView) -> Result<Vec<TaskView>, ControlError> {
+        let mut parents = vec![root.body.id];
+        let mut failed = Vec::new();
+        if root.end.is_some() {
+            failed.push(root);
+        }
+        while let Some(parent) = parents.pop() {
+            let filter = TaskFilter {
+                parent: Some(parent),
+                limit: PART_MAX,
+                ..TaskFilter::default()
+            };
+            for child in self.tasks(&filter).await? {
+                if child.end.is_none() || child.state() == TaskState::Completed {
+                    continue;
+                }
+                parents.push(child.body.id);
+                failed.push(child);
+                if PART_MAX as usize <= failed.len() {
+                    return Err(ControlError::WrongState {
+                        task: parent,
+                        state: TaskState::Discarded,
+                        hint: "more than 10000 tasks failed below; retry its children one by one",
+                    });
+                }
+            }
+        }
+        Ok(failed)
     }
 
     /// Stops giving leases; submissions are still accepted. Survives restarts.

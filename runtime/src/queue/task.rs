@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Limits;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -206,6 +207,37 @@ pub struct TaskTerms {
     /// Units of named resources, see [`super::rules::Rules::resources`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub needs: BTreeMap<String, u64>,
+    /// What it and everything below it may spend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Limits>,
+    /// The ancestors whose budgets it spends from, outermost first. Set by the queue when
+    /// the task is accepted, whatever is submitted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub charges: Vec<TaskId>,
+    /// A person has to consent before it first starts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub requires_approval: bool,
+    /// What it means for this task when a child of its own does not complete.
+    #[serde(skip_serializing_if = "OnChildFailure::is_default")]
+    pub on_child_failure: OnChildFailure,
+}
+
+/// What it means for a waiting parent when a child does not complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OnChildFailure {
+    /// How often a child that failed for good is tried again, with all its attempts, before
+    /// it counts as failed. What depends on it waits meanwhile.
+    pub retries: u32,
+    /// Whether the parent then ends as the child did. Otherwise it waits for the others,
+    /// wakes, and sees for itself.
+    pub fail: bool,
+}
+
+impl OnChildFailure {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl NewTask {
@@ -280,6 +312,23 @@ pub struct TaskBody {
     pub terms: Option<Box<TaskTerms>>,
 }
 
+impl TaskBody {
+    /// What it means for this task when a child of its own does not complete.
+    #[must_use]
+    pub fn on_child_failure(&self) -> OnChildFailure {
+        let terms = self.terms.as_deref();
+        terms.map_or_else(OnChildFailure::default, |terms| terms.on_child_failure)
+    }
+
+    /// The tasks whose budgets it spends from: those of its ancestors, and its own.
+    pub fn spends_from(&self) -> impl Iterator<Item = TaskId> + '_ {
+        let terms = self.terms.as_deref();
+        let own = terms.and_then(|terms| terms.budget.map(|_| self.id));
+        let ancestors = terms.map_or(&[][..], |terms| &terms.charges);
+        ancestors.iter().copied().chain(own)
+    }
+}
+
 /// The part of a live task that changes.
 #[derive(Clone, Debug, Serialize)]
 pub struct TaskRun {
@@ -308,6 +357,13 @@ pub struct TaskRun {
     /// Events logged so far.
     #[serde(skip)]
     pub events: u64,
+    /// How often it had failed for good and was tried again on behalf of its parent.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// How a task ended.
@@ -390,6 +446,14 @@ pub enum TaskEventKind {
     StepRecorded,
     /// Inserted children and waits for them.
     Suspended,
+    /// A person was asked; the task waits for the answer.
+    ApprovalAsked,
+    /// A person said yes.
+    Approved,
+    /// A person said no, or nobody said anything in time.
+    Denied,
+    /// Something was charged to the task's budgets that no step records.
+    BudgetCharged,
     /// An attempt failed; another follows.
     Failed,
     /// A cancel was asked for.
@@ -416,6 +480,10 @@ impl TaskEventKind {
             Self::LeaseLost => "lease_lost",
             Self::StepRecorded => "step_recorded",
             Self::Suspended => "suspended",
+            Self::ApprovalAsked => "approval_asked",
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+            Self::BudgetCharged => "budget_charged",
             Self::Failed => "failed",
             Self::CancelRequested => "cancel_requested",
             Self::Retried => "retried",
@@ -426,7 +494,7 @@ impl TaskEventKind {
     }
 
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Submitted,
         Self::Available,
         Self::Leased,
@@ -434,6 +502,10 @@ impl TaskEventKind {
         Self::LeaseLost,
         Self::StepRecorded,
         Self::Suspended,
+        Self::ApprovalAsked,
+        Self::Approved,
+        Self::Denied,
+        Self::BudgetCharged,
         Self::Failed,
         Self::CancelRequested,
         Self::Retried,

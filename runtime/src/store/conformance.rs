@@ -5,11 +5,13 @@
 //! see [`schema`].
 
 mod durability;
+mod journal;
 mod leases;
 mod listing;
 mod scheduling;
 #[path = "../../tests/database/schema.rs"]
 pub(super) mod schema;
+mod spending;
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@
 //! Left out: pooling proxies that swap the server's session between transactions. Prepared
 //! statements and the settings of a session would not survive them.
 
+mod ledger;
 mod life;
 mod read;
 #[cfg(test)]
@@ -346,6 +347,13 @@ impl Postgres {
 
 #[cfg(test)]
 impl Postgres {
+    /// How many large documents there are.
+    pub(super) async fn blobs(&self) -> usize {
+        let row = sqlx::query("SELECT count(*) FROM blob").fetch_one(&self.0.readers);
+        let count: i64 = row.await.expect("readable").get(0);
+        usize::try_from(count).expect("a count")
+    }
+
     /// Ends the server's process behind the writer.
     pub(super) async fn cut_writer(&self) {
         let pid = self.0.writer.lock().await.backend.pid;

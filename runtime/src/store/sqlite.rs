@@ -3,6 +3,7 @@
 //! SQLite is the log, the queue's memory is the order: the hot path only appends and
 //! upserts, with prepared statements on the writing connection's own thread.
 
+mod ledger;
 mod read;
 mod reload;
 #[cfg(test)]
@@ -211,6 +212,13 @@ impl Sqlite {
 
 #[cfg(test)]
 impl Sqlite {
+    /// How many large documents there are.
+    pub(super) async fn blobs(&self) -> usize {
+        let row = sqlx::query("SELECT count(*) FROM blob").fetch_one(&self.0.readers);
+        let count: i64 = row.await.expect("readable").get(0);
+        usize::try_from(count).expect("a count")
+    }
+
     /// Lets the file grow no further than `pages`, so that SQLite meets a full disk.
     pub(super) async fn limit_pages(&self, pages: Option<u32>) {
         let limit = pages.unwrap_or(0);

@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 use super::{Changes, Document, Snapshot, StepRow, StoreError, TaskFilter};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
+use crate::json::Json;
+use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow, ApprovalState};
+use crate::queue::budget::{BudgetRow, ReservationRow, Scope};
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 
@@ -35,6 +38,9 @@ struct Tables {
     seqs: HashMap<TaskId, u64>,
     ended: BTreeMap<u64, ()>,
     keys: HashMap<(Arc<str>, String), u64>,
+    budgets: BTreeMap<Scope, BudgetRow>,
+    reservations: BTreeMap<u64, ReservationRow>,
+    approvals: BTreeMap<ApprovalId, ApprovalRow>,
     documents: HashMap<&'static str, BTreeMap<String, Document>>,
 }
 
@@ -69,7 +75,19 @@ impl Volatile {
             .flat_map(|(body, _)| &body.depends_on)
             .filter_map(|id| Some((*id, tables.row(*id)?.end.as_ref()?.state)))
             .collect();
+        let charged: HashSet<TaskId> = live
+            .iter()
+            .flat_map(|(body, _)| body.spends_from())
+            .collect();
+        let wanted = |row: &&BudgetRow| match &row.scope {
+            Scope::Node | Scope::Tenant(_) => true,
+            Scope::Task(id) => charged.contains(id),
+        };
+        let open = |row: &&ApprovalRow| row.state == ApprovalState::Open;
         Ok(Snapshot {
+            budgets: tables.budgets.values().filter(wanted).cloned().collect(),
+            reservations: tables.reservations.values().cloned().collect(),
+            approvals: tables.approvals.values().filter(open).cloned().collect(),
             control: tables.control.clone(),
             next_seq: tables.next_seq.max(1),
             live,
@@ -177,6 +195,67 @@ impl Volatile {
             .cloned())
     }
 
+    pub(super) async fn steps(
+        &self,
+        seq: u64,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<StepRow>, StoreError> {
+        let tables = self.tables.lock();
+        let Some(steps) = tables.rows.get(&seq).map(|row| &row.steps) else {
+            return Ok(Vec::new());
+        };
+        let place = |step: &StepRow| (step.finished_at, step.key.clone());
+        let after = match after {
+            None => None,
+            Some(key) => match steps.get(key) {
+                Some(step) => Some(place(step)),
+                // Behind a cursor that is gone nothing is known to follow.
+                None => return Ok(Vec::new()),
+            },
+        };
+        let mut listed: Vec<StepRow> = steps
+            .values()
+            .filter(|step| after.as_ref().is_none_or(|after| *after < place(step)))
+            .cloned()
+            .collect();
+        listed.sort_by_key(place);
+        listed.truncate(limit as usize);
+        for step in &mut listed {
+            for content in [&mut step.input, &mut step.output] {
+                if content.hash.is_some() {
+                    content.json = Json::null();
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    pub(super) async fn budget(&self, scope: &Scope) -> Result<Option<BudgetRow>, StoreError> {
+        Ok(self.tables.lock().budgets.get(scope).cloned())
+    }
+
+    pub(super) async fn approval(&self, id: ApprovalId) -> Result<Option<ApprovalRow>, StoreError> {
+        Ok(self.tables.lock().approvals.get(&id).cloned())
+    }
+
+    pub(super) async fn approvals(
+        &self,
+        filter: &ApprovalFilter,
+    ) -> Result<Vec<ApprovalRow>, StoreError> {
+        let tables = self.tables.lock();
+        Ok(tables
+            .approvals
+            .values()
+            .rev()
+            .filter(|row| filter.before.is_none_or(|before| row.id < before))
+            .filter(|row| filter.state.is_none_or(|state| row.state == state))
+            .filter(|row| filter.task.is_none_or(|task| row.request.task == task))
+            .take(filter.limit as usize)
+            .cloned()
+            .collect())
+    }
+
     pub(super) async fn document(
         &self,
         space: &str,
@@ -282,6 +361,19 @@ impl Tables {
                     .or_insert_with(|| step.clone());
             }
         }
+        for budget in &changes.budgets {
+            self.budgets.insert(budget.scope.clone(), budget.clone());
+        }
+        for reservation in &changes.reservations {
+            self.reservations
+                .insert(reservation.id, reservation.clone());
+        }
+        for id in &changes.reservations_ended {
+            self.reservations.remove(id);
+        }
+        for approval in &changes.approvals {
+            self.approvals.insert(approval.id, approval.clone());
+        }
         for document in &changes.documents {
             let keys = self.documents.entry(document.space).or_default();
             let (key, at) = (document.key.clone(), document.at);
@@ -331,6 +423,8 @@ impl Tables {
         self.ended.remove(&seq);
         if let Some(row) = self.rows.remove(&seq) {
             self.seqs.remove(&row.body.id);
+            self.budgets.remove(&Scope::Task(row.body.id));
+            self.approvals.retain(|_, approval| approval.seq != seq);
             if let Some(key) = &row.body.idempotency_key {
                 self.keys.remove(&(row.body.tenant.clone(), key.clone()));
             }

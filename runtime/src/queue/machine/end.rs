@@ -4,8 +4,12 @@ use super::{Dependencies, Machine, Published};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::queue::budget::BudgetRow;
 use crate::queue::error::{AdmitError, ControlError, LeaseError};
 use crate::queue::task::{TaskEnd, TaskEventKind, TaskState, TaskView};
+
+/// A task that ended, and the children that end with it.
+type Family = (TaskId, Vec<TaskId>);
 
 impl Machine {
     /// The holder finished the task.
@@ -44,7 +48,13 @@ impl Machine {
             return Ok(self.stop(id, now));
         }
         if !retryable || max <= attempt {
+            if self.try_part_again(id, &error, now) {
+                return Ok(TaskState::Retryable);
+            }
             self.discard(id, error, now);
+            return Ok(TaskState::Discarded);
+        }
+        if self.out_of_lines(id, now) {
             return Ok(TaskState::Discarded);
         }
         let detail = format!("attempt {attempt} of {max}: {error}");
@@ -129,6 +139,7 @@ impl Machine {
         &mut self,
         view: TaskView,
         ended: &Dependencies,
+        budgets: &[BudgetRow],
         now: Timestamp,
     ) -> Result<(), ControlError> {
         let id = view.body.id;
@@ -183,9 +194,20 @@ impl Machine {
         let bytes = view.body.payload.bytes() as u64;
         self.admit(1, bytes, self.max_size(), now)
             .map_err(ControlError::NotAdmitted)?;
+        if !self.ledger.resume(&view.body, budgets) {
+            let hint = "the budget it spends from is forgotten; submit a new task";
+            return wrong(state, hint);
+        }
         self.outbox.changes.reopened.push(view.body.seq);
         self.revive(view.body, &end, ended, now);
         self.log(id, TaskEventKind::Retried, None, end.error, now);
+        let terms = self
+            .tasks
+            .get(&id)
+            .and_then(|entry| entry.body.terms.as_ref());
+        if terms.is_some_and(|terms| terms.requires_approval) {
+            self.ask_to_start(id, now);
+        }
         self.save(id);
         self.outbox.publish.push(Published::Task(id));
         Ok(())
@@ -203,6 +225,63 @@ impl Machine {
         }
     }
 
+    /// Gives a child that failed for good all its attempts again, if its parent asks for
+    /// that and not too often.
+    pub(super) fn try_part_again(&mut self, id: TaskId, error: &str, now: Timestamp) -> bool {
+        let Some(entry) = self.tasks.get(&id) else {
+            return false;
+        };
+        let parent = entry.body.parent.and_then(|parent| self.tasks.get(&parent));
+        let parent = parent.filter(|parent| parent.end.is_none());
+        let retries = parent.map_or(0, |parent| parent.body.on_child_failure().retries);
+        let (tried, epoch) = (entry.run.retries, entry.run.epoch);
+        if retries <= tried || self.limits.log_lines_max <= entry.run.events {
+            return false;
+        }
+        let detail = format!(
+            "retry {} of {retries} on behalf of its parent: {error}",
+            tried + 1
+        );
+        self.log(id, TaskEventKind::Failed, Some(epoch), Some(detail), now);
+        self.retry_later(id, tried + 1, now);
+        if let Some(entry) = self.tasks.get_mut(&id) {
+            entry.run.retries = tried + 1;
+            entry.run.attempt = 0;
+            entry.run.losses = 0;
+        }
+        self.save(id);
+        true
+    }
+
+    /// Ends the ancestors that fail with a child, in the same transaction: after a crash
+    /// nobody could tell any more that one of their children had failed.
+    fn fail_ancestors(&mut self, id: TaskId, state: TaskState, now: Timestamp) -> Vec<Family> {
+        let mut families = Vec::new();
+        let mut child = id;
+        while let Some(parent) = self.tasks.get(&child).and_then(|entry| entry.body.parent) {
+            let fails = self.tasks.get(&parent).is_some_and(|entry| {
+                entry.end.is_none()
+                    && entry.run.state == TaskState::Waiting
+                    && entry.body.on_child_failure().fail
+            });
+            if !fails {
+                break;
+            }
+            let child_end = self.tasks.get(&child).and_then(|entry| entry.end.as_ref());
+            let why = child_end.and_then(|end| end.error.as_deref());
+            let why = why.unwrap_or("no reason was given");
+            let error = shorten(format!("its child {child} was {state}: {why}"));
+            if state == TaskState::Discarded {
+                self.counters.discarded += 1;
+            } else {
+                self.counters.cancelled += 1;
+            }
+            families.push((parent, self.end_one(parent, state, None, Some(error), now)));
+            child = parent;
+        }
+        families
+    }
+
     /// Decides the end of a task and, unless it completed, of its children. They leave the
     /// machine when that is durable. Families may be nested deeply, hence the loop.
     fn end(
@@ -214,6 +293,9 @@ impl Machine {
         now: Timestamp,
     ) {
         let mut families = vec![(id, self.end_one(id, state, result, error, now))];
+        if state != TaskState::Completed {
+            families.extend(self.fail_ancestors(id, state, now));
+        }
         while let Some((parent, children)) = families.pop() {
             let why = format!("its parent {parent} ended");
             for child in children {
@@ -254,6 +336,7 @@ impl Machine {
         };
         let epoch = entry.run.epoch;
         let leased = (epoch != Epoch::NEVER).then_some(epoch);
+        self.withdraw(id);
         self.enter(id, state, now);
         self.log(id, kind, leased, detail, now);
         let Some(entry) = self.tasks.get_mut(&id) else {
@@ -291,6 +374,7 @@ impl Machine {
             return;
         };
         let state = entry.run.state;
+        self.ledger.leave(&entry.body);
         self.states[state as usize] -= 1;
         let bytes = super::weight(&entry.body);
         self.bytes -= bytes;

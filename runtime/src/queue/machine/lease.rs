@@ -6,17 +6,19 @@ use std::time::Duration;
 use super::{Dependencies, Machine};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
-use crate::json::Json;
+use crate::queue::budget::Cost;
 use crate::queue::error::LeaseError;
 use crate::queue::task::{Lease, NewChild, TaskEventKind, TaskState};
+use crate::store::content::Content;
 use crate::store::{DocumentRow, StepRow};
 
 /// A step whose work is done and whose output is to be recorded.
 #[derive(Clone, Debug)]
 pub(crate) struct FinishedStep {
     pub(crate) key: String,
-    pub(crate) input: Json,
-    pub(crate) output: Json,
+    pub(crate) input: Content,
+    pub(crate) output: Content,
+    pub(crate) cost: Option<Cost>,
     pub(crate) started_at: Timestamp,
 }
 
@@ -54,7 +56,7 @@ impl Machine {
         max: usize,
         now: Timestamp,
     ) -> Vec<Lease> {
-        self.ask(kinds, now);
+        self.asked_for(kinds, now);
         if self.control.paused {
             return Vec::new();
         }
@@ -184,12 +186,14 @@ impl Machine {
 
     /// Inserts the holder's children and lets the task wait for them without a lease. It
     /// becomes available again, with all its attempts, when every child has ended. If it
-    /// was asked to stop, it ends instead and no child is inserted.
+    /// was asked to stop, it ends instead and no child is inserted. `step` is recorded with
+    /// them: all of it or nothing.
     pub(crate) fn suspend(
         &mut self,
         id: TaskId,
         epoch: Epoch,
         children: Vec<NewChild>,
+        step: Option<FinishedStep>,
         ended: &Dependencies,
         now: Timestamp,
     ) -> Result<(), LeaseError> {
@@ -202,9 +206,16 @@ impl Machine {
             self.stop(id, now);
             return Ok(());
         }
+        if self.out_of_lines(id, now) {
+            return Ok(());
+        }
         let count = children.len();
-        self.insert_children(id, children, ended, now)
+        self.check_children(id, &children, ended, now)
             .map_err(LeaseError::Children)?;
+        if let Some(step) = step {
+            self.record_step(id, epoch, step, now)?;
+        }
+        self.insert_children(id, children, ended, now);
         self.enter(id, TaskState::Waiting, now);
         let mut unresolved = 0;
         if let Some(entry) = self.tasks.get_mut(&id) {
@@ -259,23 +270,30 @@ impl Machine {
     ) -> Result<bool, LeaseError> {
         self.check_epoch(id, epoch)?;
         let max = self.limits.result_bytes_max;
-        let bytes = step.key.len() + step.input.bytes() + step.output.bytes();
+        let bytes = step.key.len() + step.input.json.bytes() + step.output.json.bytes();
         if max < bytes {
             return Err(LeaseError::TooLarge { bytes, max });
         }
+        let max = self.limits.log_lines_max;
         let Some(entry) = self.tasks.get_mut(&id) else {
             return Err(LeaseError::Unknown(id));
         };
-        if !entry.steps.insert(step.key.clone()) {
+        if entry.steps.contains(&step.key) {
             return Ok(false);
         }
+        if max <= entry.run.events {
+            return Err(LeaseError::LogFull { task: id, max });
+        }
+        entry.steps.insert(step.key.clone());
+        let seq = entry.body.seq;
+        self.charge(id, &step.key, step.cost.map(|cost| cost.amounts()), now);
         let FinishedStep {
             key,
             input,
             output,
+            cost,
             started_at,
         } = step;
-        let seq = entry.body.seq;
         self.counters.steps += 1;
         self.log(
             id,
@@ -289,6 +307,7 @@ impl Machine {
             key,
             input,
             output,
+            cost,
             epoch,
             started_at,
             finished_at: now,
@@ -312,6 +331,9 @@ impl Machine {
         entry.run.attempt -= 1;
         if entry.run.cancel_requested {
             self.stop(id, now);
+            return Ok(());
+        }
+        if self.out_of_lines(id, now) {
             return Ok(());
         }
         self.enter(id, TaskState::Available, now);
@@ -353,7 +375,13 @@ impl Machine {
         }
         if self.limits.losses_max <= losses {
             let error = format!("its lease was lost {losses} times; it may kill whoever runs it");
+            if self.try_part_again(id, &error, now) {
+                return;
+            }
             return self.discard(id, error, now);
+        }
+        if self.out_of_lines(id, now) {
+            return;
         }
         self.log(id, TaskEventKind::LeaseLost, Some(epoch), Some(detail), now);
         if losses == 1 {
@@ -362,6 +390,24 @@ impl Machine {
             self.retry_later(id, losses - 1, now);
         }
         self.save(id);
+    }
+
+    /// Gives up a task that would go on although its log is full: it was leased that often
+    /// without coming to an end. A log is bounded like everything else.
+    pub(super) fn out_of_lines(&mut self, id: TaskId, now: Timestamp) -> bool {
+        let max = self.limits.log_lines_max;
+        let full = self
+            .tasks
+            .get(&id)
+            .is_some_and(|entry| max <= entry.run.events);
+        if full {
+            let error = format!(
+                "its log has {max} lines, as many as a task may have, and it has not come to \
+                 an end; split the work into several tasks"
+            );
+            self.discard(id, error, now);
+        }
+        full
     }
 
     /// Puts a task aside until its backoff is over.

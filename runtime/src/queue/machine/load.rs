@@ -1,12 +1,14 @@
 //! Continuing from what the store holds.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::lease::LossCause;
 use super::{Dependencies, Entry, Machine};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
+use crate::queue::approval::ApprovalRow;
+use crate::queue::budget::ReservationRow;
 use crate::queue::gate;
 use crate::queue::task::{TaskBody, TaskEnd, TaskRun, TaskState};
 use crate::store::Snapshot;
@@ -47,6 +49,7 @@ impl Machine {
             self.keys.insert(key.clone(), *id);
         }
         self.recent_keys = old.recent_keys;
+        self.ledger.load(snapshot.budgets);
         let mut held = Vec::new();
         let mut blocked = Vec::new();
         // A million tasks may live: everything is visited in their order, and no oftener
@@ -63,6 +66,8 @@ impl Machine {
             }
             self.insert(body, run);
         }
+        self.resume_reservations(snapshot.reservations);
+        self.resume_questions(snapshot.approvals, now);
         for id in related {
             if let Some(cause) = self.link(id, &snapshot.ended) {
                 blocked.push((id, cause));
@@ -101,9 +106,14 @@ impl Machine {
     /// have epochs above all that those nodes gave.
     pub(crate) fn adopt(&mut self, takeover: Takeover, now: Timestamp) {
         let Takeover {
-            boots, live, ended, ..
+            boots,
+            live,
+            ended,
+            ledgers,
+            ..
         } = takeover;
         self.raise_epochs(boots);
+        self.ledger.inherit(ledgers.budgets);
         let mut adopted = Vec::with_capacity(live.len());
         let mut held = Vec::new();
         for (body, run) in live {
@@ -116,6 +126,8 @@ impl Machine {
             }
             self.insert(body, run);
         }
+        self.resume_reservations(ledgers.reservations);
+        self.resume_questions(ledgers.approvals, now);
         let blocked: Vec<(TaskId, TaskId)> = adopted
             .iter()
             .filter_map(|id| Some((*id, self.link(*id, &ended)?)))
@@ -199,6 +211,7 @@ impl Machine {
             cancel_requested: false,
             last_error: end.error.clone(),
             events: end.events,
+            retries: 0,
         };
         self.insert(body, run);
         if let Some(entry) = self.tasks.get_mut(&id) {
@@ -209,7 +222,47 @@ impl Machine {
         debug_assert!(failed.is_none(), "its dependencies were checked");
     }
 
-    fn insert(&mut self, body: Arc<TaskBody>, run: TaskRun) {
+    /// Sets aside again what was set aside.
+    fn resume_reservations(&mut self, rows: Vec<ReservationRow>) {
+        if rows.is_empty() {
+            return;
+        }
+        let ids: HashMap<u64, TaskId> = self
+            .tasks
+            .values()
+            .map(|entry| (entry.body.seq, entry.body.id))
+            .collect();
+        for row in rows {
+            if let Some(id) = ids.get(&row.seq) {
+                self.ledger.reopen(*id, row);
+            }
+        }
+    }
+
+    /// Waits again for whom was waited.
+    fn resume_questions(&mut self, rows: Vec<ApprovalRow>, now: Timestamp) {
+        for row in rows {
+            self.desk.put(row);
+        }
+        let awaited = self.states[TaskState::AwaitingApproval as usize];
+        if awaited == self.desk.len() {
+            return;
+        }
+        let unasked: Vec<TaskId> = self
+            .tasks
+            .values()
+            .filter(|entry| entry.run.state == TaskState::AwaitingApproval)
+            .map(|entry| entry.body.id)
+            .filter(|id| self.desk.of(*id).is_none())
+            .collect();
+        for id in unasked {
+            // Its question is gone; a worker that still needs the answer asks again.
+            self.enter(id, TaskState::Waiting, now);
+        }
+    }
+
+    pub(super) fn insert(&mut self, body: Arc<TaskBody>, run: TaskRun) {
+        self.ledger.join(&body);
         self.bytes += super::weight(&body);
         self.states[run.state as usize] += 1;
         if let Some(key) = &body.idempotency_key {
@@ -238,7 +291,7 @@ impl Machine {
 
     /// Connects a loaded task with its parent and dependencies. Returns a dependency that
     /// did not complete.
-    fn link(&mut self, id: TaskId, ended: &Dependencies) -> Option<TaskId> {
+    pub(super) fn link(&mut self, id: TaskId, ended: &Dependencies) -> Option<TaskId> {
         let entry = self.tasks.get(&id)?;
         let (body, waiting) = (entry.body.clone(), entry.run.state == TaskState::Waiting);
         if let Some(parent) = body.parent.and_then(|parent| self.tasks.get_mut(&parent)) {

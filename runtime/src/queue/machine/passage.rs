@@ -92,7 +92,7 @@ impl Machine {
     }
 
     /// The lease is over: what the task held is free again.
-    pub(super) fn give_back(&mut self, id: TaskId) {
+    pub(super) fn return_units(&mut self, id: TaskId) {
         if let Some(entry) = self.tasks.get(&id) {
             self.gates.give_back(&entry.needs);
             let gates = entry.needs.iter().map(|need| need.gate.clone());
@@ -122,7 +122,7 @@ impl Machine {
             self.displace(id);
             self.save_if_overdue(id, place, now);
             self.put(id, place, Some(gate));
-            self.wake(now);
+            self.let_through(now);
         }
     }
 
@@ -155,7 +155,7 @@ impl Machine {
     }
 
     /// Lets those pass for whom units came back, at every gate where something happened.
-    pub(super) fn wake(&mut self, now: Timestamp) {
+    pub(super) fn let_through(&mut self, now: Timestamp) {
         while let Some(gate) = self.stirred.pop() {
             self.wake_at(&gate, now);
             self.gates.tidy(&gate, now);
@@ -297,7 +297,7 @@ impl Machine {
         self.backlog.reweigh(&self.control.rules);
         let crowded = self.gates.reweigh(&self.control.rules);
         self.stirred.extend(crowded);
-        self.wake(now);
+        self.let_through(now);
     }
 
     /// Continues the accounts of units that an earlier life of the node kept. Units given

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::approval::Asked;
 use super::{Entry, Machine, Published};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
+use crate::queue::approval::{Question, Reason};
 use crate::queue::error::AdmitError;
 use crate::queue::gate;
 use crate::queue::rules::{NAME_BYTES_MAX, Resource};
@@ -86,12 +88,12 @@ impl Machine {
         })
     }
 
-    /// Accepts a family. Children have as much room again as submissions, so that a full
-    /// queue cannot keep the parents in it from making progress.
-    pub(super) fn insert_children(
+    /// Whether a family can be accepted. Children have as much room again as submissions, so
+    /// that a full queue cannot keep the parents in it from making progress.
+    pub(super) fn check_children(
         &mut self,
         parent: TaskId,
-        children: Vec<NewChild>,
+        children: &[NewChild],
         ended: &Dependencies,
         now: Timestamp,
     ) -> Result<(), AdmitError> {
@@ -129,7 +131,17 @@ impl Machine {
                 )]));
             }
         }
-        self.admit(children.len() as u64, bytes, 2, now)?;
+        self.admit(children.len() as u64, bytes, 2, now)
+    }
+
+    /// Accepts a family that was checked.
+    pub(super) fn insert_children(
+        &mut self,
+        parent: TaskId,
+        children: Vec<NewChild>,
+        ended: &Dependencies,
+        now: Timestamp,
+    ) {
         let mut ids: Vec<TaskId> = Vec::with_capacity(children.len());
         for child in children {
             let siblings: Vec<TaskId> = child.after.iter().map(|after| ids[*after]).collect();
@@ -141,7 +153,6 @@ impl Machine {
             entry.unresolved += ids.len();
             entry.children.extend(ids);
         }
-        Ok(())
     }
 
     /// `id` and every live task that cannot finish before it has.
@@ -349,8 +360,14 @@ impl Machine {
             max_attempts: task.max_attempts.unwrap_or(self.limits.max_attempts),
             submitted_at: now,
             deadline: task.deadline,
-            terms: task.terms,
+            terms: self.inherit(task.terms, parent),
         });
+        if let Some(limits) = body.terms.as_ref().and_then(|terms| terms.budget) {
+            let changes = &mut self.outbox.changes;
+            self.ledger.found(id, limits, now, changes);
+        }
+        self.ledger.join(&body);
+        let needs_consent = body.terms.as_ref().is_some_and(|it| it.requires_approval);
         self.next_seq += 1;
         let mut unresolved = 0;
         for dependency in &body.depends_on {
@@ -380,6 +397,7 @@ impl Machine {
             cancel_requested: false,
             last_error: None,
             events: 0,
+            retries: 0,
         };
         if let Some(key) = &body.idempotency_key {
             self.keys.insert((body.tenant.clone(), key.clone()), id);
@@ -403,9 +421,51 @@ impl Machine {
         };
         self.tasks.insert(id, Box::new(entry));
         self.log(id, TaskEventKind::Submitted, None, None, now);
+        if needs_consent {
+            self.ask_to_start(id, now);
+        }
         self.save(id);
         self.outbox.publish.push(Published::Task(id));
         id
+    }
+
+    /// What a task was submitted with, and the budgets that it spends from with its parent.
+    fn inherit(
+        &self,
+        terms: Option<Box<TaskTerms>>,
+        parent: Option<TaskId>,
+    ) -> Option<Box<TaskTerms>> {
+        let parent = parent.and_then(|parent| self.tasks.get(&parent));
+        let charges = parent.map_or_else(Vec::new, |entry| entry.body.spends_from().collect());
+        if terms.is_none() && charges.is_empty() {
+            return None;
+        }
+        let mut terms = terms.unwrap_or_default();
+        terms.charges = charges;
+        Some(terms)
+    }
+
+    /// Lets a new or reopened task wait until a person lets it start.
+    pub(super) fn ask_to_start(&mut self, id: TaskId, now: Timestamp) {
+        let Some(entry) = self.tasks.get(&id) else {
+            return;
+        };
+        let kind = &entry.body.kind;
+        let question = match &entry.body.goal {
+            Some(goal) => format!("may this task of kind `{kind}` start: {goal}"),
+            None => format!("may this task of kind `{kind}` start?"),
+        };
+        let asked = Asked {
+            reason: Reason::Start,
+            question: Question {
+                question,
+                scope: None,
+                options: Vec::new(),
+            },
+            expires_at: None,
+            token_hash: None,
+        };
+        self.put_question(id, asked, now);
     }
 
     /// A task is durable: it may be scheduled, and claimed when nothing holds it back.

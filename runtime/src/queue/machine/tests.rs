@@ -1,6 +1,9 @@
 //! The state machine's proof: a table of transitions, and laws under random histories.
 
+mod accounts;
+mod families;
 mod gates;
 mod laws;
 mod rules;
+mod spending;
 mod world;

@@ -44,7 +44,7 @@ impl Machine {
         }
         while let Some(gate) = self.gates.pop_due(now) {
             self.stirred.push(gate);
-            self.wake(now);
+            self.let_through(now);
         }
         while self
             .recent_keys
@@ -92,11 +92,11 @@ impl Machine {
                 self.log(id, TaskEventKind::Available, None, None, now);
                 self.save(id);
             }
+            TaskState::AwaitingApproval => self.question_due(id, now),
             TaskState::Scheduled
             | TaskState::Available
             | TaskState::Executing
             | TaskState::Waiting
-            | TaskState::AwaitingApproval
             | TaskState::Retryable
             | TaskState::Completed
             | TaskState::Discarded
@@ -106,15 +106,16 @@ impl Machine {
 
     /// Sets the task's one timer to whatever is due first.
     pub(super) fn arm(&mut self, id: TaskId) {
+        let question = self.desk.due(id, &self.ledger);
         let Some(entry) = self.tasks.get_mut(&id) else {
             return;
         };
         let by_state = match entry.run.state {
             TaskState::Executing => entry.run.lease_until,
             TaskState::Scheduled | TaskState::Retryable => Some(entry.run.run_at),
+            TaskState::AwaitingApproval => question,
             TaskState::Available
             | TaskState::Waiting
-            | TaskState::AwaitingApproval
             | TaskState::Completed
             | TaskState::Discarded
             | TaskState::Cancelled => None,

@@ -23,7 +23,7 @@ use super::write::Fence;
 use super::{Backend, Postgres, connect, named};
 use crate::ids::TaskId;
 use crate::queue::task::{TaskBody, TaskRun, TaskState};
-use crate::store::StoreError;
+use crate::store::{Ledgers, StoreError};
 
 /// Live tasks of lives that ended, which this node now acts for.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Takeover {
     pub(crate) live: Vec<(Arc<TaskBody>, TaskRun)>,
     /// How tasks ended that one of them depends on.
     pub(crate) ended: HashMap<TaskId, TaskState>,
+    /// What they need of the ledgers.
+    pub(crate) ledgers: Ledgers,
     /// Whose they were.
     pub(crate) lives: Vec<i64>,
 }
@@ -266,7 +268,11 @@ impl Postgres {
         // A lease given from here on must be above those that the ended lives gave.
         let boots = self.raise_boots().await?;
         let read = self.read_inherited(&lives).await;
-        let Live { tasks, ended } = read.map_err(|error| match error {
+        let Live {
+            tasks,
+            ended,
+            ledgers,
+        } = read.map_err(|error| match error {
             ReadError::Database(error) => self.failure(ATTEMPT, &error),
             ReadError::Store(error) => error,
         })?;
@@ -274,6 +280,7 @@ impl Postgres {
             boots,
             live: tasks,
             ended,
+            ledgers,
             lives,
         }))
     }

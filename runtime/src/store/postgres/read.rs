@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Postgres as Dialect, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::Postgres;
+use super::ledger;
 use super::text::{read, written};
 use super::write::signed;
 use crate::clock::Timestamp;
@@ -18,11 +19,13 @@ use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
-use crate::store::{Document, Snapshot, StepRow, StoreError, TaskFilter};
+use crate::store::content::{Content, ContentHash};
+use crate::store::{Document, Ledgers, Snapshot, StepRow, StoreError, TaskFilter};
 
 const VIEW: &str = "SELECT t.*, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
     r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events, \
+    r.retries, \
     e.state AS e_state, e.finished_at, e.attempt AS e_attempt, e.losses AS e_losses, \
     e.epoch AS e_epoch, e.result, e.error, e.events AS e_events \
     FROM task t LEFT JOIN task_run r ON r.seq = t.seq LEFT JOIN task_end e ON e.seq = t.seq \
@@ -30,7 +33,8 @@ const VIEW: &str = "SELECT t.*, \
 
 const LIVE: &str = "SELECT t.*, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
-    r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events \
+    r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events, \
+    r.retries \
     FROM task_run r JOIN task t ON t.seq = r.seq WHERE r.owner = ANY($1) ORDER BY r.seq";
 
 /// The live tasks of some lives.
@@ -38,6 +42,8 @@ pub(super) struct Live {
     pub(super) tasks: Vec<(Arc<TaskBody>, TaskRun)>,
     /// How tasks ended that one of them depends on.
     pub(super) ended: HashMap<TaskId, TaskState>,
+    /// What they need of the ledgers.
+    pub(super) ledgers: Ledgers,
 }
 
 /// Reads the live tasks of `lives`, in order of acceptance. For use within a transaction.
@@ -63,7 +69,7 @@ pub(super) async fn live(reader: &mut PgConnection, lives: &[i64]) -> Result<Liv
              WHERE t.id = ANY($1)",
         )
         .bind(wanted)
-        .fetch_all(reader)
+        .fetch_all(&mut *reader)
         .await?;
         for row in &rows {
             let id: Uuid = row.try_get(0)?;
@@ -71,7 +77,12 @@ pub(super) async fn live(reader: &mut PgConnection, lives: &[i64]) -> Result<Liv
             ended.insert(TaskId::from(id), parse("a task state", state)?);
         }
     }
-    Ok(Live { tasks, ended })
+    let ledgers = ledger::live(reader, &tasks).await?;
+    Ok(Live {
+        tasks,
+        ended,
+        ledgers,
+    })
 }
 
 /// Reading failed, or what was read makes no sense.
@@ -138,13 +149,20 @@ impl Postgres {
             .iter()
             .map(|row| row.try_get(0))
             .collect::<Result<_, _>>()?;
-        let Live { tasks, ended } = live(&mut reader, &lives).await?;
+        let Live {
+            tasks,
+            ended,
+            ledgers,
+        } = live(&mut reader, &lives).await?;
         reader.commit().await?;
         Ok(Snapshot {
             control,
             next_seq: newest.map_or(boot << 32, |seq| seq + 1).unsigned_abs(),
             live: tasks,
             ended,
+            budgets: ledgers.budgets,
+            reservations: ledgers.reservations,
+            approvals: ledgers.approvals,
             lives,
             boots: None,
         })
@@ -249,23 +267,39 @@ impl Postgres {
         key: &str,
     ) -> Result<Option<StepRow>, StoreError> {
         let row = sqlx::query(
-            "SELECT * FROM step WHERE seq = $1 AND digest = sha256(convert_to($2, 'UTF8'))",
+            "SELECT s.key, s.epoch, s.started_at, s.finished_at, s.cost, s.input_blob, \
+             s.output_blob, COALESCE(i.body, s.input) AS input, COALESCE(o.body, s.output) AS output \
+             FROM step s LEFT JOIN blob i ON i.hash = s.input_blob \
+             LEFT JOIN blob o ON o.hash = s.output_blob \
+             WHERE s.seq = $1 AND s.digest = sha256(convert_to($2, 'UTF8'))",
         )
         .bind(signed(seq))
         .bind(written(key))
         .fetch_optional(&self.0.readers)
         .await
         .map_err(|error| self.failure("read a step", &error))?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(StepRow {
-            seq,
-            key: key.to_owned(),
-            input: json(&row, "input")?,
-            output: json(&row, "output")?,
-            epoch: Epoch(number(&row, "epoch")?),
-            started_at: Timestamp(number(&row, "started_at")?),
-            finished_at: Timestamp(number(&row, "finished_at")?),
-        }))
+        row.as_ref().map(|row| step(seq, row)).transpose()
+    }
+
+    pub(in crate::store) async fn steps(
+        &self,
+        seq: u64,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<StepRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM step WHERE seq = $1 AND ($2::text IS NULL \
+             OR (finished_at, key COLLATE \"C\") > (SELECT finished_at, key COLLATE \"C\" \
+              FROM step WHERE seq = $1 AND key = $2)) \
+             ORDER BY finished_at, key COLLATE \"C\" LIMIT $3",
+        )
+        .bind(signed(seq))
+        .bind(after.map(written))
+        .bind(i64::from(limit))
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|error| self.failure("list a task's steps", &error))?;
+        rows.iter().map(|row| step(seq, row)).collect()
     }
 
     pub(in crate::store) async fn document(
@@ -358,6 +392,28 @@ impl Names {
     }
 }
 
+fn step(seq: u64, row: &PgRow) -> Result<StepRow, StoreError> {
+    let content = |body, blob| {
+        Ok(Content {
+            json: json(row, body)?,
+            hash: optional::<String>(row, blob)?.map(ContentHash::stored),
+        })
+    };
+    Ok(StepRow {
+        seq,
+        key: text(row, "key")?,
+        input: content("input", "input_blob")?,
+        output: content("output", "output_blob")?,
+        cost: optional::<String>(row, "cost")?
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| unreadable("a step's cost", &error))?,
+        epoch: Epoch(number(row, "epoch")?),
+        started_at: Timestamp(number(row, "started_at")?),
+        finished_at: Timestamp(number(row, "finished_at")?),
+    })
+}
+
 fn document(row: &PgRow) -> Result<Document, StoreError> {
     let (key, body) = (text(row, "key")?, json(row, "body")?);
     let at = Timestamp(number(row, "at")?);
@@ -414,6 +470,7 @@ fn run(row: &PgRow) -> Result<Option<TaskRun>, StoreError> {
         cancel_requested: cell(row, "cancel_requested")?,
         last_error: optional_text(row, "last_error")?,
         events: number(row, "r_events")?,
+        retries: small(row, "retries")?,
     }))
 }
 
@@ -436,7 +493,7 @@ fn end(row: &PgRow) -> Result<Option<TaskEnd>, StoreError> {
     }))
 }
 
-fn cell<'r, T>(row: &'r PgRow, column: &'static str) -> Result<T, StoreError>
+pub(super) fn cell<'r, T>(row: &'r PgRow, column: &'static str) -> Result<T, StoreError>
 where
     T: sqlx::Decode<'r, Dialect> + sqlx::Type<Dialect>,
 {
@@ -444,18 +501,21 @@ where
         .map_err(|error| unreadable(column, &error))
 }
 
-fn optional<'r, T>(row: &'r PgRow, column: &'static str) -> Result<Option<T>, StoreError>
+pub(super) fn optional<'r, T>(row: &'r PgRow, column: &'static str) -> Result<Option<T>, StoreError>
 where
     T: sqlx::Decode<'r, Dialect> + sqlx::Type<Dialect>,
 {
     cell(row, column)
 }
 
-fn text(row: &PgRow, column: &'static str) -> Result<String, StoreError> {
+pub(super) fn text(row: &PgRow, column: &'static str) -> Result<String, StoreError> {
     cell(row, column).map(read)
 }
 
-fn optional_text(row: &PgRow, column: &'static str) -> Result<Option<String>, StoreError> {
+pub(super) fn optional_text(
+    row: &PgRow,
+    column: &'static str,
+) -> Result<Option<String>, StoreError> {
     Ok(optional(row, column)?.map(read))
 }
 
@@ -464,7 +524,7 @@ fn json(row: &PgRow, column: &'static str) -> Result<Json, StoreError> {
     Json::parse(cell(row, column)?).map_err(|error| unreadable(column, &error))
 }
 
-fn number(row: &PgRow, column: &'static str) -> Result<u64, StoreError> {
+pub(super) fn number(row: &PgRow, column: &'static str) -> Result<u64, StoreError> {
     let value: i64 = cell(row, column)?;
     u64::try_from(value).map_err(|error| unreadable(column, &error))
 }
@@ -473,18 +533,18 @@ fn small(row: &PgRow, column: &'static str) -> Result<u32, StoreError> {
     u32::try_from(number(row, column)?).map_err(|error| unreadable(column, &error))
 }
 
-fn time(row: &PgRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn time(row: &PgRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
     Ok(optional::<i64>(row, column)?.map(|at| Timestamp(at.unsigned_abs())))
 }
 
-fn unreadable(what: &'static str, cause: &dyn std::fmt::Display) -> StoreError {
+pub(super) fn unreadable(what: &'static str, cause: &dyn std::fmt::Display) -> StoreError {
     StoreError::Unreadable {
         what,
         cause: cause.to_string().into(),
     }
 }
 
-fn parse<T: FromStr<Err: std::fmt::Display>>(
+pub(super) fn parse<T: FromStr<Err: std::fmt::Display>>(
     what: &'static str,
     text: &str,
 ) -> Result<T, StoreError> {

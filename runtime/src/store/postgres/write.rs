@@ -5,13 +5,15 @@
 //! one moment and full the next). The connection forbids scans besides, see `super::connect`.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::ledger;
 use super::text::written;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun};
+use crate::store::content::{Content, ContentHash};
 use crate::store::{Changes, DocumentRow, StepRow};
 
 /// Under which right a batch is committed.
@@ -61,14 +63,14 @@ pub(super) const REOPENED: &str = "DELETE FROM task_end WHERE seq = ANY($1::bigi
 
 pub(super) const RUNS: &str = "INSERT INTO task_run AS r \
     (owner, seq, state, attempt, losses, epoch, run_at, lease_until, worker, cancel_requested, \
-     last_error, events) \
+     last_error, events, retries) \
     SELECT $1, * FROM unnest($2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
-     $7::bigint[], $8::bigint[], $9::text[], $10::boolean[], $11::text[], $12::bigint[]) \
+     $7::bigint[], $8::bigint[], $9::text[], $10::boolean[], $11::text[], $12::bigint[], $13::bigint[]) \
     ON CONFLICT (seq) DO UPDATE SET owner = excluded.owner, state = excluded.state, \
      attempt = excluded.attempt, losses = excluded.losses, epoch = excluded.epoch, \
      run_at = excluded.run_at, lease_until = excluded.lease_until, worker = excluded.worker, \
      cancel_requested = excluded.cancel_requested, last_error = excluded.last_error, \
-     events = excluded.events";
+     events = excluded.events, retries = excluded.retries";
 
 pub(super) const ENDS: &str = "INSERT INTO task_end \
     (seq, state, finished_at, attempt, losses, epoch, result, error, events) \
@@ -82,12 +84,20 @@ pub(super) const EVENTS: &str = "INSERT INTO task_event (seq, n, at, kind, epoch
      $6::text[])";
 
 pub(super) const STEPS: &str = "INSERT INTO step \
-    (seq, digest, key, input, output, epoch, started_at, finished_at) \
+    (seq, digest, key, input, output, epoch, started_at, finished_at, cost, input_blob, \
+     output_blob) \
     SELECT seq, sha256(convert_to(key, 'UTF8')), key, input, output, epoch, started_at, \
-     finished_at \
+     finished_at, cost, input_blob, output_blob \
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], \
-     $7::bigint[]) AS new (seq, key, input, output, epoch, started_at, finished_at) \
+     $7::bigint[], $8::text[], $9::text[], $10::text[]) AS new \
+     (seq, key, input, output, epoch, started_at, finished_at, cost, input_blob, output_blob) \
     ON CONFLICT (seq, digest) DO NOTHING";
+
+/// A body that is there already is locked, so that nobody who is forgetting its last step
+/// takes it away before this step is there.
+pub(super) const BLOBS: &str = "INSERT INTO blob (hash, body) \
+    SELECT * FROM unnest($1::text[], $2::text[]) \
+    ON CONFLICT (hash) DO UPDATE SET hash = excluded.hash";
 
 pub(super) const DOCUMENTS: &str = "INSERT INTO document (space, key, body, at) \
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) \
@@ -109,7 +119,23 @@ pub(super) const OLD: &str = "SELECT e.seq FROM task_end e JOIN task t ON t.seq 
         WHERE d.dependency = t.id) \
     ORDER BY e.finished_at LIMIT 1000 FOR UPDATE OF e SKIP LOCKED";
 
-pub(super) const FORGET: [&str; 5] = [
+/// Locks the large documents of what is forgotten. The next statement sees who refers to
+/// them by then.
+pub(super) const OLD_BLOBS: &str = "SELECT hash FROM blob WHERE hash IN ( \
+     SELECT input_blob FROM step WHERE input_blob IS NOT NULL AND seq = ANY($1::bigint[]) \
+     UNION \
+     SELECT output_blob FROM step WHERE output_blob IS NOT NULL AND seq = ANY($1::bigint[])) \
+    ORDER BY hash FOR UPDATE";
+
+/// A large document goes with the last step that refers to it.
+pub(super) const FORGET_BLOBS: &str = "DELETE FROM blob WHERE hash = ANY($1::text[]) \
+    AND NOT EXISTS (SELECT 1 FROM step s WHERE s.input_blob = blob.hash) \
+    AND NOT EXISTS (SELECT 1 FROM step s WHERE s.output_blob = blob.hash)";
+
+pub(super) const FORGET: [&str; 7] = [
+    "DELETE FROM budget WHERE scope IN \
+     (SELECT 'task:' || t.id FROM task t WHERE t.seq = ANY($1::bigint[]))",
+    "DELETE FROM approval WHERE seq = ANY($1::bigint[])",
     "DELETE FROM task WHERE seq = ANY($1::bigint[])",
     "DELETE FROM task_end WHERE seq = ANY($1::bigint[])",
     "DELETE FROM task_dependency WHERE seq = ANY($1::bigint[])",
@@ -164,10 +190,11 @@ pub(super) async fn commit(
     for piece in pieces(&changes.events, size) {
         events(to, piece).await?;
     }
-    let size = |step: &StepRow| step.key.len() + step.input.bytes() + step.output.bytes();
+    let size = |step: &StepRow| step.key.len() + step.input.json.bytes() + step.output.json.bytes();
     for piece in pieces(&changes.steps, size) {
         steps(to, piece).await?;
     }
+    ledger::write(to, changes).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
         let control =
@@ -197,7 +224,7 @@ fn pieces<T>(rows: &[T], size: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T
     })
 }
 
-fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+pub(super) fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
 }
 
@@ -272,6 +299,7 @@ async fn runs(to: &mut PgConnection, owner: i64, rows: &[&(u64, TaskRun)]) -> Se
         .bind(column(rows, |(_, run)| run.cancel_requested))
         .bind(column(rows, |(_, run)| maybe(run.last_error.as_deref())))
         .bind(column(rows, |(_, run)| signed(run.events)))
+        .bind(column(rows, |(_, run)| i64::from(run.retries)))
         .execute(to)
         .await
         .map(drop)
@@ -316,17 +344,46 @@ async fn events(to: &mut PgConnection, rows: &[(crate::ids::TaskId, u64, TaskEve
 }
 
 async fn steps(to: &mut PgConnection, rows: &[StepRow]) -> Sent {
+    let large = rows.iter().flat_map(|step| [&step.input, &step.output]);
+    let large: BTreeMap<&str, &str> = large
+        .filter_map(|content| Some((content.hash.as_ref()?.as_str(), content.json.as_str())))
+        .collect();
+    if !large.is_empty() {
+        let (hashes, bodies): (Vec<&str>, Vec<&str>) = large.into_iter().unzip();
+        let blobs = sqlx::query(BLOBS).bind(hashes).bind(bodies);
+        blobs.execute(&mut *to).await?;
+    }
+    let mut costs: Vec<Option<String>> = Vec::with_capacity(rows.len());
+    for step in rows {
+        let cost = step.cost.as_ref().map(serde_json::to_string).transpose();
+        costs.push(cost.map_err(|error| sqlx::Error::Encode(error.into()))?);
+    }
     sqlx::query(STEPS)
         .bind(column(rows, |step| signed(step.seq)))
         .bind(column(rows, |step| written(&step.key)))
-        .bind(column(rows, |step| step.input.as_str()))
-        .bind(column(rows, |step| step.output.as_str()))
+        .bind(column(rows, |step| inline(&step.input)))
+        .bind(column(rows, |step| inline(&step.output)))
         .bind(column(rows, |step| signed(step.epoch.0)))
         .bind(column(rows, |step| signed(step.started_at.0)))
         .bind(column(rows, |step| signed(step.finished_at.0)))
+        .bind(costs)
+        .bind(column(rows, |step| {
+            step.input.hash.as_ref().map(ContentHash::as_str)
+        }))
+        .bind(column(rows, |step| {
+            step.output.hash.as_ref().map(ContentHash::as_str)
+        }))
         .execute(to)
         .await
         .map(drop)
+}
+
+/// What a step's row holds of a document: nothing if it lies elsewhere.
+fn inline(content: &Content) -> &str {
+    match content.hash {
+        Some(_) => "null",
+        None => content.json.as_str(),
+    }
 }
 
 /// Of several rows for one document the last counts: one statement cannot touch a row twice.
@@ -371,8 +428,20 @@ async fn forget(to: &mut PgConnection, before: i64) -> Sent {
         seqs.push(row.try_get(0)?);
     }
     seqs.sort_unstable();
+    let large = sqlx::query(OLD_BLOBS)
+        .bind(&seqs)
+        .fetch_all(&mut *to)
+        .await?;
+    let mut hashes: Vec<String> = Vec::with_capacity(large.len());
+    for row in &large {
+        hashes.push(row.try_get(0)?);
+    }
     for statement in FORGET {
         sqlx::query(statement).bind(&seqs).execute(&mut *to).await?;
+    }
+    if !hashes.is_empty() {
+        let blobs = sqlx::query(FORGET_BLOBS).bind(hashes);
+        blobs.execute(&mut *to).await?;
     }
     Ok(())
 }

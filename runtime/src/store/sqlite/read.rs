@@ -11,11 +11,13 @@ use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
+use crate::store::content::{Content, ContentHash};
 use crate::store::{Document, StepRow, StoreError, TaskFilter};
 
 const VIEW: &str = "SELECT t.*, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
     r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events, \
+    r.retries, \
     e.state AS e_state, e.finished_at, e.attempt AS e_attempt, e.losses AS e_losses, \
     e.epoch AS e_epoch, e.result, e.error, e.events AS e_events \
     FROM task t LEFT JOIN task_run r ON r.seq = t.seq LEFT JOIN task_end e ON e.seq = t.seq \
@@ -120,22 +122,38 @@ impl Sqlite {
         seq: u64,
         key: &str,
     ) -> Result<Option<StepRow>, StoreError> {
-        let row = sqlx::query("SELECT * FROM step WHERE seq = $1 AND key = $2")
-            .bind(i64::try_from(seq).unwrap_or(i64::MAX))
-            .bind(key)
-            .fetch_optional(&self.0.readers)
-            .await
-            .map_err(|error| read_failure("read a step", &error))?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(StepRow {
-            seq,
-            key: key.to_owned(),
-            input: json(&row, "input")?,
-            output: json(&row, "output")?,
-            epoch: Epoch(number(&row, "epoch")?),
-            started_at: Timestamp(number(&row, "started_at")?),
-            finished_at: Timestamp(number(&row, "finished_at")?),
-        }))
+        let row = sqlx::query(
+            "SELECT s.key, s.epoch, s.started_at, s.finished_at, s.cost, s.input_blob, \
+             s.output_blob, COALESCE(i.body, s.input) AS input, COALESCE(o.body, s.output) AS output \
+             FROM step s LEFT JOIN blob i ON i.hash = s.input_blob \
+             LEFT JOIN blob o ON o.hash = s.output_blob WHERE s.seq = $1 AND s.key = $2",
+        )
+        .bind(i64::try_from(seq).unwrap_or(i64::MAX))
+        .bind(key)
+        .fetch_optional(&self.0.readers)
+        .await
+        .map_err(|error| read_failure("read a step", &error))?;
+        row.as_ref().map(|row| step(seq, row)).transpose()
+    }
+
+    pub(in crate::store) async fn steps(
+        &self,
+        seq: u64,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<StepRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM step WHERE seq = $1 AND ($2 IS NULL OR (finished_at, key) > \
+             (SELECT finished_at, key FROM step WHERE seq = $1 AND key = $2)) \
+             ORDER BY finished_at, key LIMIT $3",
+        )
+        .bind(i64::try_from(seq).unwrap_or(i64::MAX))
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|error| read_failure("list a task's steps", &error))?;
+        rows.iter().map(|row| step(seq, row)).collect()
     }
 
     pub(in crate::store) async fn document(
@@ -224,6 +242,28 @@ pub(super) fn listing(filter: &TaskFilter) -> QueryBuilder<Dialect> {
     query
 }
 
+fn step(seq: u64, row: &SqliteRow) -> Result<StepRow, StoreError> {
+    let content = |body, blob| {
+        Ok(Content {
+            json: json(row, body)?,
+            hash: optional::<String>(row, blob)?.map(ContentHash::stored),
+        })
+    };
+    Ok(StepRow {
+        seq,
+        key: text(row, "key")?,
+        input: content("input", "input_blob")?,
+        output: content("output", "output_blob")?,
+        cost: optional::<String>(row, "cost")?
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| unreadable("a step's cost", &error))?,
+        epoch: Epoch(number(row, "epoch")?),
+        started_at: Timestamp(number(row, "started_at")?),
+        finished_at: Timestamp(number(row, "finished_at")?),
+    })
+}
+
 fn document(row: &SqliteRow) -> Result<Document, StoreError> {
     let (key, body) = (text(row, "key")?, json(row, "body")?);
     Ok(Document {
@@ -285,6 +325,7 @@ fn run(row: &SqliteRow) -> Result<Option<TaskRun>, StoreError> {
         cancel_requested: number(row, "cancel_requested")? != 0,
         last_error: optional(row, "last_error")?,
         events: number(row, "r_events")?,
+        retries: small(row, "retries")?,
     }))
 }
 
@@ -307,7 +348,10 @@ fn end(row: &SqliteRow) -> Result<Option<TaskEnd>, StoreError> {
     }))
 }
 
-fn optional<'r, T>(row: &'r SqliteRow, column: &'static str) -> Result<Option<T>, StoreError>
+pub(super) fn optional<'r, T>(
+    row: &'r SqliteRow,
+    column: &'static str,
+) -> Result<Option<T>, StoreError>
 where
     T: sqlx::Decode<'r, Dialect> + sqlx::Type<Dialect>,
 {
@@ -315,7 +359,7 @@ where
         .map_err(|error| unreadable(column, &error))
 }
 
-fn text(row: &SqliteRow, column: &'static str) -> Result<String, StoreError> {
+pub(super) fn text(row: &SqliteRow, column: &'static str) -> Result<String, StoreError> {
     row.try_get(column)
         .map_err(|error| unreadable(column, &error))
 }
@@ -324,7 +368,7 @@ fn json(row: &SqliteRow, column: &'static str) -> Result<Json, StoreError> {
     Json::parse(text(row, column)?).map_err(|error| unreadable(column, &error))
 }
 
-fn number(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
+pub(super) fn number(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
     let value: i64 = row
         .try_get(column)
         .map_err(|error| unreadable(column, &error))?;
@@ -335,6 +379,6 @@ fn small(row: &SqliteRow, column: &'static str) -> Result<u32, StoreError> {
     u32::try_from(number(row, column)?).map_err(|error| unreadable(column, &error))
 }
 
-fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
     Ok(optional::<i64>(row, column)?.map(|at| Timestamp(at.unsigned_abs())))
 }

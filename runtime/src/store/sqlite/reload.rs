@@ -13,7 +13,7 @@ use futures::future::OptionFuture;
 use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{Sqlite, blocking, failure, parse, reader, unreadable};
+use super::{Sqlite, blocking, failure, ledger, parse, reader, unreadable};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -30,7 +30,7 @@ const LIVE: &str = "SELECT \
     t.seq, t.id, t.kind, t.payload, t.goal, t.priority, t.class, t.tenant, t.idempotency_key, \
     t.parent, t.depends_on, t.max_attempts, t.submitted_at, t.deadline, t.terms, \
     r.state, r.attempt, r.losses, r.epoch, r.run_at, r.lease_until, r.worker, \
-    r.cancel_requested, r.last_error, r.events \
+    r.cancel_requested, r.last_error, r.events, r.retries \
     FROM task_run r CROSS JOIN task t ON t.seq = r.seq WHERE r.seq BETWEEN ?1 AND ?2 \
     ORDER BY r.seq";
 
@@ -59,11 +59,17 @@ impl Sqlite {
             snapshot.live.append(&mut later??);
         }
         let (path, live) = (self.0.path.clone(), snapshot.live);
-        let ended = blocking(ATTEMPT, move || {
-            let ended = ended(&reader(&path)?, &live);
-            Ok(ended.map(|ended| (ended, live)))
+        let rest = blocking(ATTEMPT, move || {
+            let connection = reader(&path)?;
+            let rest = ended(&connection, &live)
+                .and_then(|ended| Ok((ended, ledger::live(&connection, &live)?)));
+            Ok(rest.map(|(ended, ledgers)| (ended, ledgers, live)))
         });
-        (snapshot.ended, snapshot.live) = ended.await??;
+        let (ended, ledgers, live) = rest.await??;
+        (snapshot.ended, snapshot.live) = (ended, live);
+        snapshot.budgets = ledgers.budgets;
+        snapshot.reservations = ledgers.reservations;
+        snapshot.approvals = ledgers.approvals;
         Ok(snapshot)
     }
 }
@@ -219,6 +225,7 @@ impl Columns<'_> {
             cancel_requested: self.number::<u8>(23, "a cancel")? != 0,
             last_error: self.optional(24, "an error")?.map(str::to_owned),
             events: self.number(25, "a count of events")?,
+            retries: self.number(26, "a count of retries")?,
         })
     }
 

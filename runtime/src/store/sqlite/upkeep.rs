@@ -21,7 +21,7 @@ const EXAMPLES_MAX: i64 = 5;
 
 /// What must hold in every database, each with a query for the rows that break it. A row is
 /// told by its first column.
-const RULES: [(&str, &str); 13] = [
+const RULES: [(&str, &str); 16] = [
     (
         "an accepted task lives or has ended",
         "SELECT t.id FROM task t LEFT JOIN task_run r ON r.seq = t.seq \
@@ -83,6 +83,22 @@ const RULES: [(&str, &str); 13] = [
     (
         "a recorded step belongs to a task",
         "SELECT s.key FROM step s LEFT JOIN task t ON t.seq = s.seq WHERE t.seq IS NULL",
+    ),
+    (
+        "a step's large documents are there",
+        "SELECT s.key FROM step s WHERE \
+         (s.input_blob IS NOT NULL AND s.input_blob NOT IN (SELECT hash FROM blob)) \
+         OR (s.output_blob IS NOT NULL AND s.output_blob NOT IN (SELECT hash FROM blob))",
+    ),
+    (
+        "what is set aside is for a task that executes",
+        "SELECT 'reservation ' || v.id FROM reservation v \
+         LEFT JOIN task_run r ON r.seq = v.seq WHERE COALESCE(r.state, '') <> 'executing'",
+    ),
+    (
+        "an open question has a task that waits for it",
+        "SELECT a.id FROM approval a LEFT JOIN task_run r ON r.seq = a.seq \
+         WHERE a.state = 'open' AND COALESCE(r.state, '') <> 'awaiting_approval'",
     ),
     (
         "payloads, results and steps are JSON",
@@ -192,6 +208,10 @@ pub async fn verify(path: &Path) -> Result<Findings, UpkeepError> {
         ("task_end", "SELECT count(*) FROM task_end"),
         ("task_event", "SELECT count(*) FROM task_event"),
         ("step", "SELECT count(*) FROM step"),
+        ("blob", "SELECT count(*) FROM blob"),
+        ("budget", "SELECT count(*) FROM budget"),
+        ("reservation", "SELECT count(*) FROM reservation"),
+        ("approval", "SELECT count(*) FROM approval"),
         ("document", "SELECT count(*) FROM document"),
     ] {
         let rows: i64 = sqlx::query(count)
@@ -414,8 +434,20 @@ mod tests {
                 "ends with that",
             ),
             (
-                "INSERT INTO step VALUES (9, 'a step', '1', '1', 1, 1, 1)",
+                "INSERT INTO step VALUES (9, 'a step', '1', '1', 1, 1, 1, NULL, NULL, NULL)",
                 "a recorded step belongs",
+            ),
+            (
+                "INSERT INTO step VALUES (2, 'a step', '1', '1', 1, 1, 1, NULL, NULL, 'gone')",
+                "large documents are there",
+            ),
+            (
+                "INSERT INTO reservation VALUES (1, 2, 'a step', '{}', '[]')",
+                "is for a task that executes",
+            ),
+            (
+                "INSERT INTO approval VALUES ('a', 2, 'open', 1, NULL, NULL, '{}', NULL)",
+                "an open question has a task",
             ),
             ("UPDATE task SET payload = '{' WHERE seq = 2", "are JSON"),
         ] {

@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 
 use rusqlite::{Connection, Error, Statement, Transaction, TransactionBehavior, params};
+use serde::Serialize;
 use uuid::fmt::Hyphenated;
 
+use super::ledger;
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::json::Json;
+use crate::store::content::{Content, ContentHash};
 use crate::store::{Changes, DocumentRow};
 
 const BODY: &str = "INSERT INTO task \
@@ -21,12 +24,13 @@ const REOPENED: &str = "DELETE FROM task_end WHERE seq = ?1";
 
 const RUN: &str = "INSERT INTO task_run \
     (seq, state, attempt, losses, epoch, run_at, lease_until, worker, cancel_requested, \
-     last_error, events) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+     last_error, events, retries) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) \
     ON CONFLICT (seq) DO UPDATE SET state = excluded.state, attempt = excluded.attempt, \
      losses = excluded.losses, epoch = excluded.epoch, run_at = excluded.run_at, \
      lease_until = excluded.lease_until, worker = excluded.worker, \
      cancel_requested = excluded.cancel_requested, last_error = excluded.last_error, \
-     events = excluded.events";
+     events = excluded.events, retries = excluded.retries";
 
 const END: &str = "INSERT INTO task_end \
     (seq, state, finished_at, attempt, losses, epoch, result, error, events) \
@@ -37,8 +41,11 @@ const ENDED_RUN: &str = "DELETE FROM task_run WHERE seq = ?1";
 const EVENT: &str = "INSERT INTO task_event (seq, n, at, kind, epoch, detail) \
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
-const STEP: &str = "INSERT INTO step (seq, key, input, output, epoch, started_at, finished_at) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (seq, key) DO NOTHING";
+const STEP: &str = "INSERT INTO step \
+    (seq, key, input, output, epoch, started_at, finished_at, cost, input_blob, output_blob) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (seq, key) DO NOTHING";
+
+const BLOB: &str = "INSERT INTO blob (hash, body) VALUES (?1, ?2) ON CONFLICT (hash) DO NOTHING";
 
 const DOCUMENT: &str = "INSERT INTO document (space, key, body, at) VALUES (?1, ?2, ?3, ?4) \
     ON CONFLICT (space, key) DO UPDATE SET body = excluded.body, at = excluded.at";
@@ -60,7 +67,21 @@ const PRUNE: &str = "INSERT INTO pruned SELECT e.seq \
          WHERE d.dependency = t.id) \
      LIMIT 1000";
 
-const PRUNE_REST: [&str; 6] = [
+/// Large documents go with the last step that refers to them.
+const PRUNE_BLOBS: &str = "DELETE FROM blob WHERE hash IN ( \
+     SELECT input_blob FROM step WHERE input_blob IS NOT NULL AND seq IN (SELECT seq FROM pruned) \
+     UNION ALL \
+     SELECT output_blob FROM step WHERE output_blob IS NOT NULL AND seq IN (SELECT seq FROM pruned)) \
+    AND NOT EXISTS (SELECT 1 FROM step s WHERE s.input_blob = blob.hash \
+     AND s.input_blob IS NOT NULL AND s.seq NOT IN (SELECT seq FROM pruned)) \
+    AND NOT EXISTS (SELECT 1 FROM step s WHERE s.output_blob = blob.hash \
+     AND s.output_blob IS NOT NULL AND s.seq NOT IN (SELECT seq FROM pruned))";
+
+const PRUNE_REST: [&str; 9] = [
+    PRUNE_BLOBS,
+    "DELETE FROM approval WHERE seq IN (SELECT seq FROM pruned)",
+    "DELETE FROM budget WHERE scope IN \
+     (SELECT 'task:' || t.id FROM task t JOIN pruned p ON p.seq = t.seq)",
     "DELETE FROM task WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_end WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_dependency WHERE seq IN (SELECT seq FROM pruned)",
@@ -81,6 +102,7 @@ pub(super) fn commit(connection: &mut Connection, changes: &Changes) -> Result<(
     ends(&transaction, changes)?;
     events(&transaction, changes)?;
     steps(&transaction, changes)?;
+    ledger::write(&transaction, changes)?;
     documents(&transaction, &changes.documents)?;
     if let Some(control) = &changes.control {
         let control = serde_json::to_string(control)
@@ -94,11 +116,11 @@ pub(super) fn commit(connection: &mut Connection, changes: &Changes) -> Result<(
 }
 
 /// As SQLite keeps whole numbers. All of ours are below 2⁶³: times are, and the rest counts.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn at(time: Option<Timestamp>) -> Option<i64> {
+pub(super) fn at(time: Option<Timestamp>) -> Option<i64> {
     time.map(|time| signed(time.0))
 }
 
@@ -178,6 +200,7 @@ fn runs(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
             run.cancel_requested,
             run.last_error,
             signed(run.events),
+            run.retries,
         ])?;
     }
     Ok(())
@@ -230,17 +253,39 @@ fn steps(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> 
     }
     let mut insert = transaction.prepare_cached(STEP)?;
     for step in &changes.steps {
+        for content in [&step.input, &step.output] {
+            if let Some(hash) = &content.hash {
+                let mut insert = transaction.prepare_cached(BLOB)?;
+                insert.execute(params![hash.as_str(), content.json.as_str()])?;
+            }
+        }
         insert.execute(params![
             signed(step.seq),
             step.key,
-            step.input.as_str(),
-            step.output.as_str(),
+            inline(&step.input),
+            inline(&step.output),
             signed(step.epoch.0),
             signed(step.started_at.0),
             signed(step.finished_at.0),
+            step.cost.as_ref().map(text).transpose()?,
+            step.input.hash.as_ref().map(ContentHash::as_str),
+            step.output.hash.as_ref().map(ContentHash::as_str),
         ])?;
     }
     Ok(())
+}
+
+/// What a step's row holds of a document: nothing if it lies elsewhere.
+fn inline(content: &Content) -> &str {
+    match content.hash {
+        Some(_) => "null",
+        None => content.json.as_str(),
+    }
+}
+
+/// A value as the text of its JSON.
+pub(super) fn text<T: Serialize>(value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| Error::ToSqlConversionFailure(error.into()))
 }
 
 /// Puts and deletions, in their order.

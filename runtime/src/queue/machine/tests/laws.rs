@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::accounts::limited;
 use super::world::{KINDS, World};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::json::Json;
+use crate::queue::budget::Scope;
 use crate::queue::control::{Control, QueueLimits};
 use crate::queue::retry::RetryBackoff;
 use crate::queue::rules::{Rate, Resource, Rules, Weight};
-use crate::queue::task::{Lane, NewChild, NewTask, TaskEventKind, TaskTerms};
+use crate::queue::task::{Lane, NewChild, NewTask, OnChildFailure, TaskEventKind, TaskTerms};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -23,8 +25,16 @@ enum Op {
     Renew(usize),
     Step(usize, u8),
     Suspend(usize, Vec<(Submit, Option<usize>)>),
+    Reserve(usize, u8, u64, bool),
+    Pay(usize, u8, u64),
+    GiveBack(usize, u8),
+    WaitForBudget(usize, u8, u64),
+    Ask(usize, u8, Option<u64>),
+    Answer(usize, bool, Option<u64>),
+    Raise(u64),
     Cancel(usize),
     Retry(usize),
+    RetryPart(usize),
     Clear,
     Reclaim,
     Pause(bool),
@@ -53,6 +63,9 @@ struct Submit {
     slots: bool,
     tokens: bool,
     expires: Option<u64>,
+    budget: Option<u64>,
+    careful: bool,
+    policy: OnChildFailure,
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
@@ -72,9 +85,25 @@ fn submit() -> impl Strategy<Value = Submit> {
             prop::bool::weighted(0.2),
             prop::option::weighted(0.1, 0..60_000_u64),
         ),
+        prop::option::weighted(0.4, 0..60_u64),
+        prop::bool::weighted(0.1),
+        (0..3_u32, any::<bool>()).prop_map(|(retries, fail)| OnChildFailure { retries, fail }),
     )
         .prop_map(
-            |(lane, kind, key, on, delay, deadline, attempts, flow, gates)| Submit {
+            |(
+                lane,
+                kind,
+                key,
+                on,
+                delay,
+                deadline,
+                attempts,
+                flow,
+                gates,
+                budget,
+                careful,
+                policy,
+            )| Submit {
                 lane,
                 kind,
                 key,
@@ -88,6 +117,9 @@ fn submit() -> impl Strategy<Value = Submit> {
                 slots: gates.2,
                 tokens: gates.3,
                 expires: gates.4,
+                budget,
+                careful,
+                policy,
             },
         )
 }
@@ -103,8 +135,19 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<usize>().prop_map(Op::Renew),
         3 => (any::<usize>(), 0..3_u8).prop_map(|(i, k)| Op::Step(i, k)),
         5 => (any::<usize>(), family).prop_map(|(i, f)| Op::Suspend(i, f)),
+        6 => (any::<usize>(), 0..3_u8, 0..30_u64, any::<bool>())
+            .prop_map(|(i, k, n, afresh)| Op::Reserve(i, k, n, afresh)),
+        4 => (any::<usize>(), 0..3_u8, 0..30_u64).prop_map(|(i, k, n)| Op::Pay(i, k, n)),
+        2 => (any::<usize>(), 0..3_u8).prop_map(|(i, k)| Op::GiveBack(i, k)),
+        4 => (any::<usize>(), 0..3_u8, 0..80_u64).prop_map(|(i, k, n)| Op::WaitForBudget(i, k, n)),
+        2 => (any::<usize>(), 3..5_u8, prop::option::of(0..90_000_u64))
+            .prop_map(|(i, k, patience)| Op::Ask(i, k, patience)),
+        5 => (any::<usize>(), prop::bool::weighted(0.8), prop::option::of(0..50_u64))
+            .prop_map(|(i, yes, grant)| Op::Answer(i, yes, grant)),
+        1 => (0..20_u64).prop_map(Op::Raise),
         2 => any::<usize>().prop_map(Op::Cancel),
         3 => any::<usize>().prop_map(Op::Retry),
+        3 => any::<usize>().prop_map(Op::RetryPart),
         1 => Just(Op::Clear),
         1 => Just(Op::Reclaim),
         1 => any::<bool>().prop_map(Op::Pause),
@@ -143,6 +186,9 @@ fn terms(submit: &Submit, after: impl Fn(u64) -> Timestamp) -> TaskTerms {
         expires_at: submit.expires.map(after),
         concurrency_key: submit.key_limited.map(|key| NAMES[key].to_owned()),
         rate_key: submit.rated.then(|| "r".to_owned()),
+        budget: submit.budget.map(limited),
+        requires_approval: submit.careful,
+        on_child_failure: submit.policy,
         ..TaskTerms::default()
     };
     if submit.slots {
@@ -195,6 +241,8 @@ fn task(world: &World, submit: &Submit) -> NewTask {
 fn apply(world: &mut World, op: Op) {
     let leases = world.leases.clone();
     let held = |at: usize| pick(&leases, at);
+    // Most older leases are stale, and a stale one spends nothing.
+    let recent = |at: usize| pick(&leases[leases.len().saturating_sub(3)..], at);
     match op {
         Op::Submit(submit) => {
             let task = task(world, &submit);
@@ -230,8 +278,40 @@ fn apply(world: &mut World, op: Op) {
                 .collect();
             drop(held(at).map(|lease| world.suspend(lease, children)));
         }
+        Op::Reserve(at, key, amount, afresh) => {
+            drop(recent(at).map(|lease| world.reserve(lease, &format!("s{key}"), amount, afresh)));
+        }
+        Op::Pay(at, key, amount) => {
+            // A step may cost less than was set aside for it; what costs more is charged as
+            // it is, and breaks the law.
+            if let Some(lease) = recent(at)
+                && let Some(most) = world.machine.ledger.reserved(lease.0, &format!("s{key}"))
+            {
+                drop(world.pay(lease, &format!("s{key}"), amount.min(most.tokens)));
+            }
+        }
+        Op::GiveBack(at, key) => {
+            drop(recent(at).map(|lease| world.give_back(lease, &format!("s{key}"))));
+        }
+        Op::WaitForBudget(at, key, needs) => {
+            drop(recent(at).map(|lease| world.wait_for_budget(lease, &format!("s{key}"), needs)));
+        }
+        Op::Ask(at, key, patience) => {
+            let patience = patience.map(Duration::from_millis);
+            drop(held(at).map(|lease| world.ask(lease, &format!("q{key}"), patience)));
+        }
+        Op::Answer(at, approved, grant) => {
+            let asked = pick(&world.questions(), at);
+            drop(asked.map(|id| world.answer(id, approved, grant)));
+        }
+        Op::Raise(more) => {
+            let node = world.machine.budget(&Scope::Node, world.now);
+            let limit = node.and_then(|node| node.limits.tokens).unwrap_or(0);
+            world.set_budget(Scope::Node, limited(limit + more), None);
+        }
         Op::Cancel(at) => drop(pick(&world.known, at).map(|id| world.cancel(id))),
         Op::Retry(at) => drop(pick(&world.known, at).map(|id| world.retry(id))),
+        Op::RetryPart(at) => drop(pick(&world.known, at).map(|id| world.retry_part(id))),
         Op::Clear => {
             world.machine.clear(world.now);
             world.hand_over(Vec::new());
@@ -286,6 +366,8 @@ fn read_log(world: &World, id: TaskId) {
             TaskEventKind::Released | TaskEventKind::LeaseLost => claimable = true,
             TaskEventKind::Failed | TaskEventKind::StepRecorded => {}
             TaskEventKind::Suspended | TaskEventKind::CancelRequested => {}
+            TaskEventKind::Approved | TaskEventKind::Denied | TaskEventKind::BudgetCharged => {}
+            TaskEventKind::ApprovalAsked => claimable = false,
             TaskEventKind::Completed | TaskEventKind::Discarded | TaskEventKind::Cancelled => {
                 over = true;
             }
@@ -301,6 +383,7 @@ proptest! {
     ) {
         let mut world = World::new(limits());
         world.turn(|control| control.rules = rules());
+        world.set_budget(Scope::Node, limited(40), None);
         world.settle();
         for op in ops {
             apply(&mut world, op);
@@ -320,7 +403,10 @@ proptest! {
             prop_assert!(rounds < 3_000, "stands still: {:?}", world.machine.tasks);
             match world.claim() {
                 Some(lease) => world.complete((lease.task.id, lease.epoch)).expect("held"),
+                None => match world.questions().first() {
+                Some(question) => world.answer(*question, true, None).expect("open"),
                 None => world.pass(Duration::from_secs(40)),
+                },
             }
             world.settle();
             world.check();

@@ -505,3 +505,40 @@ fn the_keys_of_ended_tasks_are_remembered_over_a_failed_commit() {
     world.fail_commit(0);
     assert_eq!(world.submit(keyed()).expect("known"), id);
 }
+
+#[test]
+fn a_task_that_fills_its_log_records_no_more_and_is_given_up() {
+    let limits = QueueLimits {
+        log_lines_max: 10,
+        ..QueueLimits::default()
+    };
+    let mut world = World::new(limits);
+    let id = world.accepted();
+    let lease = held(&world.claim().expect("claimable"));
+    for step in 0..8 {
+        world.step(lease, &format!("s{step}")).expect("room");
+    }
+    let refused = world.step(lease, "one more");
+    assert!(matches!(refused, Err(LeaseError::LogFull { max: 10, .. })));
+    world.step(lease, "s0").expect("known already");
+    world.release(lease).expect("held");
+    world.settle();
+    world.check();
+    assert_eq!(world.state(id), Some(TaskState::Discarded));
+}
+
+#[test]
+fn a_worker_that_claims_and_hands_back_without_end_fills_no_disk() {
+    let limits = QueueLimits {
+        log_lines_max: 50,
+        ..QueueLimits::default()
+    };
+    let mut world = World::new(limits);
+    let id = world.accepted();
+    while let Some(lease) = world.claim() {
+        world.release(held(&lease)).expect("held");
+        world.settle();
+    }
+    assert_eq!(world.state(id), Some(TaskState::Discarded));
+    assert!(world.log_of(id).len() <= 52);
+}

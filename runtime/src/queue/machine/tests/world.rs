@@ -11,16 +11,20 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use super::super::{
-    Dependencies, Entry, FinishedStep, GATE_SPACE, Loading, Machine, Published, weight,
+    Dependencies, Entry, FinishedStep, GATE_SPACE, Loading, Machine, Part, Published, weight,
 };
+use super::accounts::Accounts;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::queue::approval::ApprovalState;
+use crate::queue::budget::{BudgetRow, Cost, Scope};
 use crate::queue::control::{Control, QueueLimits};
 use crate::queue::error::{AdmitError, LeaseError};
 use crate::queue::gate::{Discipline, EXPOSED_MAX, GateKey, needs};
 use crate::queue::task::{Lane, Lease, NewChild, NewTask, TaskEventKind, TaskState, TaskView};
-use crate::store::{Changes, Store};
+use crate::store::content::Content;
+use crate::store::{Changes, Store, TaskFilter};
 
 pub(super) const KINDS: [&str; 2] = ["a", "b"];
 
@@ -55,6 +59,7 @@ pub(super) struct World {
     control: Option<Control>,
     /// When units of refilling gates were given out, since the store last lost some.
     starts: HashMap<GateKey, Vec<(Timestamp, u64)>>,
+    pub(super) accounts: Accounts,
 }
 
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
@@ -81,6 +86,7 @@ impl World {
             steps: HashSet::new(),
             control: None,
             starts: HashMap::new(),
+            accounts: Accounts::default(),
         };
         world.restart(0);
         world
@@ -127,6 +133,7 @@ impl World {
             let Some(decision) = self.pending.pop_front() else {
                 return;
             };
+            self.accounts.book(&decision.changes);
             now(self.store.commit(decision.changes.into())).expect("writable");
             self.machine.publish(&decision.publish, self.now);
             self.hand_over(Vec::new());
@@ -156,6 +163,7 @@ impl World {
 
     fn keep_prefix(&mut self, kept: usize) {
         for decision in self.pending.drain(..).take(kept) {
+            self.accounts.book(&decision.changes);
             now(self.store.commit(decision.changes.into())).expect("writable");
         }
         self.pending.clear();
@@ -246,6 +254,16 @@ impl World {
             let live = now(self.store.children_counts(id)).expect("readable");
             assert!(live.keys().all(|state| state.is_terminal()) || self.retried_child(id));
         }
+        if lease.task.on_child_failure().fail
+            && !self.log_of(id).contains(&TaskEventKind::Retried)
+            && !self.retried_child(id)
+        {
+            let children = now(self.store.children_counts(id)).expect("readable");
+            assert!(
+                children.keys().all(|state| *state == TaskState::Completed),
+                "a parent that fails with its children goes on: {children:?}"
+            );
+        }
         let before = self.latest.insert(id, lease.epoch);
         assert!(before < Some(lease.epoch), "epochs of a task strictly grow");
         assert!(lease.attempt <= lease.task.max_attempts, "attempts");
@@ -326,7 +344,7 @@ impl World {
         let ended = self.ended(&outside);
         let answer = self
             .machine
-            .suspend(lease.0, lease.1, children, &ended, self.now);
+            .suspend(lease.0, lease.1, children, None, &ended, self.now);
         if answer.is_ok() {
             self.fresh(lease);
         }
@@ -335,10 +353,20 @@ impl World {
     }
 
     pub(super) fn step(&mut self, lease: (TaskId, Epoch), key: &str) -> Result<bool, LeaseError> {
+        self.priced_step(lease, key, None)
+    }
+
+    pub(super) fn priced_step(
+        &mut self,
+        lease: (TaskId, Epoch),
+        key: &str,
+        cost: Option<Cost>,
+    ) -> Result<bool, LeaseError> {
         let step = FinishedStep {
             key: key.to_owned(),
-            input: Json::null(),
-            output: Json::null(),
+            input: Content::new(Json::null()),
+            output: Content::new(Json::null()),
+            cost,
             started_at: self.now,
         };
         let answer = self.machine.record_step(lease.0, lease.1, step, self.now);
@@ -364,9 +392,49 @@ impl World {
             return false;
         };
         let ended = self.ended(&view.body.depends_on);
-        let answer = self.machine.reopen(view, &ended, self.now).is_ok();
+        let budgets: Vec<BudgetRow> = view
+            .body
+            .spends_from()
+            .filter_map(|id| now(self.store.budget(&Scope::Task(id))).expect("readable"))
+            .collect();
+        let answer = self.machine.reopen(view, &ended, &budgets, self.now);
+        let answer = answer.is_ok();
         self.hand_over(Vec::new());
         answer
+    }
+
+    /// Brings back what failed of a family.
+    pub(super) fn retry_part(&mut self, root: TaskId) -> Option<usize> {
+        let failed = |view: &TaskView| {
+            view.end
+                .as_ref()
+                .is_some_and(|end| end.state != TaskState::Completed)
+        };
+        let mut views: Vec<TaskView> = self.view(root).into_iter().filter(failed).collect();
+        let mut parents = vec![root];
+        while let Some(parent) = parents.pop() {
+            let filter = TaskFilter {
+                parent: Some(parent),
+                limit: u32::MAX,
+                ..TaskFilter::default()
+            };
+            let children = now(self.store.tasks(&filter)).expect("readable");
+            for child in children.into_iter().filter(failed) {
+                parents.push(child.body.id);
+                views.push(child);
+            }
+        }
+        let wanted = views.iter().flat_map(|view| view.body.depends_on.clone());
+        let ended = self.ended(&wanted.collect::<Vec<_>>());
+        let budgets: Vec<BudgetRow> = views
+            .iter()
+            .flat_map(|view| view.body.spends_from())
+            .filter_map(|id| now(self.store.budget(&Scope::Task(id))).expect("readable"))
+            .collect();
+        let part = Part { root, views };
+        let answer = self.machine.reopen_part(part, &ended, &budgets, self.now);
+        self.hand_over(Vec::new());
+        answer.ok()
     }
 
     pub(super) fn turn(&mut self, change: impl FnOnce(&mut Control)) {
@@ -494,6 +562,23 @@ impl World {
                 view.end.is_some(),
                 "live or ended, once"
             );
+        }
+        self.machine.ledger.check();
+        for row in self.machine.desk.rows() {
+            let entry = &self.machine.tasks[&row.request.task];
+            assert_eq!(entry.run.state, TaskState::AwaitingApproval);
+            assert_eq!(row.state, ApprovalState::Open);
+        }
+        let awaited = self.machine.states[TaskState::AwaitingApproval as usize];
+        assert_eq!(self.machine.desk.rows().count() as u64, awaited);
+        self.accounts.check(&self.store);
+        for id in &self.known {
+            let Some(view) = self.view(*id) else {
+                continue;
+            };
+            let told = view.end.map(|end| end.events);
+            let told = told.or(view.run.map(|run| run.events)).unwrap_or(0);
+            assert_eq!(self.log_of(*id).len() as u64, told, "the log of {id}");
         }
         for (id, epoch) in &self.completed {
             let end = self.view(*id).and_then(|view| view.end).expect("kept");

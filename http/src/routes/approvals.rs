@@ -1,0 +1,219 @@
+//! `/v1/approvals`: what people are asked, and what they decide; and how a worker asks.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use regrow_runtime::ids::TaskId;
+use regrow_runtime::queue::approval::{
+    Answer as Decided, ApprovalFilter, ApprovalId, ApprovalRow, ApprovalState, Question, Reason,
+};
+use regrow_runtime::queue::asking::Asking;
+use regrow_runtime::queue::budget::{Short, Unit};
+use regrow_runtime::queue::task::TaskState;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::leases::epoch;
+use super::steps::key;
+use super::{Answer, ok};
+use crate::amounts::{amount, amounts};
+use crate::error::{ApiError, Code};
+use crate::input::Fields;
+use crate::params::{ApprovalPath, Params, TaskPath};
+use crate::state::ApiState;
+use crate::view::Instant;
+
+/// Questions in a page unless asked otherwise.
+const PAGE: u64 = 50;
+/// Most questions in a page.
+const PAGE_MAX: u64 = 500;
+/// Longest that a question may wait: ten years.
+const EXPIRES_MS_MAX: u64 = 315_360_000_000;
+
+#[derive(Serialize)]
+struct ApprovalJson<'a> {
+    id: ApprovalId,
+    task: TaskId,
+    state: ApprovalState,
+    kind: &'static str,
+    key: Option<&'a str>,
+    question: &'a str,
+    scope: Option<&'a str>,
+    options: &'a [String],
+    /// For a budget: which limits are in the way.
+    short: Vec<Value>,
+    asked_at: Instant,
+    expires_at: Option<Instant>,
+    approved: Option<bool>,
+    choice: Option<&'a str>,
+    note: Option<&'a str>,
+    by: Option<&'a str>,
+    decided_at: Option<Instant>,
+}
+
+impl<'a> From<&'a ApprovalRow> for ApprovalJson<'a> {
+    fn from(row: &'a ApprovalRow) -> Self {
+        let question = &row.request.question;
+        let (kind, key, short) = match &row.request.reason {
+            Reason::Start => ("start", None, Vec::new()),
+            Reason::Ask { key } => ("ask", Some(key.as_str()), Vec::new()),
+            Reason::Budget { shortfall } => (
+                "budget",
+                Some(shortfall.key.as_str()),
+                shortfall.short.iter().map(short_json).collect(),
+            ),
+        };
+        let decision = row.decision.as_ref();
+        Self {
+            id: row.id,
+            task: row.request.task,
+            state: row.state,
+            kind,
+            key,
+            question: &question.question,
+            scope: question.scope.as_deref(),
+            options: &question.options,
+            short,
+            asked_at: Instant(row.asked_at),
+            expires_at: row.expires_at.map(Instant),
+            approved: decision.map(|decision| decision.approved),
+            choice: decision.and_then(|decision| decision.choice.as_deref()),
+            note: decision.and_then(|decision| decision.note.as_deref()),
+            by: decision.map(|decision| decision.by.as_str()),
+            decided_at: decision.map(|decision| Instant(decision.at)),
+        }
+    }
+}
+
+/// One limit in the way, in the units of the interface.
+pub(crate) fn short_json(short: &Short) -> Value {
+    let unit = match short.unit {
+        Unit::Tokens => "tokens",
+        Unit::Micros => "usd",
+        Unit::Calls => "calls",
+        Unit::Millis => "seconds",
+    };
+    json!({
+        "scope": short.scope,
+        "unit": unit,
+        "limit": amount(short.unit, short.limit),
+        "spent": amount(short.unit, short.spent),
+        "reserved": amount(short.unit, short.reserved),
+        "missing": amount(short.unit, short.missing),
+    })
+}
+
+/// `GET /v1/approvals`: newest first.
+pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
+    let mut filter = ApprovalFilter {
+        state: params.parsed("state"),
+        task: params.parsed("task"),
+        before: params.parsed("cursor"),
+        limit: 0,
+    };
+    let limit = params.number("limit", 1..=PAGE_MAX).unwrap_or(PAGE);
+    params.finish()?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    // One more than asked for tells whether another page follows.
+    filter.limit = u32::try_from(limit + 1).unwrap_or(u32::MAX);
+    let mut rows = state.queue.approvals(&filter).await?;
+    let more = limit < rows.len();
+    rows.truncate(limit);
+    let next = rows.last().map(|row| row.id).filter(|_| more);
+    let listed: Vec<ApprovalJson<'_>> = rows.iter().map(ApprovalJson::from).collect();
+    ok(&json!({ "approvals": listed, "next_cursor": next }))
+}
+
+/// `GET /v1/approvals/{id}`.
+pub(crate) async fn show(
+    State(state): State<ApiState>,
+    ApprovalPath(id): ApprovalPath,
+    params: Params,
+) -> Answer {
+    params.finish()?;
+    match state.queue.approval(id).await? {
+        Some(row) => ok(&ApprovalJson::from(&row)),
+        None => Err(ApiError::no_approval(id)),
+    }
+}
+
+/// `POST /v1/approvals/{id}`: a person decides. Deciding twice is refused.
+pub(crate) async fn decide(
+    State(state): State<ApiState>,
+    ApprovalPath(id): ApprovalPath,
+    mut fields: Fields,
+) -> Answer {
+    let decision = fields.text("decision", false);
+    let approved = match decision.as_deref() {
+        Some("approve") => true,
+        Some("deny") => false,
+        Some(_) | None => {
+            fields.problem("decision", "must be \"approve\" or \"deny\"");
+            false
+        }
+    };
+    let decided = Decided {
+        approved,
+        choice: fields.text("choice", true),
+        note: fields.text("note", true),
+        by: fields
+            .text("by", false)
+            .unwrap_or_else(|| "operator".to_owned()),
+        token: fields.text("token", false),
+        grant: amounts(&mut fields, "grant"),
+    };
+    fields.finish()?;
+    let row = state.queue.answer(id, decided).await?;
+    ok(&ApprovalJson::from(&row))
+}
+
+/// `POST /v1/leases/{id}/ask`: lets the task wait for a person, without the lease. If the
+/// question was answered before, `decision` is the answer and the lease still holds.
+pub(crate) async fn ask(
+    State(state): State<ApiState>,
+    TaskPath(id): TaskPath,
+    mut fields: Fields,
+) -> Answer {
+    let (epoch, key) = (epoch(&mut fields), key(&mut fields));
+    let missing = !fields.given("question");
+    let question = Question {
+        question: fields.text("question", true).unwrap_or_default(),
+        scope: fields.text("scope", false),
+        options: fields
+            .texts("options", "a list of answers to choose from")
+            .unwrap_or_default(),
+    };
+    if missing {
+        fields.problem("question", "is missing; say what a person is to decide");
+    }
+    let patience = fields.number("expires_ms", 1..=EXPIRES_MS_MAX, " ms");
+    fields.finish()?;
+    let patience = patience.map(Duration::from_millis);
+    let asking = state.queue.ask(id, epoch, &key, question, patience).await?;
+    match asking {
+        Asking::Waits { approval, token } => ok(&json!({
+            "id": id,
+            "state": TaskState::AwaitingApproval,
+            "approval": approval,
+            "token": token,
+        })),
+        Asking::Decided(decision) => ok(&json!({
+            "id": id,
+            "state": TaskState::Executing,
+            "decision": {
+                "approved": decision.approved,
+                "choice": decision.choice,
+                "note": decision.note,
+                "by": decision.by,
+                "at": Instant(decision.at),
+            },
+        })),
+        Asking::Ended => match state.queue.task(id).await? {
+            Some(view) => ok(&json!({ "id": id, "state": view.state() })),
+            None => Err(ApiError::new(
+                Code::TaskNotFound,
+                format!("task {id} ended and is forgotten"),
+            )),
+        },
+    }
+}
