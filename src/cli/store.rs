@@ -9,7 +9,7 @@ use regrow_runtime::store::sqlite::upkeep::{self, Findings, UpkeepError};
 
 use super::failure::{FAILED, USAGE, complain, failed, report};
 use super::output::{note, print};
-use crate::config::{self, ConfigError, Overrides};
+use crate::config::{self, ConfigError, NodeConfig, Overrides};
 
 /// Flags of `regrow store`.
 #[derive(Args, Debug)]
@@ -46,13 +46,25 @@ enum StoreVerb {
 /// Runs the verb.
 pub(crate) async fn run(arguments: StoreArguments) -> ExitCode {
     let json = arguments.json;
-    let data_dir = match data_dir(arguments.data_dir) {
-        Ok(data_dir) => data_dir,
+    let config = match settings(arguments.data_dir) {
+        Ok(config) => config,
         Err(error) => {
             report(&error, json);
             return USAGE.into();
         }
     };
+    let is_elsewhere = !matches!(arguments.verb, StoreVerb::Verify { file: Some(_) });
+    if let Some(url) = config.database_url.filter(|_| is_elsewhere) {
+        complain(
+            &format!(
+                "the tasks are in {url}, not in a file: copy that with `pg_dump`, put a copy back \
+                 with `pg_restore`, or unset store.database_url to work on the file"
+            ),
+            json,
+        );
+        return USAGE.into();
+    }
+    let data_dir = config.data_dir;
     let database = data_dir.join(sqlite::FILE);
     let outcome = match arguments.verb {
         StoreVerb::Verify { file } => upkeep::verify(&file.unwrap_or(database)).await,
@@ -78,13 +90,13 @@ pub(crate) async fn run(arguments: StoreArguments) -> ExitCode {
     told(outcome, json)
 }
 
-fn data_dir(flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+fn settings(flag: Option<PathBuf>) -> Result<NodeConfig, ConfigError> {
     let overrides = Overrides {
         data_dir: flag,
         ..Overrides::default()
     };
     let loaded = config::load(&overrides, std::env::vars())?;
-    Ok(loaded.config.data_dir)
+    Ok(loaded.config)
 }
 
 fn told(outcome: Result<Findings, UpkeepError>, json: bool) -> ExitCode {

@@ -119,6 +119,25 @@ fn a_database_that_cannot_be_reached_stops_the_start() {
 }
 
 #[test]
+fn upkeep_of_a_file_is_refused_when_the_tasks_are_elsewhere() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    for verb in [&["verify"][..], &["backup", "copy"], &["restore", "copy"]] {
+        let said = say(regrow()
+            .arg("store")
+            .args(verb)
+            .arg("--data-dir")
+            .arg(dir.path())
+            .env(
+                "REGROW_STORE__DATABASE_URL",
+                "postgres://me:s3cret@db.example/tasks",
+            ));
+        assert_eq!(said.code, Some(2), "{}", said.err);
+        assert!(said.err.contains("pg_dump"), "{}", said.err);
+        assert!(!said.err.contains("s3cret"), "{}", said.err);
+    }
+}
+
+#[test]
 fn the_configuration_in_force_is_printed_without_the_password() {
     for arguments in [&["--print-config"][..], &["--print-config", "--json"]] {
         let said = say(regrow()

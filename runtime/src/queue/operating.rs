@@ -33,7 +33,10 @@ impl Queue {
                 Some(view) => Err(ControlError::WrongState {
                     task: id,
                     state: view.state(),
-                    hint: "it has already ended",
+                    hint: match view.end {
+                        Some(_) => "it has already ended",
+                        None => "another node works on it; ask that one",
+                    },
                 }),
                 None => Err(ControlError::Unknown(id)),
             },

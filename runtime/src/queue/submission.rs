@@ -76,14 +76,15 @@ impl Queue {
         dependency: TaskId,
         ended: &mut Dependencies,
     ) -> Result<bool, StoreError> {
-        if ended.contains_key(&dependency) {
+        if ended
+            .get(&dependency)
+            .is_some_and(|state| state.is_terminal())
+        {
             return Ok(false);
         }
-        let end = self
-            .store()
-            .task(dependency)
-            .await?
-            .and_then(|view| view.end);
-        Ok(end.is_some_and(|end| ended.insert(dependency, end.state).is_none()))
+        // One that lives although it is not here lives on another node.
+        let found = self.store().task(dependency).await?;
+        let state = found.map(|view| view.state());
+        Ok(state.is_some_and(|state| ended.insert(dependency, state) != Some(state)))
     }
 }

@@ -218,12 +218,12 @@ impl Writer {
                 rest.answer(&outcome);
                 continue;
             };
-            self.refuse_from_now_on();
             if let StoreError::Superseded { .. } = failure {
                 self.supersede(failure.clone());
                 rest.answer(&outcome);
                 continue;
             }
+            self.refuse_from_now_on();
             rest.answer(&outcome);
             if 0 < failures_in_a_row {
                 // What the recovery itself had to write may be what fails.

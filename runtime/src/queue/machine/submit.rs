@@ -321,7 +321,8 @@ impl Machine {
                     format!("is {state} and will not complete")
                 }
                 Some(state) if live.is_some() || state == TaskState::Completed => continue,
-                Some(_) | None => "does not exist".to_owned(),
+                Some(_) => "is worked on by another node; submit it there".to_owned(),
+                None => "does not exist".to_owned(),
             };
             return Err(AdmitError::Dependency {
                 dependency: *dependency,

@@ -88,8 +88,10 @@ const BEGIN: &str = "INSERT INTO life (boot, node, session, started_at, lease_un
 
 const END: &str = "UPDATE life SET ended = true, heir = $1 WHERE boot = ANY($2) OR heir = ANY($2)";
 
-/// Inherited lives without a live task are of no further use.
+/// Inherited lives without a live task are of no further use, once their nodes have heard
+/// who took over.
 const TIDY: &str = "DELETE FROM life WHERE ended AND heir = $1 \
+    AND lease_until < clock_timestamp() - interval '1 hour' \
     AND NOT EXISTS (SELECT 1 FROM task_run WHERE owner = life.boot)";
 
 const RENEW: &str = "UPDATE life SET lease_until = clock_timestamp() + make_interval(secs => $2) \

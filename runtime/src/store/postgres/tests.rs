@@ -66,14 +66,7 @@ impl Node {
     }
 
     async fn claim(&self) -> Lease {
-        let request = ClaimRequest {
-            worker: "w".into(),
-            kinds: vec!["a".to_owned()],
-            max: 1,
-            wait: SOON,
-            lease: LEASE,
-        };
-        let mut leases = self.queue.claim(&request).await.expect("open");
+        let mut leases = self.queue.claim(&asking()).await.expect("open");
         leases.pop().expect("something became claimable")
     }
 
@@ -85,6 +78,17 @@ impl Node {
     async fn stop(mut self) {
         self.queue.writer().close().await;
         self.running.shutdown().await;
+    }
+}
+
+/// For one task.
+fn asking() -> ClaimRequest {
+    ClaimRequest {
+        worker: "w".into(),
+        kinds: vec!["a".to_owned()],
+        max: 1,
+        wait: SOON,
+        lease: LEASE,
     }
 }
 
@@ -127,14 +131,7 @@ async fn a_node_that_was_replaced_writes_nothing_and_says_by_whom() {
     let told = soon("the notice", old.queue.writer().superseded()).await;
     assert_eq!(told.to_string(), refused.to_string());
     // It does not act any more: not even on what it has in memory.
-    let request = ClaimRequest {
-        worker: "w".into(),
-        kinds: vec!["a".to_owned()],
-        max: 1,
-        wait: Duration::ZERO,
-        lease: LEASE,
-    };
-    assert!(old.queue.claim_now(&request).is_err());
+    assert!(old.queue.claim_now(&asking()).is_err());
     let beat = old.queue.heartbeat(id, lease.epoch, LEASE).await;
     assert!(
         matches!(beat, Err(LeaseError::Store(StoreError::Superseded { .. }))),
@@ -188,10 +185,17 @@ async fn the_tasks_of_a_dead_node_move_to_another_with_higher_epochs() {
     assert_eq!(heir.claim().await.task.id, own);
     // A clone of the queue goes on after its node: as a process does that was only paused.
     let zombie = other.queue.clone();
+    let loose = other.submit().await;
     other.die().await;
+    // It gives a lease that no store ever hears of.
+    let unheard = zombie.claim_now(&asking()).expect("it does not know yet");
+    assert_eq!(unheard[0].task.id, loose);
     let taken = soon("the takeover", heir.claim()).await;
     assert_eq!((taken.task.id, taken.losses), (held, 1));
     assert!(lease.epoch < taken.epoch, "{} {}", lease.epoch, taken.epoch);
+    let again = heir.claim().await;
+    assert_eq!(again.task.id, loose);
+    assert!(unheard[0].epoch < again.epoch);
     let running = JoinSet::from_iter([zombie.clone().run_writer()]);
     let late = zombie.complete(held, lease.epoch, Json::null()).await;
     assert!(
@@ -220,7 +224,11 @@ async fn the_tasks_of_a_dead_node_move_to_another_with_higher_epochs() {
     while heir.queue.writer().write(document("after")).await.is_err() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(heir.queue.stats().states["executing"], 2, "own and parent");
+    assert_eq!(
+        heir.queue.stats().states["executing"],
+        3,
+        "own, loose, parent"
+    );
     heir.stop().await;
 }
 
@@ -240,16 +248,23 @@ async fn a_node_that_stops_in_order_is_inherited_without_waiting_for_its_term() 
 async fn nobody_replaces_a_life_while_it_commits() {
     let schema = Schema::create().await;
     let old = Node::steady(&schema, "same").await;
-    let mut committing = schema.connect().await;
-    let begin = "BEGIN; SELECT boot FROM life WHERE boot = 1 FOR KEY SHARE; \
-        INSERT INTO document VALUES ('test', 'in flight', 'null', 1)";
-    execute(&mut committing, begin.to_owned()).await;
+    // Somebody reads the table that the commit is about to write.
+    let mut reading = schema.connect().await;
+    let lock = "BEGIN; LOCK TABLE document IN SHARE MODE";
+    execute(&mut reading, lock.to_owned()).await;
+    let in_flight = document("in flight");
+    let mut committing = std::pin::pin!(old.queue.writer().write(in_flight));
+    let pause = Duration::from_millis(400);
+    let early = tokio::time::timeout(pause, &mut committing).await;
+    assert!(early.is_err(), "the commit did not wait");
     let mut starting = std::pin::pin!(Node::steady(&schema, "same"));
-    let early = tokio::time::timeout(Duration::from_millis(400), &mut starting).await;
-    assert!(early.is_err(), "it did not wait for the transaction");
+    let early = tokio::time::timeout(pause, &mut starting).await;
+    assert!(early.is_err(), "the start did not wait for the commit");
     // Renewing changes no key, so it waits for nobody.
-    old.store.renew_life().await.expect("alive");
-    execute(&mut committing, "COMMIT".to_owned()).await;
+    let renewed = tokio::time::timeout(pause, old.store.renew_life()).await;
+    renewed.expect("at once").expect("alive");
+    execute(&mut reading, "ROLLBACK".to_owned()).await;
+    soon("the commit", committing).await.expect("kept");
     let new = soon("the start", starting).await;
     let kept = new.store.document("test", "in flight").await;
     assert!(kept.expect("readable").is_some());
@@ -303,6 +318,62 @@ async fn a_new_connection_ends_what_the_older_one_left_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_connection_waits_for_whatever_writes_for_its_life() {
+    let schema = Schema::create().await;
+    let node = Node::steady(&schema, "node").await;
+    let mut older = schema.connect().await;
+    let open = "BEGIN; SELECT boot FROM life WHERE boot = 1 FOR KEY SHARE; \
+        INSERT INTO document VALUES ('test', 'older', 'null', 1)";
+    execute(&mut older, open.to_owned()).await;
+    let store = node.store.clone();
+    let mut reopening = std::pin::pin!(store.reopen());
+    let early = tokio::time::timeout(Duration::from_millis(400), &mut reopening).await;
+    assert!(early.is_err(), "it did not wait");
+    execute(&mut older, "COMMIT".to_owned()).await;
+    soon("the reopening", reopening).await.expect("alive");
+    let kept = node.store.document("test", "older").await;
+    assert!(kept.expect("readable").is_some());
+    node.stop().await;
+}
+
+/// A takeover whose answer was lost, met by a recovery before it is looked at again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_inherited_unheard_comes_with_the_next_recovery() {
+    let schema = Schema::create().await;
+    let heir = Node::steady(&schema, "first").await;
+    let other = Node::steady(&schema, "second").await;
+    let held = other.submit().await;
+    other.claim().await;
+    other.queue.settle().await.expect("open");
+    let loose = other.submit().await;
+    let zombie = other.queue.clone();
+    other.die().await;
+    let unheard = zombie.claim_now(&asking()).expect("it does not know yet");
+    assert_eq!(unheard[0].task.id, loose);
+    schema
+        .run("UPDATE life SET ended = true, heir = 1 WHERE boot = 2")
+        .await;
+    heir.store.cut_writer().await;
+    while heir.queue.writer().write(document("any")).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let first = heir.claim().await;
+    assert_eq!((first.task.id, first.losses), (held, 1));
+    let second = heir.claim().await;
+    assert_eq!(second.task.id, loose);
+    assert!(unheard[0].epoch < first.epoch.min(second.epoch));
+    // It is not read a second time.
+    for lease in [first, second] {
+        let done = heir
+            .queue
+            .complete(lease.task.id, lease.epoch, Json::null());
+        done.await.expect("held");
+    }
+    assert!(heir.store.take_over().await.expect("alive").is_none());
+    heir.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lives_without_tasks_are_forgotten() {
     let schema = Schema::create().await;
     for _ in 0..4 {
@@ -311,6 +382,8 @@ async fn lives_without_tasks_are_forgotten() {
     let node = Node::steady(&schema, "node").await;
     node.submit().await;
     node.stop().await;
+    let later = "UPDATE life SET lease_until = lease_until - interval '2 hours'";
+    schema.run(later).await;
     let node = Node::steady(&schema, "node").await;
     let lives = schema.number("SELECT count(*) FROM life").await;
     assert_eq!(lives, 2, "the present one and the one that owns a task");
@@ -462,4 +535,48 @@ async fn plan_with(connection: &mut PgConnection, sql: &str, filter: &TaskFilter
     let rows = rows.fetch_all(connection).await.expect("a plan");
     let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     lines.join("\n")
+}
+
+/// Every table and column of the file, as far as it is not particular to one of the two.
+#[tokio::test]
+async fn whatever_a_file_keeps_the_database_keeps_as_well() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut data_dir = crate::store::data_dir::DataDir::open(dir.path()).expect("free");
+    let sqlite = crate::store::sqlite::Sqlite::open(&mut data_dir)
+        .await
+        .expect("sound");
+    let file = dir.path().join(crate::store::sqlite::FILE);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+    let mut file = options.connect().await.expect("open");
+    let of_file = sqlx::query(
+        "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c \
+         WHERE t.type = 'table' AND t.name NOT LIKE '\\_sqlx%' ESCAPE '\\'",
+    );
+    let of_file = of_file.fetch_all(&mut file).await.expect("readable");
+    let mut wanted: Vec<(String, String)> =
+        of_file.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert!(50 < wanted.len(), "{wanted:?}");
+    drop((file, sqlite));
+
+    let schema = Schema::create().await;
+    let store = Postgres::open(shared(&schema, "node"))
+        .await
+        .expect("sound");
+    let of_database = sqlx::query(
+        "SELECT table_name::text, column_name::text FROM information_schema.columns \
+         WHERE table_schema = current_schema()",
+    );
+    let mut connection = schema.connect().await;
+    let found = of_database.fetch_all(&mut connection).await;
+    let found: Vec<(String, String)> = found
+        .expect("readable")
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
+    wanted.retain(|column| !found.contains(column));
+    assert!(
+        wanted.is_empty(),
+        "migrations/postgres lacks what migrations/sqlite has: {wanted:?}"
+    );
+    store.close().await;
 }
