@@ -18,7 +18,7 @@ use serde_json::json;
 
 use self::install::Installer;
 use self::roster::{PEERS, Peer, Store};
-use self::servers::{Postgres, Redis, quiet, tail};
+use self::servers::{Postgres, Redis, path_for, quiet, sweep, tail};
 use self::table::{Row, Run, Size, Table, Workload};
 use crate::{Failed, pause, report, say};
 
@@ -207,6 +207,7 @@ struct Bench {
 
 impl Bench {
     fn prepare(peers: &[&Peer], place: &Path, size: Size) -> Result<Self, Failed> {
+        sweep(place);
         let needs = |store| peers.iter().any(|peer| peer.store == store);
         let mut postgres = None;
         if needs(Store::Postgres) {
@@ -263,9 +264,7 @@ impl Bench {
                 self.program(peer, workload, command, &redis.url())
             }
             Store::Sqlite => {
-                let folder = self
-                    .place
-                    .join(format!("regrow-peers-{}-{name}", std::process::id()));
+                let folder = path_for(&self.place, &name);
                 std::fs::create_dir_all(&folder)
                     .map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
                 let file = folder.join("queue").display().to_string();
@@ -371,7 +370,7 @@ fn progress(round: usize, row: &Row) {
 
 /// What the disk does by itself; every figure is to be read against it.
 fn raw_flushes(place: &Path) -> Result<f64, Failed> {
-    let path = place.join(format!("regrow-peers-{}-raw", std::process::id()));
+    let path = path_for(place, "raw");
     let failed = |error: std::io::Error| format!("{} cannot be written: {error}", path.display());
     let mut file = std::fs::File::create(&path).map_err(failed)?;
     let (started, mut count) = (Instant::now(), 0_u32);

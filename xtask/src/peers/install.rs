@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use super::roster::{Peer, Program};
-use super::servers::quiet;
+use super::servers::{quiet, tail};
 use crate::{Failed, report};
 
 /// The peers' sources, from the root of the repository.
@@ -26,7 +26,8 @@ pub(super) struct Installer {
     jobs: Option<usize>,
     node: Option<Result<PathBuf, Failed>>,
     python: Option<Result<PathBuf, Failed>>,
-    built: HashMap<&'static str, Result<PathBuf, Failed>>,
+    rust: Option<Result<Built, Failed>>,
+    ours: Option<Result<PathBuf, Failed>>,
 }
 
 impl Installer {
@@ -36,59 +37,61 @@ impl Installer {
             jobs,
             node: None,
             python: None,
-            built: HashMap::new(),
+            rust: None,
+            ours: None,
         }
     }
 
     /// The program of `peer` and its first arguments.
     pub(super) fn command(&mut self, peer: &Peer) -> Started {
         match peer.program {
-            Program::Ours => self.rust("drain", ours).map(|path| vec![path]),
-            Program::Rust(package) => self
-                .rust(package, |installer| installer.package(package))
-                .map(|path| vec![path]),
+            Program::Ours => {
+                let jobs = self.jobs;
+                let ours = self.ours.get_or_insert_with(|| ours(jobs)).clone()?;
+                Ok(vec![ours])
+            }
+            Program::Rust(package) => Ok(vec![self.package(package)?]),
             Program::Node(file) => {
-                if self.node.is_none() {
-                    self.node = Some(self.node_modules());
-                }
-                let node = self.node.clone().unwrap_or_else(|| Err(String::new()))?;
+                let node = match &self.node {
+                    Some(known) => known.clone(),
+                    None => self.node.insert(self.node_modules()).clone(),
+                }?;
                 Ok(vec![node, self.cache.join("node").join(file)])
             }
             Program::Python(file) => {
-                if self.python.is_none() {
-                    self.python = Some(self.python_packages());
-                }
-                let python = self.python.clone().unwrap_or_else(|| Err(String::new()))?;
+                let python = match &self.python {
+                    Some(known) => known.clone(),
+                    None => self.python.insert(self.python_packages()).clone(),
+                }?;
                 Ok(vec![python, Path::new(SOURCES).join("python").join(file)])
             }
         }
     }
 
-    fn rust(
-        &mut self,
-        name: &'static str,
-        build: impl FnOnce(&Self) -> Result<PathBuf, Failed>,
-    ) -> Result<PathBuf, Failed> {
-        if let Some(built) = self.built.get(name) {
-            return built.clone();
-        }
-        report(&format!("building {name} …"));
-        let built = build(self);
-        self.built.insert(name, built.clone());
-        built
+    /// The executable of one of the Rust peers. They are built together: alone, each would
+    /// want its dependencies compiled anew with its own choice of their features.
+    fn package(&mut self, name: &str) -> Result<PathBuf, Failed> {
+        let built = match &self.rust {
+            Some(built) => built,
+            None => {
+                report("building the Rust peers …");
+                let built = self.rust_packages();
+                self.rust.insert(built)
+            }
+        };
+        let built = built.as_ref().map_err(Clone::clone)?;
+        let program = built.programs.get(name).cloned();
+        program.ok_or_else(|| format!("{name} cannot be built: {}", tail(&built.complaint)))
     }
 
-    fn package(&self, package: &str) -> Result<PathBuf, Failed> {
-        let target = self.cache.join("rust-target");
-        let mut cargo = crate::cargo(&["build", "--release", "--locked", "--package", package]);
+    fn rust_packages(&self) -> Result<Built, Failed> {
+        let mut cargo = crate::cargo(&["build", "--release", "--locked", "--keep-going"]);
         cargo.arg("--manifest-path");
         cargo.arg(Path::new(SOURCES).join("rust/Cargo.toml"));
-        cargo.arg("--target-dir").arg(&target);
-        if let Some(jobs) = self.jobs {
-            cargo.args(["--jobs", &jobs.to_string()]);
-        }
-        quiet(package, cargo)?;
-        Ok(target.join("release").join(package))
+        cargo
+            .arg("--target-dir")
+            .arg(self.cache.join("rust-target"));
+        built(cargo, self.jobs)
     }
 
     /// Node.js, with the packages beside it.
@@ -171,23 +174,52 @@ impl Installer {
     }
 }
 
-/// Builds our own bench and asks cargo where it is.
-fn ours(_: &Installer) -> Result<PathBuf, Failed> {
-    let build = crate::cargo(&[
-        "bench",
-        "--package",
-        "regrow-runtime",
-        "--bench",
-        "drain",
-        "--no-run",
-        "--message-format=json",
-    ]);
-    let said = quiet("cargo bench --no-run", build)?;
-    said.lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "drain")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .ok_or_else(|| "cargo built no executable for the bench `drain`".to_owned())
+/// What a build made, and what it said about the rest.
+struct Built {
+    programs: HashMap<String, PathBuf>,
+    complaint: String,
+}
+
+/// Runs a build and reads from it where its programs are, so that none of an earlier build
+/// stands in for one that failed.
+fn built(mut cargo: Command, jobs: Option<usize>) -> Result<Built, Failed> {
+    cargo.arg("--message-format=json-render-diagnostics");
+    if let Some(jobs) = jobs {
+        cargo.args(["--jobs", &jobs.to_string()]);
+    }
+    let output = cargo
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cargo cannot run: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let messages = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let programs = messages
+        .filter_map(|message| {
+            let program = PathBuf::from(message["executable"].as_str()?);
+            Some((message["target"]["name"].as_str()?.to_owned(), program))
+        })
+        .collect();
+    Ok(Built {
+        programs,
+        complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// Builds the bench of our own crate.
+fn ours(jobs: Option<usize>) -> Result<PathBuf, Failed> {
+    let bench = "drain";
+    report("building ours …");
+    let mut cargo = crate::cargo(&["bench", "--package", "regrow-runtime", "--no-run"]);
+    cargo.args(["--bench", bench]);
+    let mut built = built(cargo, jobs)?;
+    built.programs.remove(bench).ok_or_else(|| {
+        format!(
+            "the bench `{bench}` cannot be built: {}",
+            tail(&built.complaint)
+        )
+    })
 }
 
 /// The registry's package of Node.js itself, for this platform.

@@ -47,12 +47,44 @@ impl Drop for Server {
     }
 }
 
+/// Begins the names of all that lies in the place for databases; this process's id follows.
+const PREFIX: &str = "regrow-peers-";
+
+/// A path under `place` that no other process takes.
+pub(super) fn path_for(place: &Path, name: &str) -> PathBuf {
+    place.join(format!("{PREFIX}{}-{name}", std::process::id()))
+}
+
+/// Removes what a process left behind that was ended before it could clear up.
+pub(super) fn sweep(place: &Path) {
+    let processes = Path::new("/proc");
+    let (Ok(entries), true) = (std::fs::read_dir(place), processes.join("self").exists()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX))
+            .and_then(|rest| rest.split('-').next())
+            .filter(|id| id.parse::<u32>().is_ok());
+        if owner.is_some_and(|id| !processes.join(id).exists()) {
+            report(&format!(
+                "removing {} of an earlier run",
+                entry.path().display()
+            ));
+            // What cannot be removed lies there for a person to see.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A directory that goes with its owner.
 struct Directory(PathBuf);
 
 impl Directory {
     fn new(place: &Path, name: &str) -> Result<Self, Failed> {
-        let path = place.join(format!("regrow-peers-{}-{name}", std::process::id()));
+        let path = path_for(place, name);
         std::fs::create_dir_all(&path)
             .map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
         Ok(Self(path))
