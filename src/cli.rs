@@ -5,12 +5,14 @@
 //! cannot be reached, 2 when the command line or the configuration is wrong.
 
 mod agents;
+mod dead_letters;
 pub(crate) mod failure;
 mod health;
 pub(crate) mod node;
 pub(crate) mod output;
 mod queue;
 mod run;
+pub(crate) mod store;
 mod tasks;
 
 use std::process::ExitCode;

@@ -19,6 +19,7 @@ use regrow_runtime::health::remedy::RemedyPolicy;
 use regrow_runtime::queue::backlog::Slack;
 use regrow_runtime::queue::control::QueueLimits;
 use regrow_runtime::queue::retry::RetryBackoff;
+use regrow_runtime::store::postgres::DatabaseUrl;
 use regrow_runtime::telemetry::{LogFormat, TelemetryConfig};
 use tracing_subscriber::EnvFilter;
 
@@ -39,6 +40,10 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// Where everything durable lies.
     pub(crate) data_dir: PathBuf,
+    /// The PostgreSQL database, unless the data directory's file is used.
+    pub(crate) database_url: Option<DatabaseUrl>,
+    /// How long this node's tasks stay its own on a shared database without a renewal.
+    pub(crate) life_term: Duration,
     /// The HTTP surface.
     pub(crate) http: HttpConfig,
     /// The queue's limits.
@@ -63,6 +68,8 @@ pub(crate) struct AgentSettings {
     pub(crate) workers: usize,
     pub(crate) critics: usize,
     pub(crate) memories: usize,
+    /// The number of Workers at work adapts to how long work takes.
+    pub(crate) adaptive: bool,
     /// What each may hold on to.
     pub(crate) limits: AgentLimits,
     /// Restarts that all agents together may need within a period.
@@ -76,6 +83,7 @@ pub(crate) struct Overrides {
     pub(crate) file: Option<PathBuf>,
     pub(crate) name: Option<String>,
     pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) database_url: Option<String>,
     pub(crate) http: Option<String>,
 }
 
@@ -151,6 +159,8 @@ pub(crate) fn load(
     if let Some(path) = &overrides.data_dir {
         reader.path_flag("node.data_dir", "--data-dir", path);
     }
+    let database_url = overrides.database_url.clone();
+    reader.flag("store.database_url", "--database-url", database_url);
     reader.flag("http.listen", "--http", overrides.http.clone());
     let config = settings(&mut reader);
     relations(&mut reader, &config);
@@ -181,6 +191,8 @@ fn settings(reader: &mut Reader) -> NodeConfig {
             name_like,
         ),
         data_dir: reader.path("node.data_dir", default_data_dir()),
+        database_url: reader.database("store.database_url"),
+        life_term: reader.duration("store.life_term", 3 * SECOND, 500 * MILLISECOND..=HOUR),
         http: HttpConfig {
             address: reader.address("http.listen", http.address),
             allow_remote: false,
@@ -258,6 +270,7 @@ fn settings(reader: &mut Reader) -> NodeConfig {
             workers: size(reader.number("agents.workers", 2 * cores as u64, 0..=100_000)),
             critics: size(reader.number("agents.critics", cores as u64, 0..=10_000)),
             memories: size(reader.number("agents.memories", 1, 0..=1_000)),
+            adaptive: reader.switch("agents.adaptive", false),
             limits: AgentLimits {
                 lease: reader.duration("agents.lease", agents.lease, 100 * MILLISECOND..=HOUR),
                 grace: reader.duration("agents.grace", agents.grace, Duration::ZERO..=HOUR),

@@ -31,6 +31,8 @@ enum Verb {
     Demo(demo::DemoArguments),
     /// Run a node
     Node(cli::node::NodeArguments),
+    /// Check, copy and restore a node's database
+    Store(cli::store::StoreArguments),
     #[command(flatten)]
     Client(cli::ClientVerb),
 }
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         match arguments.verb {
             Verb::Demo(arguments) => demo::run(arguments).await,
             Verb::Node(arguments) => cli::node::run(arguments).await,
+            Verb::Store(arguments) => cli::store::run(arguments).await,
             Verb::Client(verb) => cli::execute(verb).await,
         }
     });

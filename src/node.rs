@@ -27,13 +27,17 @@ use regrow_http::server::{BindError, Server};
 use regrow_http::state::{ApiParts, Lifecycle, Phase};
 use regrow_runtime::actor::{Crash, StartError};
 use regrow_runtime::clock::Clock;
+use regrow_runtime::concurrency::Limiter;
+use regrow_runtime::concurrency::estimate::LimitSettings;
 use regrow_runtime::context::Context;
 use regrow_runtime::events::EventBus;
 use regrow_runtime::health::{Health, Remediable};
 use regrow_runtime::observe;
 use regrow_runtime::queue::Queue;
+use regrow_runtime::role::Role;
 use regrow_runtime::store::data_dir::{DataDir, DataDirError};
-use regrow_runtime::store::sqlite::{OpenError, Sqlite};
+use regrow_runtime::store::postgres::{self, Postgres, PostgresConfig};
+use regrow_runtime::store::sqlite::{self, Sqlite};
 use regrow_runtime::store::writer::Writer;
 use regrow_runtime::store::{Store, StoreError};
 use regrow_runtime::supervision::{
@@ -57,9 +61,12 @@ pub(crate) enum NodeError {
     /// The data directory.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The database.
+    /// The database file.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Sqlite(#[from] sqlite::OpenError),
+    /// The shared database.
+    #[error(transparent)]
+    Postgres(#[from] postgres::OpenError),
     /// The address.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -136,8 +143,8 @@ impl Node {
             false => None,
         };
         let http = server.as_ref().map(Server::address);
-        let store = Store::Sqlite(Sqlite::open(&mut data_dir).await?);
-        let (clock, bus) = (Clock::system(), EventBus::default());
+        let store = open_store(config, &mut data_dir).await?;
+        let (clock, bus) = (store.clock().await?, EventBus::default());
         let writer = Writer::new(store);
         let seed = u64::from(std::process::id());
         let limits = config.queue.clone();
@@ -145,7 +152,8 @@ impl Node {
 
         let draining = CancellationToken::new();
         let (context, shards) = Context::supervisor(config.context, &writer, clock);
-        let crew = crew(config, &context, &draining);
+        let limiter = worker_limiter(config);
+        let crew = crew(config, &context, &draining, limiter.clone());
         let (specs, addresses) = crew.hire(&queue);
         let agents = specs.into_iter().fold(
             SupervisorSpec::new("agents", Strategy::OneForOne)
@@ -158,7 +166,7 @@ impl Node {
             supervisor: agents.handle(),
         };
         let lifecycle = Lifecycle::default();
-        let live = LiveAgents::new(addresses, config.rehearsal);
+        let live = LiveAgents::new(addresses, config.rehearsal, limiter);
         let mut root = SupervisorSpec::new("root", Strategy::RestForOne)
             .intensity(3, Duration::from_secs(30))
             .child(store_supervisor(&queue).into_child())
@@ -253,6 +261,12 @@ impl Node {
         self.root.exited().await
     }
 
+    /// Returns when another node has taken over this node's tasks, with who: this one has to
+    /// be stopped.
+    pub(crate) async fn superseded(&self) -> StoreError {
+        self.queue.writer().superseded().await
+    }
+
     /// Stops in order: no further claim; agents finish within their grace and hand back
     /// what they did not finish; then everything else, last to first. The store is closed
     /// when this returns.
@@ -275,7 +289,22 @@ impl Node {
     }
 }
 
-fn crew(config: &NodeConfig, context: &Context, draining: &CancellationToken) -> Crew {
+/// Begins with as many at work as may keep the processors busy, and finds out the rest.
+fn worker_limiter(config: &NodeConfig) -> Option<Limiter> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let settings = LimitSettings::new(1, config.agents.workers, 2 * cores);
+    config
+        .agents
+        .adaptive
+        .then(|| Limiter::new(Role::Worker.as_str(), settings))
+}
+
+fn crew(
+    config: &NodeConfig,
+    context: &Context,
+    draining: &CancellationToken,
+    worker_limiter: Option<Limiter>,
+) -> Crew {
     let rehearsal = Rehearsal {
         trace: config.data_dir.join("rehearsal.trace"),
     };
@@ -284,6 +313,7 @@ fn crew(config: &NodeConfig, context: &Context, draining: &CancellationToken) ->
         workers: config.agents.workers,
         critics: config.agents.critics,
         memories: config.agents.memories,
+        worker_limiter,
         limits: config.agents.limits.clone(),
         reports: config.data_dir.clone(),
         rehearsal: config.rehearsal.then_some(rehearsal),
@@ -292,11 +322,30 @@ fn crew(config: &NodeConfig, context: &Context, draining: &CancellationToken) ->
     }
 }
 
+/// The store that is configured, and no other: one that cannot be used stops the start.
+async fn open_store(config: &NodeConfig, data_dir: &mut DataDir) -> Result<Store, NodeError> {
+    let Some(url) = config.database_url.clone() else {
+        return Ok(Store::Sqlite(Sqlite::open(data_dir).await?));
+    };
+    if !data_dir.is_new() {
+        warn!(
+            data_dir = %data_dir.path().display(),
+            "the data directory also holds a database file, whose tasks this node does not see"
+        );
+    }
+    let shared = PostgresConfig {
+        url,
+        node: config.name.clone(),
+        life_term: config.life_term,
+    };
+    Ok(Store::Postgres(Postgres::open(shared).await?))
+}
+
 /// Commits what is decided; on an orderly stop, everything that is pending first.
 fn store_supervisor(queue: &Queue) -> SupervisorSpec {
-    let queue = queue.clone();
+    let written = queue.clone();
     let writer = ChildSpec::task("writer", move |stop| {
-        let queue = queue.clone();
+        let queue = written.clone();
         async move {
             let closed = async {
                 stop.cancelled().await;
@@ -306,13 +355,38 @@ fn store_supervisor(queue: &Queue) -> SupervisorSpec {
             Ok::<(), Crash>(())
         }
     });
-    SupervisorSpec::new("store", Strategy::OneForOne)
+    let supervisor = SupervisorSpec::new("store", Strategy::OneForOne)
         .intensity(3, Duration::from_secs(30))
         .child(
             writer
                 .role("writer")
                 .shutdown(Shutdown::Timeout(Duration::from_secs(30))),
-        )
+        );
+    match queue.writer().store() {
+        Store::Postgres(_) => supervisor.child(life(queue)),
+        Store::Sqlite(_) | Store::Volatile(_) => supervisor,
+    }
+}
+
+/// Renews this node's life on a shared database, and takes over from nodes that are gone.
+fn life(queue: &Queue) -> ChildSpec {
+    let queue = queue.clone();
+    let life = ChildSpec::task("life", move |stop| {
+        let queue = queue.clone();
+        async move {
+            let kept = async {
+                queue.keep_life().await;
+                // Another node has taken over: whoever runs this node stops it.
+                stop.cancelled().await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = kept => {}
+            }
+            Ok::<(), Crash>(())
+        }
+    });
+    life.role("life")
 }
 
 fn queue_supervisor(queue: &Queue) -> SupervisorSpec {

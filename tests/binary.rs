@@ -2,6 +2,8 @@
 
 #[path = "binary/node.rs"]
 mod node;
+#[path = "../runtime/tests/database/schema.rs"]
+mod schema;
 
 #[path = "binary/bad_input.rs"]
 mod bad_input;
@@ -11,7 +13,11 @@ mod demo;
 mod escalation;
 #[path = "binary/killed.rs"]
 mod killed;
+#[path = "binary/postgres.rs"]
+mod postgres;
 #[path = "binary/stopping.rs"]
 mod stopping;
+#[path = "binary/store.rs"]
+mod store;
 #[path = "binary/workers.rs"]
 mod workers;

@@ -9,6 +9,7 @@ use regrow_http::config::HttpConfig;
 use regrow_http::server::Server;
 use regrow_http::state::{AgentSource, AgentView, ApiParts, Fault, InjectError, Lifecycle, Phase};
 use regrow_runtime::clock::Clock;
+use regrow_runtime::concurrency::estimate::{Estimate, LimitReport, LimitSettings};
 use regrow_runtime::context::{Context, ContextConfig};
 use regrow_runtime::events::EventBus;
 use regrow_runtime::json::Json;
@@ -42,6 +43,10 @@ impl AgentSource for OneAgent {
             started_at: None,
             detail: None,
         }]
+    }
+
+    fn concurrency(&self) -> Option<LimitReport> {
+        Some(Estimate::new(LimitSettings::new(1, 8, 3)).report())
     }
 
     fn inject(&self, _: &str, _: Fault) -> Result<(), InjectError> {
@@ -316,6 +321,13 @@ async fn the_queue_is_shown_and_turned() {
     node.submit("k").await;
     let stats = node.regrow(&["queue", "stats"]).await;
     assert!(stats.out.contains("1 of 100000 (0 %)"), "{stats:?}");
+    let concurrency = node.regrow(&["queue", "concurrency"]).await;
+    assert!(
+        concurrency.out.contains("3 of 8 workers"),
+        "{concurrency:?}"
+    );
+    let concurrency = node.regrow(&["queue", "concurrency", "--json"]).await;
+    assert_eq!(concurrency.json()[0]["queue_size"], 1);
     for (verb, expected) in [("pause", "paused"), ("drain", "draining")] {
         let ran = node.regrow(&["queue", verb]).await;
         assert!(ran.out.contains(expected), "{ran:?}");
@@ -386,4 +398,36 @@ async fn a_reader_that_leaves_early_is_no_error() {
     drop(child.stdout.take());
     let ran = Ran::new(&child.wait_with_output().await.expect("it ended"));
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_shown_by_its_reason_and_tried_again() {
+    let node = Node::start().await;
+    for reason in ["no such model", "line 7 is odd", "line 12 is odd"] {
+        node.submit("k").await;
+        let lease = node.lease("k").await;
+        let failed = node
+            .queue
+            .fail(lease.task.id, lease.epoch, reason.into(), false);
+        failed.await.expect("held");
+    }
+    let shown = node.regrow(&["queue", "dead-letters", "--json"]).await;
+    assert_eq!(shown.json()[0]["count"], 2, "{shown:?}");
+    let unsure = node.regrow(&["queue", "replay", "--error", "odd"]).await;
+    assert_eq!(unsure.code, 2);
+    assert!(unsure.err.contains("2 tasks"), "{unsure:?}");
+    let replayed = node
+        .regrow(&["queue", "replay", "--error", "odd", "--yes"])
+        .await;
+    assert_eq!(replayed.code, 0, "{replayed:?}");
+    assert_eq!(replayed.out.trim(), "2 tasks are tried again");
+    let left = node.regrow(&["queue", "dead-letters"]).await;
+    assert!(
+        left.out.contains("no such model") && !left.out.contains("odd"),
+        "{left:?}"
+    );
+    let nothing = node
+        .regrow(&["queue", "dead-letters", "--kind", "other"])
+        .await;
+    assert_eq!(nothing.out.trim(), "no task was given up");
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use regrow_runtime::actor::{Actor, Crash, StartError};
+use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::context::Context;
 use regrow_runtime::ids::AgentId;
 use regrow_runtime::mailbox::{Address, Mailbox, Observation};
@@ -63,6 +64,8 @@ pub struct AgentArgs {
     pub queue: Queue,
     /// How long it may hold on.
     pub limits: AgentLimits,
+    /// Set where the number of agents at work adapts to how long work takes.
+    pub limiter: Option<Limiter>,
     /// What tasks share with each other and with whoever watches.
     pub context: Context,
     /// Cancelled when the node stops: the agent finishes what it has and claims no more.

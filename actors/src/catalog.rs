@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::context::Context;
 use regrow_runtime::ids::AgentId;
 use regrow_runtime::mailbox::Address;
@@ -31,6 +32,8 @@ pub struct Crew {
     pub critics: usize,
     /// Memories.
     pub memories: usize,
+    /// Set where the number of Workers at work adapts to how long work takes.
+    pub worker_limiter: Option<Limiter>,
     /// What each may hold on to.
     pub limits: AgentLimits,
     /// Where Planners write reports.
@@ -73,6 +76,9 @@ impl Crew {
                     behaviour: behaviour.clone(),
                     queue: queue.clone(),
                     limits: self.limits.clone(),
+                    limiter: (role == Role::Worker)
+                        .then(|| self.worker_limiter.clone())
+                        .flatten(),
                     context: self.context.clone(),
                     draining: self.draining.clone(),
                 };

@@ -322,7 +322,7 @@ impl From<StoreError> for ApiError {
             StoreError::Failed { .. } | StoreError::Recovering => {
                 (Code::StoreUnavailable, Some(Duration::from_secs(1)))
             }
-            StoreError::Closed => (Code::Stopping, None),
+            StoreError::Closed | StoreError::Superseded { .. } => (Code::Stopping, None),
             StoreError::Unreadable { .. } => (Code::StoreUnavailable, None),
         };
         let mut answer = Self::new(code, error.to_string());

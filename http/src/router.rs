@@ -43,6 +43,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/leases/{id}/fail", post(leases::fail))
         .route("/v1/leases/{id}/release", post(leases::release))
         .route("/v1/queue", get(queue::show))
+        .route("/v1/queue/concurrency", get(queue::concurrency))
         .route("/v1/queue/pause", post(queue::pause))
         .route("/v1/queue/resume", post(queue::resume))
         .route("/v1/queue/drain", post(queue::drain))

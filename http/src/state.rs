@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regrow_runtime::clock::Timestamp;
+use regrow_runtime::concurrency::estimate::LimitReport;
 use regrow_runtime::context::Context;
 use regrow_runtime::queue::Queue;
 use serde::Serialize;
@@ -51,6 +52,10 @@ pub trait AgentSource: Send + Sync + 'static {
     fn tree(&self) -> Value;
     /// The agents among its leaves, as `GET /v1/agents` lists them.
     fn agents(&self) -> Vec<AgentView>;
+    /// How many Workers may be at work, where that adapts.
+    fn concurrency(&self) -> Option<LimitReport> {
+        None
+    }
     /// Makes an agent suffer a fault, on a node that is made for rehearsals.
     ///
     /// # Errors

@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
-use regrow_runtime::clock::Clock;
 use regrow_runtime::events::EventBus;
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::control::QueueLimits;
 use regrow_runtime::queue::task::{NewTask, TaskState};
 use regrow_runtime::queue::{ClaimRequest, Queue};
 use regrow_runtime::store::data_dir::DataDir;
+use regrow_runtime::store::postgres::{Postgres, PostgresConfig};
 use regrow_runtime::store::sqlite::Sqlite;
 use regrow_runtime::store::writer::Writer;
 use regrow_runtime::store::{Store, TaskFilter};
@@ -92,28 +92,44 @@ struct Node {
 
 impl Node {
     async fn start(url: &str) -> Result<Self, Failed> {
-        if url.starts_with("postgres://") {
-            return Err("Regrow has no store on PostgreSQL yet".into());
-        }
-        // A data directory of ours in place of the one file that peers get.
-        let mut dir = DataDir::open(Path::new(url))?;
-        let store = Store::Sqlite(Sqlite::open(&mut dir).await?);
+        let (store, dir) = if url.starts_with("postgres://") {
+            let shared = PostgresConfig {
+                url: url.parse()?,
+                node: "bench".to_owned(),
+                life_term: Duration::from_secs(30),
+            };
+            (Store::Postgres(Postgres::open(shared).await?), None)
+        } else {
+            // A data directory of ours in place of the one file that peers get.
+            let mut dir = DataDir::open(Path::new(url))?;
+            (Store::Sqlite(Sqlite::open(&mut dir).await?), Some(dir))
+        };
+        let durability = match &store {
+            Store::Postgres(_) => "synchronous_commit=on, fsync of the server",
+            Store::Sqlite(_) => "synchronous=FULL, journal_mode=wal",
+            Store::Volatile(_) => "none",
+        };
+        let clock = store.clock().await?;
         let limits = QueueLimits {
             max_size: 5_000_000,
             max_bytes: 8 << 30,
             ..QueueLimits::default()
         };
-        let (bus, clock) = (EventBus::default(), Clock::system());
+        let bus = EventBus::default();
         let queue = Queue::open(Writer::new(store), bus, limits, clock, 1).await?;
         let mut running = JoinSet::new();
         running.spawn(queue.clone().run_writer());
         let keeper = queue.clone();
         running.spawn(async move { keeper.keep_time().await });
+        if matches!(queue.writer().store(), Store::Postgres(_)) {
+            let keeper = queue.clone();
+            running.spawn(async move { keeper.keep_life().await });
+        }
         Ok(Self {
             queue,
             running,
-            durability: "synchronous=FULL, journal_mode=wal",
-            _dir: Some(dir),
+            durability,
+            _dir: dir,
         })
     }
 

@@ -1,12 +1,15 @@
 //! Durable tasks per second: submit, claim, complete, each waiting for its commit.
 //!
-//! `cargo bench -p regrow-runtime --bench queue [cycle|reload]`. The disk's own rate of
-//! 4 KiB appends with `fdatasync` stands beside it: compare ratios, machines differ.
+//! `cargo bench -p regrow-runtime --bench queue [cycle|reload] [clients]`. Beside it stand the disk's
+//! own rate of 4 KiB appends with `fdatasync`, and a bare log that does nothing but what any
+//! durable queue must: two records per task, gathered into one write and one flush per batch,
+//! in a file allocated beforehand. Compare ratios, machines differ.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +28,11 @@ use regrow_runtime::store::Store;
 use regrow_runtime::store::data_dir::DataDir;
 use regrow_runtime::store::sqlite::Sqlite;
 use regrow_runtime::store::writer::Writer;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+/// Bytes in a task's payload, before the quotes.
+const PAYLOAD: usize = 200;
 const SPAN: Duration = Duration::from_secs(4);
 
 /// Sums the batch sizes that the writer reports.
@@ -76,8 +82,87 @@ fn ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     histogram.value_at_quantile(quantile) as f64 / 1_000.0
 }
 
+/// A log and nothing else: whoever appends is answered after the flush that covers it.
+#[derive(Clone)]
+struct RawLog(std::sync::mpsc::SyncSender<(Vec<u8>, oneshot::Sender<()>)>);
+
+impl RawLog {
+    const BYTES: u64 = 1 << 30;
+
+    fn start(path: &Path) -> Self {
+        let (appends, waiting) = std::sync::mpsc::sync_channel(4_096);
+        let file = std::fs::File::create(path).expect("writable");
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..Self::BYTES >> 20 {
+            (&file).write_all(&zeros).expect("room");
+        }
+        file.sync_all().expect("flushed");
+        std::thread::spawn(move || Self::run(&file, &waiting));
+        Self(appends)
+    }
+
+    fn run(
+        file: &std::fs::File,
+        waiting: &std::sync::mpsc::Receiver<(Vec<u8>, oneshot::Sender<()>)>,
+    ) {
+        let (mut end, mut batch, mut told) = (0, Vec::new(), Vec::new());
+        while let Ok(first) = waiting.recv() {
+            for (record, done) in std::iter::once(first).chain(waiting.try_iter()) {
+                batch.extend(record);
+                told.push(done);
+            }
+            file.write_all_at(&batch, end).expect("written");
+            file.sync_data().expect("flushed");
+            end = (end + batch.len() as u64) % (Self::BYTES - (16 << 20));
+            batch.clear();
+            for done in told.drain(..) {
+                let _: Result<(), ()> = done.send(());
+            }
+        }
+    }
+
+    async fn append(&self, record: Vec<u8>) {
+        let (done, flushed) = oneshot::channel();
+        self.0.try_send((record, done)).expect("fewer clients");
+        flushed.await.expect("the log runs");
+    }
+}
+
+/// The same clients over the bare log. Returns tasks per second.
+async fn raw_cycle(log: &RawLog, clients: usize) -> f64 {
+    let started = Instant::now();
+    let until = started + SPAN;
+    let mut running = JoinSet::new();
+    for _ in 0..clients {
+        let log = log.clone();
+        running.spawn(async move {
+            let mut cycles = Vec::new();
+            while Instant::now() < until {
+                let one = Instant::now();
+                log.append(vec![1; PAYLOAD + 80]).await;
+                log.append(vec![2; 48]).await;
+                cycles.push(micros(one));
+            }
+            cycles
+        });
+    }
+    let told = running.join_all().await;
+    let seconds = started.elapsed().as_secs_f64();
+    let mut cycles = histogram();
+    for us in told.iter().flatten() {
+        cycles.saturating_record((*us).max(1));
+    }
+    let rate = cycles.len() as f64 / seconds;
+    let (p50, p99) = (ms(&cycles, 0.5), ms(&cycles, 0.99));
+    println!(
+        "rawlog c={clients:<4} {rate:>8.0} tasks/s  cycle p50 {p50:>7.2} p99 {p99:>7.2} ms  \
+         (allocated beforehand, fdatasync per batch)"
+    );
+    rate
+}
+
 /// What the disk does by itself: append 4 KiB and flush, one at a time.
-fn raw(dir: &Path) {
+fn raw(dir: &Path) -> f64 {
     let mut file = std::fs::File::create(dir.join("raw")).expect("writable");
     let mut latency = histogram();
     let started = Instant::now();
@@ -90,6 +175,7 @@ fn raw(dir: &Path) {
     let rate = latency.len() as f64 / started.elapsed().as_secs_f64();
     let (p50, p99) = (ms(&latency, 0.5), ms(&latency, 0.99));
     println!("raw append 4 KiB + fdatasync: {rate:.0}/s, p50 {p50:.2} ms, p99 {p99:.2} ms");
+    p50
 }
 
 struct Node {
@@ -131,7 +217,7 @@ impl Node {
 }
 
 fn task() -> NewTask {
-    NewTask::new("bench", Json::of(&"x".repeat(200)).expect("JSON"))
+    NewTask::new("bench", Json::of(&"x".repeat(PAYLOAD)).expect("JSON"))
 }
 
 fn request(max: usize) -> ClaimRequest {
@@ -169,7 +255,8 @@ async fn client(queue: Queue, until: Instant) -> Client {
     told
 }
 
-async fn cycle(name: &str, path: Option<&Path>, clients: usize, batches: &Batches) {
+/// Returns tasks per second and the median wait for an acknowledgement, in milliseconds.
+async fn cycle(name: &str, path: Option<&Path>, clients: usize, batches: &Batches) -> (f64, f64) {
     let node = Node::start(path).await;
     let before = [&batches.callers, &batches.commits].map(|n| n.load(Ordering::Relaxed));
     let started = Instant::now();
@@ -212,6 +299,7 @@ async fn cycle(name: &str, path: Option<&Path>, clients: usize, batches: &Batche
         ms(&submits, 0.99),
     );
     node.stop().await;
+    (cycles.len() as f64 / seconds, ms(&submits, 0.5))
 }
 
 /// Fills the queue to `depth`, times claims there, and the start of a node over it.
@@ -256,15 +344,28 @@ async fn reload(depth: usize) {
     let node = Node::start(Some(dir.path())).await;
     let first = node.queue.claim_now(&request(1)).expect("open").len();
     let boot = started.elapsed();
+    let reading = Instant::now();
+    let live = node.queue.writer().store().snapshot().await.expect("sound");
+    let reading = reading.elapsed();
+    assert_eq!(live.live.len(), depth, "nothing ended");
+    drop(live);
     println!(
         "depth {depth:>8}: fill {fill:.0}/s, claim p50 {p50} ns p99 {p99} ns, \
-         start to first lease {boot:.2?} ({first} lease)"
+         start to first lease {boot:.2?} ({first} lease), of that reading about {reading:.2?}"
     );
     node.stop().await;
 }
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).collect();
+    let only: Vec<usize> = asked
+        .iter()
+        .filter_map(|asked| asked.parse().ok())
+        .collect();
+    let counts = match &only[..] {
+        [] => vec![1, 16, 128, 512],
+        only => only.to_vec(),
+    };
     let wants = |what: &str| {
         let named = |known: &str| asked.iter().any(|asked| asked == known);
         named(what) || !(named("cycle") || named("reload"))
@@ -276,13 +377,24 @@ fn main() {
         .build()
         .expect("a runtime");
     let dir = tempfile::tempdir().expect("temporary directory");
-    raw(dir.path());
+    let flush = raw(dir.path());
     if wants("cycle") {
-        for clients in [1, 16, 128, 512] {
+        println!(
+            "submit, claim, complete; payload {PAYLOAD} B; sqlite: synchronous=FULL; \
+             batch: decisions per commit"
+        );
+        let log = RawLog::start(&dir.path().join("log"));
+        for &clients in &counts {
+            let bare = runtime.block_on(raw_cycle(&log, clients));
             let path = dir.path().join(clients.to_string());
-            runtime.block_on(cycle("sqlite", Some(&path), clients, &batches));
+            let (rate, ack) = runtime.block_on(cycle("sqlite", Some(&path), clients, &batches));
+            print!("       c={clients:<4} sqlite/rawlog {:.2}", rate / bare);
+            match clients {
+                1 => println!(", acknowledgement/flush {:.2} (medians)", ack / flush),
+                _ => println!(),
+            }
         }
-        for clients in [1, 16, 128, 512] {
+        for &clients in &counts {
             runtime.block_on(cycle("memory", None, clients, &batches));
         }
     }

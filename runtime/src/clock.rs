@@ -70,6 +70,15 @@ impl Clock {
         }
     }
 
+    /// A clock that shows `now` now, as somebody else's clock does.
+    #[must_use]
+    pub fn anchored(now: Timestamp) -> Self {
+        Self {
+            wall_at_start: now,
+            started_at: Instant::now(),
+        }
+    }
+
     /// The present.
     #[must_use]
     pub fn now(&self) -> Timestamp {

@@ -9,6 +9,7 @@
 pub mod actor;
 pub mod causes;
 pub mod clock;
+pub mod concurrency;
 pub mod context;
 pub mod events;
 pub mod health;

@@ -36,6 +36,8 @@ pub const RESTARTS: &str = "regrow_restarts_total";
 pub const RESTART_SECONDS: &str = "regrow_restart_seconds";
 /// Agents, by `role` and `state` (gauge).
 pub const AGENTS: &str = "regrow_agents";
+/// Tasks that may be worked on at once where that adapts, by `role` (gauge).
+pub const CONCURRENCY_LIMIT: &str = "regrow_concurrency_limit";
 /// Duration of a probe's answer, by `role` (histogram, seconds).
 pub const PROBE_SECONDS: &str = "regrow_probe_seconds";
 /// Remedies applied, by `role` and `remedy` (count).

@@ -12,6 +12,7 @@ pub mod control;
 pub mod error;
 pub mod keeper;
 mod leasing;
+mod life;
 pub(crate) mod machine;
 mod operating;
 pub mod retry;
@@ -27,11 +28,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use self::control::QueueLimits;
-use self::machine::{Loading, Machine};
+use self::machine::{Loading, Machine, Published};
 use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
-use crate::store::writer::{OnCommit, Writer, cut_off};
+use crate::store::writer::{Told, Writer, cut_off};
 use crate::store::{Changes, StoreError};
 
 /// What a worker asks for.
@@ -82,6 +83,9 @@ struct Inner {
     keeper_wakes_at: AtomicU64,
     /// Ended tasks that someone is about to reopen.
     reopening: Mutex<HashSet<TaskId>>,
+    /// Held while tasks are read in order to be put into the machine, so that nothing older
+    /// replaces what is newer.
+    loading: tokio::sync::Mutex<()>,
 }
 
 /// The right to reopen one task: what the store says about it stays true meanwhile.
@@ -119,6 +123,7 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
+        writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
             machine: Mutex::new(machine),
@@ -130,6 +135,7 @@ impl Queue {
             sooner: Notify::new(),
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
         Ok(queue)
@@ -145,7 +151,10 @@ impl Queue {
         // Whether anybody watches is asked after the commit: who subscribes and then reads
         // the store misses nothing.
         let queue = self.clone();
-        let committed = move |changes: &Changes| {
+        let committed = move |changes: &Changes, published: &[Published]| {
+            if !published.is_empty() {
+                queue.publish(published);
+            }
             // Once per commit: waking every idle worker for every task would add up.
             queue.0.ready.notify_waiters();
             let bus = &queue.0.bus;
@@ -180,8 +189,10 @@ impl Queue {
     }
 
     async fn reload(&self) -> Result<(), StoreError> {
-        let snapshot = self.0.writer.store().snapshot().await?;
+        let _loading = self.0.loading.lock().await;
+        let snapshot = self.store().snapshot().await?;
         let mut machine = self.0.machine.lock();
+        self.store().loaded(&snapshot.lives);
         machine.take_outbox();
         machine.load(
             snapshot,
@@ -209,17 +220,8 @@ impl Queue {
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
             return;
         }
-        let queue = self.clone();
-        let on_commit: OnCommit = Box::new(move |committed| {
-            if committed.is_ok() && !outbox.publish.is_empty() {
-                queue.publish(&outbox.publish);
-            }
-            if let Some(done) = done {
-                // Whoever asked may have stopped waiting.
-                let _ = done.send(committed);
-            }
-        });
-        self.0.writer.push(outbox.changes, on_commit);
+        let told = done.map_or(Told::Nobody, Told::Waiting);
+        self.0.writer.push(outbox.changes, outbox.publish, told);
     }
 
     /// Wakes the keeper if something is due before it would wake by itself.
@@ -230,7 +232,7 @@ impl Queue {
         }
     }
 
-    fn publish(&self, published: &[machine::Published]) {
+    fn publish(&self, published: &[Published]) {
         let mut machine = self.0.machine.lock();
         machine.publish(published, self.0.clock.now());
         self.hand_over(&mut machine, None);

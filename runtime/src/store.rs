@@ -11,14 +11,18 @@
 #[cfg(test)]
 mod conformance;
 pub mod data_dir;
+pub mod postgres;
 pub mod sqlite;
 pub mod volatile;
 pub mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::clock::Timestamp;
+use futures::future::{BoxFuture, FutureExt, ready};
+
+use crate::clock::{Clock, Timestamp};
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::control::Control;
@@ -130,6 +134,10 @@ pub struct Snapshot {
     pub live: Vec<(Arc<TaskBody>, TaskRun)>,
     /// How tasks ended that a live one depends on.
     pub ended: HashMap<TaskId, TaskState>,
+    /// Whose tasks these are, where a store is shared.
+    pub(crate) lives: Vec<i64>,
+    /// Set when some of them were inherited since the last reading: epochs go on above it.
+    pub(crate) boots: Option<u32>,
 }
 
 /// Which tasks to list. Newest first.
@@ -173,6 +181,17 @@ pub enum StoreError {
     /// The store was closed; nothing was written.
     #[error("store is closed")]
     Closed,
+    /// Another node acts for this node's tasks; nothing was written, and nothing will be.
+    #[error(
+        "{by} has taken over the tasks of this node (`{node}`), which may not act any more; \
+         stop it and start it again, with a name of its own if the other one is alive"
+    )]
+    Superseded {
+        /// This node.
+        node: Arc<str>,
+        /// Who acts now.
+        by: Arc<str>,
+    },
     /// What is stored cannot be understood.
     #[error("store holds {what} that cannot be read: {cause}; restore a backup")]
     Unreadable {
@@ -189,16 +208,21 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Failed { .. } | Self::DiskFull { .. } | Self::Recovering => true,
-            Self::Closed | Self::Unreadable { .. } => false,
+            Self::Closed | Self::Superseded { .. } | Self::Unreadable { .. } => false,
         }
     }
 }
 
-/// A store of one node: a database file, or the process's memory.
+/// A commit under way, and its outcome. The work may go on when this is dropped.
+pub(crate) type Committing = BoxFuture<'static, Result<(), StoreError>>;
+
+/// Where a node keeps what has to last.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// A SQLite file. Survives everything but the loss of the disk.
     Sqlite(sqlite::Sqlite),
+    /// A PostgreSQL database, which nodes may share. Survives the loss of a node.
+    Postgres(postgres::Postgres),
     /// The process's memory, for tests and benches. Survives nothing.
     Volatile(volatile::Volatile),
 }
@@ -207,6 +231,7 @@ macro_rules! each_store {
     ($self:ident.$method:ident($($arg:expr),*)) => {
         match $self {
             Self::Sqlite(store) => store.$method($($arg),*).await,
+            Self::Postgres(store) => store.$method($($arg),*).await,
             Self::Volatile(store) => store.$method($($arg),*).await,
         }
     };
@@ -219,17 +244,33 @@ impl Store {
         Self::Volatile(volatile::Volatile::default())
     }
 
-    /// `sqlite` or `memory`.
+    /// `sqlite`, `postgres` or `memory`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgres",
             Self::Volatile(_) => "memory",
+        }
+    }
+
+    /// The clock by which this store's times are to be read: the machine's for a store of
+    /// one node, the database's for one that nodes share.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn clock(&self) -> Result<Clock, StoreError> {
+        match self {
+            Self::Postgres(store) => store.clock().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Clock::system()),
         }
     }
 
     /// Raises and returns the number of times this store has been opened for work: the
     /// high half of every [`Epoch`] handed out afterwards. Durable when it returns.
+    ///
+    /// On a shared store this begins a life, and ends the earlier ones of this node's name.
     ///
     /// # Errors
     ///
@@ -345,16 +386,61 @@ impl Store {
         each_store!(self.documents(space, prefix, limit))
     }
 
-    /// Commits `changes` in one transaction: all of them, durable, or none.
+    /// Begins to commit `changes` in one transaction: all of them, durable, or none.
+    /// After a failure the store must be [reopened](Self::reopen).
+    ///
+    /// Only the writer calls it, one at a time. Dropping what it returns stops nothing that
+    /// has begun.
+    pub(crate) fn commit(&self, changes: Arc<Changes>) -> Committing {
+        match self {
+            Self::Sqlite(store) => store.commit(changes),
+            Self::Postgres(store) => {
+                let store = store.clone();
+                async move { store.commit(&changes).await }.boxed()
+            }
+            Self::Volatile(store) => ready(store.commit(&changes)).boxed(),
+        }
+    }
+
+    /// How long this node's life lasts without renewal; `None` where it needs none.
+    pub(crate) fn life_term(&self) -> Option<Duration> {
+        match self {
+            Self::Postgres(store) => Some(store.life_term()),
+            Self::Sqlite(_) | Self::Volatile(_) => None,
+        }
+    }
+
+    /// Renews this node's life, so that nobody takes its tasks over.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; after one, the store must be [reopened](Self::reopen).
+    /// [`StoreError::Superseded`] when somebody has; any other means try again.
+    pub(crate) async fn renew_life(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.renew_life().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(()),
+        }
+    }
+
+    /// Takes over from nodes whose lives ran out; what is returned has to be put into
+    /// memory and [confirmed](Self::loaded).
     ///
-    /// Not cancellation safe: only the writer calls it, from a task that is never dropped
-    /// half way.
-    pub(crate) async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        each_store!(self.commit(changes))
+    /// # Errors
+    ///
+    /// [`StoreError`]; what was taken over is returned by a later call.
+    pub(crate) async fn take_over(&self) -> Result<Option<postgres::Takeover>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.take_over().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
+        }
+    }
+
+    /// The tasks of `lives` are in memory.
+    pub(crate) fn loaded(&self, lives: &[i64]) {
+        match self {
+            Self::Postgres(store) => store.loaded(lives),
+            Self::Sqlite(_) | Self::Volatile(_) => {}
+        }
     }
 
     /// Drops the connection that failed and opens another.

@@ -2,7 +2,8 @@
 //!
 //! This test binary runs itself as the victim, which says on its standard output what it
 //! was told is done. The parent kills it, reads the store, and starts it again on the same
-//! directory. `REGROW_KILLS` sets how often (15), `REGROW_SEED` replays a run's moments.
+//! directory or database. `REGROW_KILLS` sets how often (15), `REGROW_SEED` replays a run's
+//! moments.
 //!
 //! A killed process loses nothing that it handed to the system, so this proves the order of
 //! acknowledgements, not the flush to the disk.
@@ -13,14 +14,16 @@
     reason = "the victim speaks on its standard output; a test may panic"
 )]
 
+#[path = "database/schema.rs"]
+mod schema;
+
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use regrow_runtime::clock::Clock;
 use regrow_runtime::events::EventBus;
 use regrow_runtime::ids::{Epoch, TaskId};
 use regrow_runtime::journal::Journal;
@@ -29,6 +32,7 @@ use regrow_runtime::queue::control::QueueLimits;
 use regrow_runtime::queue::task::{Lease, NewChild, NewTask, TaskState};
 use regrow_runtime::queue::{ClaimRequest, Queue};
 use regrow_runtime::store::data_dir::DataDir;
+use regrow_runtime::store::postgres::{Postgres, PostgresConfig};
 use regrow_runtime::store::sqlite::Sqlite;
 use regrow_runtime::store::writer::Writer;
 use regrow_runtime::store::{Store, TaskFilter};
@@ -37,15 +41,51 @@ use tokio::task::JoinSet;
 
 const STEPS: [&str; 3] = ["plan", "draft", "check"];
 
-async fn open(dir: &Path) -> (Queue, DataDir) {
-    let mut dir = DataDir::open(dir).expect("the killed owner's lock is gone");
-    // Opening checks the file's integrity.
-    let store = Store::Sqlite(Sqlite::open(&mut dir).await.expect("sound"));
+/// Where the victims keep what has to last.
+enum Place {
+    Directory(PathBuf),
+    Database(String),
+}
+
+impl Place {
+    /// What a victim finds in its environment.
+    fn variable(&self) -> (&'static str, String) {
+        match self {
+            Self::Directory(dir) => ("REGROW_VICTIM_DIR", dir.display().to_string()),
+            Self::Database(url) => ("REGROW_VICTIM_DATABASE", url.clone()),
+        }
+    }
+
+    fn of_victim() -> Option<Self> {
+        let directory = std::env::var("REGROW_VICTIM_DIR").map(|dir| Self::Directory(dir.into()));
+        let database = std::env::var("REGROW_VICTIM_DATABASE").map(Self::Database);
+        directory.or(database).ok()
+    }
+}
+
+async fn open(place: &Place) -> (Queue, Option<DataDir>) {
+    let (store, dir) = match place {
+        Place::Directory(dir) => {
+            let mut dir = DataDir::open(dir).expect("the killed owner's lock is gone");
+            // Opening checks the file's integrity.
+            let store = Sqlite::open(&mut dir).await.expect("sound");
+            (Store::Sqlite(store), Some(dir))
+        }
+        Place::Database(url) => {
+            let config = PostgresConfig {
+                url: url.parse().expect("an address"),
+                node: "victim".to_owned(),
+                life_term: Duration::from_secs(3),
+            };
+            let store = Postgres::open(config).await.expect("sound");
+            (Store::Postgres(store), None)
+        }
+    };
     let limits = QueueLimits {
         losses_max: 10_000,
         ..QueueLimits::default()
     };
-    let (bus, clock) = (EventBus::default(), Clock::system());
+    let (bus, clock) = (EventBus::default(), store.clock().await.expect("open"));
     let queue = Queue::open(Writer::new(store), bus, limits, clock, 1).await;
     (queue.expect("readable"), dir)
 }
@@ -53,15 +93,17 @@ async fn open(dir: &Path) -> (Queue, DataDir) {
 /// The victim: submits and works until it is killed, or until all is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn victim() {
-    let Ok(dir) = std::env::var("REGROW_VICTIM_DIR") else {
+    let Some(place) = Place::of_victim() else {
         return;
     };
     let draining = std::env::var("REGROW_VICTIM_DRAINS").is_ok();
-    let (queue, _dir) = open(Path::new(&dir)).await;
+    let (queue, _dir) = open(&place).await;
     let mut running = JoinSet::new();
     running.spawn(queue.clone().run_writer());
     let keeper = queue.clone();
     running.spawn(async move { keeper.keep_time().await });
+    let keeper = queue.clone();
+    running.spawn(async move { keeper.keep_life().await });
     for worker in 0..8 {
         running.spawn(work(queue.clone(), format!("w{worker}")));
     }
@@ -195,8 +237,8 @@ impl Told {
     }
 
     /// Compares what was told with what the store holds.
-    async fn check(&self, dir: &Path) {
-        let (queue, _dir) = open(dir).await;
+    async fn check(&self, place: &Place) {
+        let (queue, _dir) = open(place).await;
         for id in self.submitted.iter().chain(&self.suspended) {
             let view = queue.task(*id).await.expect("readable");
             assert!(view.is_some(), "{id} was acknowledged and is lost");
@@ -211,11 +253,11 @@ impl Told {
 }
 
 /// One life of the victim; killed after `life`, or left to finish.
-async fn live(dir: &Path, life: Option<Duration>, told: &mut Told) {
+async fn live(place: &Place, life: Option<Duration>, told: &mut Told) {
     let mut victim = tokio::process::Command::new(std::env::current_exe().expect("this test"));
     victim
         .args(["--exact", "victim", "--nocapture"])
-        .env("REGROW_VICTIM_DIR", dir)
+        .envs([place.variable()])
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     if life.is_none() {
@@ -254,6 +296,22 @@ async fn live(dir: &Path, life: Option<Duration>, told: &mut Told) {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_and_nothing_finished_runs_again() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    kill_and_kill_again("SQLite", &Place::Directory(dir.path().to_owned())).await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_runs_again_with_a_database_server() {
+    let schema = schema::Schema::create().await;
+    kill_and_kill_again("PostgreSQL", &Place::Database(schema.url())).await;
+}
+
+/// A process that is being started holds, for a moment, the lock that its parent holds on
+/// another test's directory.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn kill_and_kill_again(store: &str, place: &Place) {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let number = |name| {
         std::env::var(name)
             .ok()
@@ -261,22 +319,21 @@ async fn nothing_acknowledged_is_lost_and_nothing_finished_runs_again() {
     };
     let kills = number("REGROW_KILLS").unwrap_or(15);
     let seed = number("REGROW_SEED").unwrap_or_else(rand::random);
-    println!("REGROW_SEED={seed} REGROW_KILLS={kills}");
+    println!("{store}: REGROW_SEED={seed} REGROW_KILLS={kills}");
     let mut rng = SmallRng::seed_from_u64(seed);
-    let dir = tempfile::tempdir().expect("temporary directory");
     let mut told = Told::default();
     for _ in 0..kills {
         let life = Duration::from_millis(rng.random_range(30..500));
-        live(dir.path(), Some(life), &mut told).await;
-        told.check(dir.path()).await;
+        live(place, Some(life), &mut told).await;
+        told.check(place).await;
     }
-    live(dir.path(), None, &mut told).await;
-    told.check(dir.path()).await;
+    live(place, None, &mut told).await;
+    told.check(place).await;
     for id in &told.submitted {
-        assert!(told.completed.contains_key(id) || is_completed(dir.path(), *id).await);
+        assert!(told.completed.contains_key(id) || is_completed(place, *id).await);
     }
     println!(
-        "{} submitted, {} suspended, {} completed, {} steps; 0 lost, 0 twice",
+        "{store}: {kills} kills; {} submitted, {} suspended, {} completed, {} steps; 0 lost, 0 twice",
         told.submitted.len(),
         told.suspended.len(),
         told.completed.len(),
@@ -289,8 +346,8 @@ async fn nothing_acknowledged_is_lost_and_nothing_finished_runs_again() {
 }
 
 /// A completion may be durable although its holder was killed before it could say so.
-async fn is_completed(dir: &Path, id: TaskId) -> bool {
-    let (queue, _dir) = open(dir).await;
+async fn is_completed(place: &Place, id: TaskId) -> bool {
+    let (queue, _dir) = open(place).await;
     let view = queue.task(id).await.expect("readable").expect("kept");
     queue.writer().close().await;
     view.state() == TaskState::Completed

@@ -32,6 +32,11 @@ pub(crate) struct NodeArguments {
     /// Where everything durable lies; `--print-config` shows where that is otherwise.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// PostgreSQL database to use instead of a file, such as postgres://USER@HOST/DATABASE.
+    /// Others on this machine can read a command line: pass a password by
+    /// REGROW_STORE__DATABASE_URL or in the configuration file.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
     /// Where to listen, such as 127.0.0.1:7400; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
@@ -55,6 +60,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> ExitCode {
         file: arguments.config.clone(),
         name: arguments.name.clone(),
         data_dir: arguments.data_dir.clone(),
+        database_url: arguments.database_url.clone(),
         http: arguments.http.clone(),
     };
     let loaded = match config::load(&overrides, std::env::vars()) {
@@ -123,6 +129,11 @@ async fn serve(arguments: &NodeArguments, loaded: &Loaded) -> ExitCode {
             }
         }
         () = orphaned(arguments.until_stdin_closes) => node.stop().await,
+        superseded = node.superseded() => {
+            report(&superseded, arguments.json);
+            node.stop().await;
+            return FAILED.into();
+        }
     };
     ended(&exit, arguments.json)
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Failure;
+use super::dead_letters::{self, Which};
 use super::output::facts;
 use super::tasks::show;
 use crate::client::{Client, NodeArgs};
@@ -23,6 +24,8 @@ pub(crate) struct QueueArgs {
 enum QueueVerb {
     /// Show how the queue stands
     Stats,
+    /// Show how many workers may be at work, where that adapts, and why
+    Concurrency,
     /// Give no more leases; submissions are still accepted
     Pause,
     /// Give leases and accept submissions again
@@ -31,6 +34,19 @@ enum QueueVerb {
     Drain,
     /// Cancel every task that nobody executes
     Clear {
+        /// Really do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show what was given up, grouped by kind and error
+    DeadLetters {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Give what was given up all its attempts again
+    Replay {
+        #[command(flatten)]
+        which: Which,
         /// Really do it
         #[arg(long)]
         yes: bool,
@@ -108,6 +124,55 @@ impl Stats {
 }
 
 #[derive(Debug, Deserialize)]
+struct Concurrency {
+    role: String,
+    limit: u64,
+    max: u64,
+    action: String,
+    reason: String,
+    in_flight: u64,
+    stretch: f64,
+    service_ms: f64,
+    failure_ratio: f64,
+    est_latency_ms: f64,
+}
+
+impl Concurrency {
+    fn text(all: &[Self]) -> String {
+        if all.is_empty() {
+            return "as many work at once as there are workers; \
+                    start the node with agents.adaptive = true to let that adapt"
+                .to_owned();
+        }
+        let each = all.iter().map(|one| {
+            facts(&[
+                ("role", one.role.clone()),
+                ("at once", format!("{} of {} workers", one.limit, one.max)),
+                (
+                    "last change",
+                    format!(
+                        "{}, because of {}",
+                        one.action,
+                        one.reason.replace('_', " ")
+                    ),
+                ),
+                ("at work", one.in_flight.to_string()),
+                (
+                    "a task takes",
+                    format!(
+                        "{:.1} ms, {:.2} times as long as at best",
+                        one.service_ms, one.stretch
+                    ),
+                ),
+                ("failing", format!("{:.0} %", one.failure_ratio * 100.0)),
+                ("a new task waits", format!("{:.0} ms", one.est_latency_ms)),
+            ])
+        });
+        each.collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[derive(Debug, Deserialize)]
 struct Cleared {
     cleared: u64,
 }
@@ -119,6 +184,18 @@ pub(crate) async fn run(args: QueueArgs) -> Result<(), Failure> {
         client.post(&path, "{}".to_owned()).await
     };
     let reply = match args.verb {
+        QueueVerb::Concurrency => {
+            let reply = client.get("/v1/queue/concurrency").await?;
+            return show(&reply, args.node.json, || {
+                Ok(Concurrency::text(&reply.decode::<Vec<Concurrency>>()?))
+            });
+        }
+        QueueVerb::DeadLetters { which } => {
+            return dead_letters::browse(&client, &which, args.node.json).await;
+        }
+        QueueVerb::Replay { which, yes } => {
+            return dead_letters::replay(&client, &which, yes, args.node.json).await;
+        }
         QueueVerb::Stats => client.get("/v1/queue").await?,
         QueueVerb::Pause => turn("pause").await?,
         QueueVerb::Resume => turn("resume").await?,

@@ -15,6 +15,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use regrow_runtime::store::postgres::DatabaseUrl;
 use toml::Value;
 
 /// Where a value came from.
@@ -248,6 +249,20 @@ impl Reader {
             !path.is_empty() && !path.contains('\0')
         })
         .into()
+    }
+
+    /// The address of a database, or nothing. Never shown with its password, also when it is
+    /// no address.
+    pub(crate) fn database(&mut self, key: &str) -> Option<DatabaseUrl> {
+        let show = |url: &Option<DatabaseUrl>| {
+            let shown = url.as_ref().map(ToString::to_string);
+            Value::String(shown.unwrap_or_default()).to_string()
+        };
+        self.take(key, None, show, |value| match value {
+            Value::String(text) if text.is_empty() => Ok(None),
+            Value::String(text) => text.parse().map(Some).map_err(|error| format!("{error}")),
+            other => Err(format!("is {}, not a text", other.type_str())),
+        })
     }
 
     /// An IP address and a port.

@@ -141,6 +141,29 @@ fn json_carries_values_with_their_types() {
 }
 
 #[test]
+fn a_database_is_shown_without_its_password_right_or_wrong() {
+    let file = "[store]\ndatabase_url = \"postgres://me:s3cret@db.example/tasks\"\n";
+    let right = loaded(file, &[]).expect("valid");
+    assert!(right.config.database_url.is_some());
+    let wrong = loaded(
+        "[store]\ndatabase_url = \"mysql://me:s3cret@db.example/tasks\"\n",
+        &[],
+    );
+    let wrong = wrong.expect_err("refused");
+    let shown = [
+        right.to_toml(),
+        right.to_json().to_string(),
+        format!("{:?}", right.config),
+        wrong.to_string(),
+        wrong.to_json().to_string(),
+    ];
+    for shown in shown {
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("postgres://"), "{shown}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_toml_is_named() {
     let text = loaded("[queue\nmax_size = 1", &[])
         .expect_err("refused")

@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 use regrow_actors::agent::{AgentMsg, Fault as AgentFault};
 use regrow_actors::catalog::Addresses;
 use regrow_http::state::{AgentSource, AgentView, Fault, InjectError};
+use regrow_runtime::concurrency::Limiter;
+use regrow_runtime::concurrency::estimate::LimitReport;
 use regrow_runtime::health::Health;
 use regrow_runtime::health::report::AgentHealth;
 use regrow_runtime::ids::AgentId;
@@ -18,14 +20,20 @@ pub(crate) const AGENTS: &str = "root/agents";
 pub(crate) struct LiveAgents {
     addresses: Addresses,
     rehearsal: bool,
+    limiter: Option<Limiter>,
     seen: OnceLock<(Tree, Health)>,
 }
 
 impl LiveAgents {
-    pub(crate) fn new(addresses: Addresses, rehearsal: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        addresses: Addresses,
+        rehearsal: bool,
+        limiter: Option<Limiter>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             addresses,
             rehearsal,
+            limiter,
             seen: OnceLock::new(),
         })
     }
@@ -57,6 +65,10 @@ impl AgentSource for LiveAgents {
                 view(node, known)
             })
             .collect()
+    }
+
+    fn concurrency(&self) -> Option<LimitReport> {
+        self.limiter.as_ref().map(Limiter::report)
     }
 
     fn inject(&self, id: &str, fault: Fault) -> Result<(), InjectError> {

@@ -3,12 +3,15 @@
 //! `check` is exactly what continuous integration runs; it changes no files. `fix` does.
 
 mod peers;
+mod postgres;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+
+use self::postgres::Server;
 
 /// Formatting, lints, tests and benches of Regrow.
 #[derive(Parser)]
@@ -140,7 +143,9 @@ fn dependencies() -> Result<(), Failed> {
 
 fn test(rest: &[String]) -> Result<(), Failed> {
     prepare()?;
+    let server = Server::start()?;
     let mut command = cargo(&["test", "--workspace"]);
+    server.tell(&mut command);
     if !rest.is_empty() {
         command.arg("--").args(rest);
     }
@@ -212,11 +217,12 @@ fn prepare() -> Result<(), Failed> {
 }
 
 /// Every bench with the package it belongs to.
-const BENCHES: [(&str, &str); 7] = [
+const BENCHES: [(&str, &str); 8] = [
     ("regrow-runtime", "mailbox"),
     ("regrow-runtime", "restart"),
     ("regrow-runtime", "idle_agents"),
     ("regrow-runtime", "queue"),
+    ("regrow-runtime", "journal"),
     ("regrow-runtime", "probes"),
     ("regrow-actors", "audit"),
     ("regrow", "demo"),
@@ -271,10 +277,18 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
 }
 
 fn soak(kills: u32) -> Result<(), Failed> {
-    let mut command = cargo(&["test", "--release", "--package", "regrow-runtime"]);
-    command.args(["--test", "kill_nine", "--", "--nocapture"]);
-    command.env("REGROW_KILLS", kills.to_string());
-    run("kill -9", command)
+    let server = Server::start()?;
+    for (step, tests) in [
+        ("kill -9", "kill_nine"),
+        ("PostgreSQL faults", "postgres_faults"),
+    ] {
+        let mut command = cargo(&["test", "--release", "--package", "regrow-runtime"]);
+        command.args(["--test", tests, "--", "--nocapture"]);
+        command.env("REGROW_KILLS", kills.to_string());
+        server.tell(&mut command);
+        run(step, command)?;
+    }
+    Ok(())
 }
 
 fn cargo(arguments: &[&str]) -> Command {

@@ -44,6 +44,17 @@ pub(super) async fn run(
         lease: args.limits.lease,
     };
     loop {
+        let admitted = async {
+            match &args.limiter {
+                Some(limiter) => Some(limiter.admit().await),
+                None => None,
+            }
+        };
+        let permit = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            permit = admitted => permit,
+        };
         let claimed = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
@@ -67,11 +78,15 @@ pub(super) async fn run(
                         epoch = %lease.epoch,
                     );
                     status.begin(format!("{} {}", task.kind, task.id));
-                    one(&args, lease, &stopping, &status).instrument(span).await;
+                    let work = permit.as_ref().map(|permit| permit.begin(&task.kind));
+                    let failed = one(&args, lease, &stopping, &status).instrument(span).await;
+                    if let (Some(work), Some(failed)) = (work, failed) {
+                        work.finish(failed);
+                    }
                     status.end();
                 }
             }
-            Err(StoreError::Closed) => return,
+            Err(StoreError::Closed | StoreError::Superseded { .. }) => return,
             Err(reason) => {
                 debug!(%reason, "cannot claim");
                 sleep(STORE_PAUSE).await;
@@ -95,8 +110,14 @@ enum Ended {
     Aborted,
 }
 
-/// Runs and settles one task. Panics with the work's panic, after reporting it.
-async fn one(args: &AgentArgs, lease: Lease, stopping: &CancellationToken, status: &Arc<Status>) {
+/// Runs and settles one task. Panics with the work's panic, after reporting it. Says whether
+/// the attempt failed in a way that may pass, unless the work was cut short.
+async fn one(
+    args: &AgentArgs,
+    lease: Lease,
+    stopping: &CancellationToken,
+    status: &Arc<Status>,
+) -> Option<bool> {
     let lease = Arc::new(lease);
     let cancelled = stopping.child_token();
     let context = TaskContext {
@@ -112,7 +133,15 @@ async fn one(args: &AgentArgs, lease: Lease, stopping: &CancellationToken, statu
     let mut work = JoinSet::new();
     work.spawn(async move { behaviour.run(context).await }.in_current_span());
     let ended = mind(args, &lease, &mut work, &cancelled).await;
+    let failed = match &ended {
+        Ended::Outcome(Ok(_) | Err(Failure::Permanent(_))) => Some(false),
+        Ended::Outcome(Err(Failure::Retryable(_))) | Ended::Panicked(_) => Some(true),
+        Ended::Outcome(Err(Failure::Stopped | Failure::LeaseLost))
+        | Ended::LeaseLost
+        | Ended::Aborted => None,
+    };
     settle(args, &lease, ended, cancelled.is_cancelled()).await;
+    failed
 }
 
 /// Renews the lease while the work runs, and ends the work when it has to end.

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use regrow_actors::agent::AgentLimits;
 use regrow_actors::agent::behaviour::{Failure, Outcome};
+use regrow_runtime::concurrency::Limiter;
+use regrow_runtime::concurrency::estimate::LimitSettings;
 use regrow_runtime::queue::task::{TaskEventKind, TaskState, TaskView};
 use regrow_runtime::supervision::ExitReason;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::stage::{JOB, Stage, scripted};
@@ -365,5 +367,39 @@ async fn probes_are_answered_while_work_blocks_or_computes() {
         release.store(true, Ordering::Relaxed);
         stage.ended(id).await;
     }
+    stage.strike().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_agents_work_at_once_than_what_they_share_can_bear() {
+    const CAPACITY: usize = 4;
+    let shared = Arc::new(Semaphore::new(CAPACITY));
+    let behaviour = scripted(move |_| {
+        let shared = shared.clone();
+        async move {
+            let _place = shared.acquire().await.map_err(Failure::permanent)?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Outcome::completed(&())
+        }
+    });
+    let settings = LimitSettings {
+        window: Duration::from_millis(100),
+        ..LimitSettings::new(1, 64, 2)
+    };
+    let limiter = Limiter::new("test", settings);
+    let agents = AgentLimits::default();
+    let stage = Stage::limited(behaviour, 64, agents, Some(limiter.clone())).await;
+    let mut tasks = Vec::new();
+    for _ in 0..6_000 {
+        tasks.push(stage.submit(JOB, &()).await);
+    }
+    for id in tasks {
+        assert_eq!(stage.ended(id).await.state(), TaskState::Completed);
+    }
+    let report = limiter.report();
+    assert!(
+        (CAPACITY..=3 * CAPACITY).contains(&report.limit),
+        "{report:?}"
+    );
     stage.strike().await;
 }

@@ -11,6 +11,7 @@ use regrow_actors::agent::{self, AgentArgs, AgentLimits, AgentMsg};
 use regrow_actors::catalog::Crew;
 use regrow_runtime::actor::Crash;
 use regrow_runtime::clock::Clock;
+use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::context::{Context, ContextConfig};
 use regrow_runtime::events::EventBus;
 use regrow_runtime::ids::{AgentId, TaskId};
@@ -81,6 +82,16 @@ impl Stage {
         count: usize,
         limits: AgentLimits,
     ) -> Self {
+        Self::limited(behaviour, count, limits, None).await
+    }
+
+    /// The same, with as many at work as `limiter` admits.
+    pub(crate) async fn limited(
+        behaviour: Arc<dyn Behaviour>,
+        count: usize,
+        limits: AgentLimits,
+        limiter: Option<Limiter>,
+    ) -> Self {
         Self::set(QueueLimits::default(), move |queue, context, draining| {
             let hired = (1..=count).map(|number| {
                 let (id, address) = (AgentId::new(format!("a-{number}")), Address::new());
@@ -88,6 +99,7 @@ impl Stage {
                     id: id.clone(),
                     behaviour: behaviour.clone(),
                     queue: queue.clone(),
+                    limiter: limiter.clone(),
                     limits: limits.clone(),
                     context: context.clone(),
                     draining: draining.clone(),
@@ -114,6 +126,7 @@ impl Stage {
         };
         Self::set(limits, move |queue, context, draining| {
             let mut crew = Crew {
+                worker_limiter: None,
                 planners: 1,
                 workers: 2,
                 critics: 1,

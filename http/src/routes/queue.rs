@@ -1,6 +1,7 @@
 //! `/v1/queue`: how the queue stands, and its switches. Switches survive restarts.
 
 use axum::extract::State;
+use regrow_runtime::concurrency::estimate::LimitReport;
 use regrow_runtime::queue::control::QueueStats;
 use serde::Serialize;
 use serde_json::json;
@@ -33,6 +34,42 @@ fn standing(state: &ApiState) -> Answer {
 pub(crate) async fn show(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
     standing(&state)
+}
+
+#[derive(Serialize)]
+struct Concurrency {
+    role: &'static str,
+    #[serde(flatten)]
+    report: LimitReport,
+    /// Tasks that wait, by `queue_max_size` at most.
+    queue_size: u64,
+    queue_max_size: u64,
+    /// Share of submissions that were refused since the node started.
+    rejection_ratio: f64,
+    /// How long a task submitted now waits for its turn, at the measured service time.
+    est_latency_ms: f64,
+}
+
+/// `GET /v1/queue/concurrency`: how many Workers may be at work, and why. An empty list
+/// where that does not adapt.
+pub(crate) async fn concurrency(State(state): State<ApiState>, params: Params) -> Answer {
+    params.finish()?;
+    let stats = state.queue.stats();
+    let (accepted, refused) = (stats.counters.accepted, stats.counters.refused);
+    let reports: Vec<Concurrency> = state
+        .agents
+        .concurrency()
+        .into_iter()
+        .map(|report| Concurrency {
+            role: "worker",
+            report,
+            queue_size: stats.size,
+            queue_max_size: stats.max_size,
+            rejection_ratio: refused as f64 / (accepted + refused).max(1) as f64,
+            est_latency_ms: stats.size as f64 * report.service_ms / report.limit.max(1) as f64,
+        })
+        .collect();
+    ok(&reports)
 }
 
 /// `POST /v1/queue/pause`: no lease is given.

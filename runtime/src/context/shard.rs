@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::ids::TaskId;
 use crate::json::Json;
 use crate::mailbox::{Mailbox, Observation, Reply, TrySendError};
-use crate::store::writer::Writer;
+use crate::store::writer::{Told, Writer};
 use crate::store::{Changes, Document, DocumentRow, StoreError};
 
 /// The documents' space in the store; their keys are task ids.
@@ -332,9 +332,8 @@ impl ShardState {
             documents,
             ..Changes::default()
         };
-        self.args
-            .writer
-            .push(changes, Box::new(move |committed| pledge.settle(committed)));
+        let settle = Told::Call(Box::new(move |committed| pledge.settle(committed)));
+        self.args.writer.push(changes, Vec::new(), settle);
     }
 }
 

@@ -58,7 +58,7 @@ async fn commit(writer: Writer, mut may_commit: watch::Receiver<bool>) {
         readmitting.readmit();
         Box::pin(async { Ok(()) }) as _
     };
-    let mut run = std::pin::pin!(writer.run(Box::new(recover), Box::new(|_| ())));
+    let mut run = std::pin::pin!(writer.run(Box::new(recover), Box::new(|_, _| ())));
     while may_commit.wait_for(|may| *may).await.is_ok() {
         tokio::select! {
             biased;

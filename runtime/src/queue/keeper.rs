@@ -62,7 +62,8 @@ impl Queue {
                 warn!(%reason, "old tasks could not be forgotten");
             }
         };
-        self.0.writer.push(changes, Box::new(report));
+        let told = crate::store::writer::Told::Call(Box::new(report));
+        self.0.writer.push(changes, Vec::new(), told);
     }
 
     fn gauge(&self) {

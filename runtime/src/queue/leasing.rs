@@ -72,6 +72,9 @@ impl Queue {
     ) -> Result<Renewal, LeaseError> {
         let renewed = {
             let mut machine = self.0.machine.lock();
+            if let Some(superseded @ StoreError::Superseded { .. }) = self.0.writer.refusal() {
+                return Err(superseded.into());
+            }
             let renewed = machine.heartbeat(id, epoch, lease, self.0.clock.now());
             self.hurry(&machine);
             renewed

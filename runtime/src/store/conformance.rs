@@ -1,21 +1,25 @@
 //! One suite for every store, through the queue as its callers see it.
 //!
 //! Each sentence is a function over a [`Subject`]; `conforms!` runs it on each store. A
-//! further store adds a [`Backend`] and a module to the macro.
+//! further store adds a [`Backend`] and a module to the macro. PostgreSQL is a real server:
+//! see [`schema`].
 
 mod durability;
 mod leases;
 mod listing;
+#[path = "../../tests/database/schema.rs"]
+pub(super) mod schema;
 
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use self::schema::Schema;
 use super::Store;
 use super::data_dir::DataDir;
+use super::postgres::{Postgres, PostgresConfig};
 use super::sqlite::Sqlite;
 use super::writer::Writer;
-use crate::clock::Clock;
 use crate::events::EventBus;
 use crate::ids::TaskId;
 use crate::json::Json;
@@ -31,6 +35,7 @@ const LEASE: Duration = Duration::from_secs(60);
 pub(super) enum Backend {
     Memory(Store),
     Sqlite(tempfile::TempDir),
+    Postgres(Schema),
 }
 
 /// A queue over one store, which can be closed or killed and opened again.
@@ -63,6 +68,10 @@ impl Subject {
         Self::start(Backend::Sqlite(dir), limits()).await
     }
 
+    pub(super) async fn postgres() -> Self {
+        Self::start(Backend::Postgres(Schema::create().await), limits()).await
+    }
+
     async fn start(backend: Backend, limits: QueueLimits) -> Self {
         let (store, dir) = match &backend {
             Backend::Memory(store) => (store.clone(), None),
@@ -71,14 +80,20 @@ impl Subject {
                 let store = Sqlite::open(&mut dir).await.expect("sound");
                 (Store::Sqlite(store), Some(dir))
             }
+            Backend::Postgres(schema) => {
+                let store = Postgres::open(shared(schema, "node")).await.expect("sound");
+                (Store::Postgres(store), None)
+            }
         };
-        let (bus, clock) = (EventBus::default(), Clock::system());
+        let (bus, clock) = (EventBus::default(), store.clock().await.expect("open"));
         let queue = Queue::open(Writer::new(store), bus, limits.clone(), clock, 1);
         let queue = queue.await.expect("readable");
         let mut running = JoinSet::new();
         running.spawn(queue.clone().run_writer());
         let keeper = queue.clone();
         running.spawn(async move { keeper.keep_time().await });
+        let keeper = queue.clone();
+        running.spawn(async move { keeper.keep_life().await });
         Self {
             backend,
             limits,
@@ -155,6 +170,15 @@ impl Subject {
     }
 }
 
+/// For a node of that name on a shared database.
+pub(super) fn shared(schema: &Schema, node: &str) -> PostgresConfig {
+    PostgresConfig {
+        url: schema.url().parse().expect("an address"),
+        node: node.to_owned(),
+        life_term: Duration::from_secs(30),
+    }
+}
+
 pub(super) fn task() -> NewTask {
     NewTask::new("a", Json::null())
 }
@@ -175,6 +199,12 @@ macro_rules! conforms {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $sentence() {
                 super::$sentence(super::Subject::sqlite().await).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $sentence() {
+                super::$sentence(super::Subject::postgres().await).await;
             })*
         }
     };

@@ -1,34 +1,39 @@
 //! A store in one SQLite file: write-ahead log, `synchronous=FULL`, one writing connection.
 //!
 //! SQLite is the log, the queue's memory is the order: the hot path only appends and
-//! upserts, one statement per kind of row and batch, with the rows as one JSON argument.
-//! (A statement per row costs a round trip to the connection's thread each.)
+//! upserts, with prepared statements on the writing connection's own thread.
 
-mod packed;
 mod read;
+mod reload;
 #[cfg(test)]
 mod tests;
+pub mod upkeep;
 mod write;
+mod writing_thread;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{FutureExt, ready};
+use parking_lot::Mutex;
+use rusqlite::OpenFlags;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
-use tokio::sync::Mutex;
+use sqlx::{ConnectOptions, Connection, Row};
 
+use self::writing_thread::WritingThread;
 use super::data_dir::{DataDir, DataDirError};
-use super::{Changes, StoreError};
+use super::{Changes, Committing, StoreError};
+
+/// The database within a node's directory.
+pub const FILE: &str = "regrow.db";
 
 static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlite");
 
-/// Pages in the write-ahead log before it is copied into the file.
-const CHECKPOINT_PAGES: u32 = 8_000;
 /// Databases up to this size are checked for corruption at every start.
 const QUICK_CHECK_BYTES_MAX: u64 = 256 << 20;
 
@@ -39,7 +44,12 @@ pub struct Sqlite(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    writer: Mutex<Option<SqliteConnection>>,
+    /// `None` once the store is closed.
+    writer: Mutex<Option<WritingThread>>,
+    /// Holds the log's index open while the store is. Without it, a writer that is opened
+    /// anew after a failed flush would rebuild the index from what the system still shows
+    /// of the log, and build on frames that may never have reached the disk.
+    index: Mutex<Option<rusqlite::Connection>>,
     readers: SqlitePool,
     /// Pages that the file may have, to stand for a full disk.
     #[cfg(test)]
@@ -101,7 +111,7 @@ impl Sqlite {
     ///
     /// [`OpenError`]
     pub async fn open(dir: &mut DataDir) -> Result<Self, OpenError> {
-        let path = dir.path().join("regrow.db");
+        let path = dir.path().join(FILE);
         let bytes = match std::fs::metadata(&path) {
             Ok(found) => found.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
@@ -119,15 +129,7 @@ impl Sqlite {
             path: path.clone(),
             cause: cause.to_string(),
         };
-        let mut writer = connect(&path).await.map_err(failed)?;
-        MIGRATOR.run(&mut writer).await.map_err(|error| {
-            let (path, cause) = (path.clone(), error.to_string());
-            if let MigrateError::VersionMissing(migration) = error {
-                OpenError::Newer { path, migration }
-            } else {
-                OpenError::Failed { path, cause }
-            }
-        })?;
+        migrate(&path).await?;
         dir.seal()?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
@@ -135,9 +137,16 @@ impl Sqlite {
             .connect_with(options(&path).read_only(true).create_if_missing(false))
             .await
             .map_err(failed)?;
+        let unusable = |cause: StoreError| OpenError::Failed {
+            path: path.clone(),
+            cause: cause.to_string(),
+        };
+        let writer = WritingThread::start(&path).await.map_err(unusable)?;
+        let index = hold_index(path.clone()).await.map_err(unusable)?;
         Ok(Self(Arc::new(Inner {
             path,
             writer: Mutex::new(Some(writer)),
+            index: Mutex::new(Some(index)),
             readers,
             #[cfg(test)]
             pages_max: std::sync::atomic::AtomicU32::default(),
@@ -145,65 +154,58 @@ impl Sqlite {
     }
 
     pub(super) async fn next_boot(&self) -> Result<u32, StoreError> {
-        const ATTEMPT: &str = "count this start";
-        let mut writer = self.0.writer.lock().await;
-        let connection = writer.as_mut().ok_or(StoreError::Closed)?;
-        let raised = sqlx::query(
-            "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'boots' \
-             RETURNING CAST(value AS INTEGER)",
-        )
-        .fetch_one(connection)
-        .await
-        .map_err(|error| failure(ATTEMPT, &error))?;
-        let boots: i64 = raised
-            .try_get(0)
-            .map_err(|error| failure(ATTEMPT, &error))?;
-        u32::try_from(boots).map_err(|error| StoreError::Unreadable {
-            what: "the count of starts",
-            cause: error.to_string().into(),
-        })
+        let writer = self.writer()?;
+        let raised = writer.with(|connection| {
+            let raise = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'boots' \
+                 RETURNING CAST(value AS INTEGER)";
+            connection
+                .query_row(raise, [], |row| row.get::<_, i64>(0))
+                .map_err(|error| failure("count this start", &error))
+        });
+        u32::try_from(raised.await?).map_err(|error| unreadable("the count of starts", &error))
     }
 
-    pub(super) async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        if changes.is_empty() {
-            return Ok(());
+    pub(super) fn commit(&self, changes: Arc<Changes>) -> Committing {
+        match self.writer() {
+            Ok(writer) => writer.commit(changes),
+            Err(closed) => ready(Err(closed)).boxed(),
         }
-        let mut writer = self.0.writer.lock().await;
-        let connection = writer.as_mut().ok_or(StoreError::Closed)?;
-        let started = tokio::time::Instant::now();
-        write::commit(connection, changes)
-            .await
-            .map_err(|error| failure("commit", &error))?;
-        metrics::histogram!(crate::metrics::STORE_COMMIT_SECONDS).record(started.elapsed());
-        Ok(())
     }
 
     pub(super) async fn reopen(&self) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
-        if let Some(old) = writer.take() {
-            // It has failed already; what it says on closing changes nothing.
-            let _ = old.close_hard().await;
-        }
-        let failed = |error: sqlx::Error| failure("reopen", &error);
-        let mut fresh = connect(&self.0.path).await.map_err(failed)?;
+        let old = self.writer()?;
+        old.close().await;
+        let fresh = WritingThread::start(&self.0.path).await?;
         #[cfg(test)]
-        self.apply_page_limit(&mut fresh).await;
+        self.apply_page_limit(&fresh).await;
         // While not even this can be written, rereading everything would be in vain.
-        sqlx::query("UPDATE meta SET value = value WHERE name = 'boots'")
-            .execute(&mut fresh)
-            .await
-            .map_err(failed)?;
-        *writer = Some(fresh);
+        let probe = fresh.with(|connection| {
+            connection
+                .execute("UPDATE meta SET value = value WHERE name = 'boots'", [])
+                .map_err(|error| failure("reopen the database", &error))
+        });
+        if let Err(reason) = probe.await {
+            fresh.close().await;
+            return Err(reason);
+        }
+        match &mut *self.0.writer.lock() {
+            Some(writer) => *writer = fresh,
+            None => return Err(StoreError::Closed),
+        }
         Ok(())
     }
 
     pub(super) async fn close(&self) {
         self.0.readers.close().await;
-        if let Some(writer) = self.0.writer.lock().await.take()
-            && let Err(reason) = writer.close().await
-        {
-            tracing::warn!(%reason, "database did not close cleanly; it recovers at the next start");
+        drop(self.0.index.lock().take());
+        let writer = self.0.writer.lock().take();
+        if let Some(writer) = writer {
+            writer.close().await;
         }
+    }
+
+    fn writer(&self) -> Result<WritingThread, StoreError> {
+        self.0.writer.lock().clone().ok_or(StoreError::Closed)
     }
 }
 
@@ -215,19 +217,24 @@ impl Sqlite {
         self.0
             .pages_max
             .store(limit, std::sync::atomic::Ordering::SeqCst);
-        if let Some(writer) = self.0.writer.lock().await.as_mut() {
-            self.apply_page_limit(writer).await;
+        // While the store recovers there is no connection to limit; the next one asks.
+        if let Ok(writer) = self.writer() {
+            self.apply_page_limit(&writer).await;
         }
     }
 
-    async fn apply_page_limit(&self, connection: &mut SqliteConnection) {
+    async fn apply_page_limit(&self, writer: &WritingThread) {
         let limit = match self.0.pages_max.load(std::sync::atomic::Ordering::SeqCst) {
             0 => 4_294_967_294,
             pages => pages,
         };
-        let limit = format!("PRAGMA max_page_count = {limit}");
-        let set = sqlx::query(sqlx::AssertSqlSafe(limit));
-        set.fetch_all(connection).await.expect("a limit");
+        let limited = writer.with(move |connection| {
+            let set = |_: &rusqlite::Row<'_>| Ok(());
+            let limit = connection.pragma_update_and_check(None, "max_page_count", limit, set);
+            limit.map_err(|error| failure("limit the pages", &error))
+        });
+        // A connection that has failed stays as it is.
+        let _ = limited.await;
     }
 }
 
@@ -241,15 +248,64 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
-    options(path)
+/// Creates the database or brings it up to date, and leaves no log behind: what an earlier
+/// life of the node wrote is then in the file and flushed, whatever became of its last flush.
+async fn migrate(path: &Path) -> Result<(), OpenError> {
+    let failed = |cause: String| OpenError::Failed {
+        path: path.to_owned(),
+        cause,
+    };
+    let mut connection = options(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
-        .pragma("cache_size", "-32000")
         .connect()
         .await
+        .map_err(|error| failed(error.to_string()))?;
+    let migrated = MIGRATOR.run(&mut connection).await;
+    let closed = connection.close().await;
+    migrated.map_err(|error| {
+        let cause = error.to_string();
+        if let MigrateError::VersionMissing(migration) = error {
+            let path = path.to_owned();
+            OpenError::Newer { path, migration }
+        } else {
+            failed(cause)
+        }
+    })?;
+    closed.map_err(|error| failed(error.to_string()))
+}
+
+/// A connection that reads once and then only exists.
+async fn hold_index(path: PathBuf) -> Result<rusqlite::Connection, StoreError> {
+    let open = move || {
+        let connection = reader(&path)?;
+        connection.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))?;
+        Ok(connection)
+    };
+    blocking("open the database", open).await
+}
+
+/// A connection that cannot write.
+fn reader(path: &Path) -> Result<rusqlite::Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = rusqlite::Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+/// Does what blocks where it may.
+async fn blocking<T: Send + 'static>(
+    attempt: &'static str,
+    work: impl FnOnce() -> Result<T, rusqlite::Error> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| failure(attempt, &error)),
+        Err(ended) => Err(StoreError::Failed {
+            attempt,
+            cause: ended.to_string().into(),
+        }),
+    }
 }
 
 /// Looks for corruption through a connection that cannot write.
@@ -301,18 +357,37 @@ fn is_corruption(error: &sqlx::Error) -> bool {
         .is_some_and(|code| matches!(code & 0xff, 11 | 26))
 }
 
-fn failure(attempt: &'static str, error: &sqlx::Error) -> StoreError {
-    // SQLITE_FULL, as result code 13.
-    let full = error
-        .as_database_error()
-        .and_then(|e| e.code())
-        .is_some_and(|code| code == "13");
-    if full {
-        return StoreError::DiskFull { attempt };
-    }
+/// What a reading connection said.
+fn read_failure(attempt: &'static str, error: &sqlx::Error) -> StoreError {
     StoreError::Failed {
         attempt,
         cause: error.to_string().into(),
+    }
+}
+
+/// What a writing connection said, and what a person can do about it.
+fn failure(attempt: &'static str, error: &rusqlite::Error) -> StoreError {
+    use rusqlite::ErrorCode;
+    let (code, extended) = error
+        .sqlite_error()
+        .map_or((None, 0), |error| (Some(error.code), error.extended_code));
+    let way_out = match code {
+        Some(ErrorCode::DiskFull) => return StoreError::DiskFull { attempt },
+        Some(ErrorCode::ReadOnly) => {
+            "; the database file, its directory or the file system is read-only: make it \
+             writable, the node goes on by itself"
+        }
+        Some(ErrorCode::SystemIoFailure) => "; look at the disk and the system's log",
+        _ => "",
+    };
+    let number = if extended == 0 {
+        String::new()
+    } else {
+        format!(" (SQLite's code {extended})")
+    };
+    StoreError::Failed {
+        attempt,
+        cause: format!("{error}{number}{way_out}").into(),
     }
 }
 

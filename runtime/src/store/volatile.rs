@@ -74,6 +74,7 @@ impl Volatile {
             next_seq: tables.next_seq.max(1),
             live,
             ended,
+            ..Snapshot::default()
         })
     }
 
@@ -204,7 +205,7 @@ impl Volatile {
             .collect())
     }
 
-    pub(super) async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+    pub(super) fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
         if self.fail_next.swap(false, Ordering::SeqCst) {
             return Err(StoreError::DiskFull { attempt: "commit" });
         }

@@ -1,4 +1,4 @@
-//! PostgreSQL and redis for one run: found or installed, started on a loopback port over a
+//! PostgreSQL and redis for the table: found or installed, started on a loopback port over a
 //! fresh directory, stopped and removed afterwards.
 
 use std::net::TcpListener;
@@ -6,44 +6,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{Failed, pause, report};
+use crate::{Failed, pause, postgres, report};
 
 /// Same for every peer. Memory and log size are raised from the defaults of a small machine
 /// of years ago, so that checkpoints do not fall into a run by chance; durability is not
 /// touched.
-const POSTGRES_SETTINGS: [&str; 6] = [
-    "fsync=on",
-    "synchronous_commit=on",
-    "full_page_writes=on",
-    "max_connections=200",
-    "shared_buffers=256MB",
-    "max_wal_size=4GB",
+const POSTGRES_SETTINGS: [&str; 5] = [
+    "fsync = on",
+    "synchronous_commit = on",
+    "full_page_writes = on",
+    "shared_buffers = 256MB",
+    "max_wal_size = 4GB",
 ];
 
 const START_MAX: Duration = Duration::from_secs(60);
-const STOP_MAX: Duration = Duration::from_secs(30);
 
-/// A child that is asked to stop, and killed if it does not.
-struct Server {
-    child: Child,
-    /// Of the signal that asks.
-    stop: &'static str,
-}
+/// A child that ends with its owner. Nothing of it is needed afterwards.
+struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let id = self.child.id().to_string();
-        let asked = Command::new("kill").args([self.stop, &id]).status();
-        let until = Instant::now() + STOP_MAX;
-        while asked.is_ok() && Instant::now() < until {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            pause(Duration::from_millis(20));
-        }
-        // Nobody is left to tell if this fails too.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Nobody is left to tell if this fails.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -100,63 +85,24 @@ impl Drop for Directory {
 
 /// A running PostgreSQL.
 pub(super) struct Postgres {
-    // Dropped in this order: stop, then remove.
-    _server: Server,
-    bin: PathBuf,
-    port: u16,
-    _directory: Directory,
+    server: postgres::Server,
+    psql: PathBuf,
 }
 
 impl Postgres {
     /// Starts one with its files under `place`.
     pub(super) fn start(place: &Path) -> Result<Self, Failed> {
-        let bin = postgres_bin()?;
-        let directory = Directory::new(place, "postgres")?;
-        let data = directory.0.join("data");
-        let user = if is_root()? {
-            Some(unprivileged()?)
-        } else {
-            None
-        };
-        if let Some(user) = &user {
-            let mut chown = Command::new("chown");
-            chown.arg(&user.name).arg(&directory.0);
-            quiet("chown", chown)?;
-        }
-        let mut init = as_user(user.as_ref(), &bin.join("initdb"));
-        init.arg("-D").arg(&data);
-        init.args([
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-        ]);
-        quiet("initdb", init)?;
-        let port = free_port()?;
-        let mut server = as_user(user.as_ref(), &bin.join("postgres"));
-        server.arg("-D").arg(&data).args(["-p", &port.to_string()]);
-        server.arg("-k").arg(&directory.0);
-        server.args(["-c", "listen_addresses=127.0.0.1"]);
-        for setting in POSTGRES_SETTINGS {
-            server.args(["-c", setting]);
-        }
-        let log = directory.0.join("log");
-        let started = Self {
-            _server: spawn("postgres", server, &log, "-INT")?,
-            bin,
-            port,
-            _directory: directory,
-        };
-        until_ready("PostgreSQL", &log, || started.sql("SELECT 1").is_ok())?;
-        Ok(started)
+        let settings = POSTGRES_SETTINGS.join("\n");
+        let server = postgres::Server::temporary(place, &settings)?;
+        let psql = postgres::programs()?.join("psql");
+        Ok(Self { server, psql })
     }
 
     /// Runs one statement against the database `postgres`; its unadorned answer.
-    pub(super) fn sql(&self, statement: &str) -> Result<String, Failed> {
-        let mut psql = Command::new(self.bin.join("psql"));
-        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1"]);
-        psql.args(["-p", &self.port.to_string(), "-U", "postgres"]);
-        psql.args(["-d", "postgres", "-c", statement]);
+    fn sql(&self, statement: &str) -> Result<String, Failed> {
+        let mut psql = Command::new(&self.psql);
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1"]);
+        psql.args(["-d", self.server.url(), "-c", statement]);
         quiet("psql", psql)
     }
 
@@ -164,10 +110,9 @@ impl Postgres {
     pub(super) fn database(&self, name: &str) -> Result<String, Failed> {
         self.sql(&format!("CREATE DATABASE {name}"))?;
         self.sql("CHECKPOINT")?;
-        Ok(format!(
-            "postgres://postgres@127.0.0.1:{}/{name}",
-            self.port
-        ))
+        let url = self.server.url();
+        let server = url.strip_suffix("/postgres").unwrap_or(url);
+        Ok(format!("{server}/{name}"))
     }
 
     /// Removes it, whoever is still connected.
@@ -181,7 +126,7 @@ impl Postgres {
         let version = self.sql("SHOW server_version")?;
         let mut settings = Vec::new();
         for setting in POSTGRES_SETTINGS {
-            let name = setting.split('=').next().unwrap_or(setting);
+            let name = setting.split(' ').next().unwrap_or(setting);
             let value = self.sql(&format!("SHOW {name}"))?;
             settings.push(format!("{name}={}", value.trim()));
         }
@@ -219,7 +164,7 @@ impl Redis {
         server.arg("--dir").arg(&directory.0);
         let log = directory.0.join("log");
         let started = Self {
-            _server: spawn("redis-server", server, &log, "-TERM")?,
+            _server: spawn("redis-server", server, &log)?,
             port,
             _directory: directory,
         };
@@ -247,36 +192,6 @@ impl Redis {
     }
 }
 
-/// The newest PostgreSQL that can be found; Debian's is installed where that is allowed.
-fn postgres_bin() -> Result<PathBuf, Failed> {
-    if let Some(found) = find_postgres() {
-        return Ok(found);
-    }
-    apt_install("postgresql")?;
-    find_postgres().ok_or_else(|| {
-        "PostgreSQL was installed, but there is no initdb in PATH or /usr/lib/postgresql".to_owned()
-    })
-}
-
-fn find_postgres() -> Option<PathBuf> {
-    let mut debian: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
-        .map(|(version, path)| (version, path.join("bin")))
-        .filter(|(_, bin)| bin.join("initdb").exists() && bin.join("psql").exists())
-        .collect();
-    debian.sort();
-    let in_path = || std::env::split_paths(&std::env::var_os("PATH")?).find(|dir| has(dir));
-    fn has(dir: &Path) -> bool {
-        ["initdb", "postgres", "psql"]
-            .iter()
-            .all(|program| dir.join(program).exists())
-    }
-    debian.pop().map(|(_, bin)| bin).or_else(in_path)
-}
-
 fn redis_program() -> Result<PathBuf, Failed> {
     let find = || {
         let paths = std::env::var_os("PATH")?;
@@ -293,7 +208,7 @@ fn redis_program() -> Result<PathBuf, Failed> {
 
 fn apt_install(package: &str) -> Result<(), Failed> {
     let advice = format!("install {package} yourself and repeat");
-    if !is_root()? || !Path::new("/usr/bin/apt-get").exists() {
+    if !postgres::is_root() || !Path::new("/usr/bin/apt-get").exists() {
         return Err(format!(
             "{package} is missing and can be installed here only by root on Debian; {advice}"
         ));
@@ -308,45 +223,6 @@ fn apt_install(package: &str) -> Result<(), Failed> {
         .map_err(|error| format!("{error}; `apt-get update` may help, or {advice}"))
 }
 
-fn is_root() -> Result<bool, Failed> {
-    let mut id = Command::new("id");
-    id.arg("-u");
-    Ok(quiet("id", id)?.trim() == "0")
-}
-
-/// Who runs the server in root's place: PostgreSQL refuses to run as root.
-struct User {
-    name: String,
-    group: String,
-}
-
-fn unprivileged() -> Result<User, Failed> {
-    for name in ["postgres", "nobody"] {
-        let mut id = Command::new("id");
-        id.args(["-gn", name]);
-        if let Ok(group) = quiet("id", id) {
-            return Ok(User {
-                name: name.to_owned(),
-                group: group.trim().to_owned(),
-            });
-        }
-    }
-    Err("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`".to_owned())
-}
-
-/// As another user if one is given, and not longer than this process lives.
-fn as_user(user: Option<&User>, program: &Path) -> Command {
-    let Some(user) = user else {
-        return Command::new(program);
-    };
-    let mut command = Command::new("setpriv");
-    command.arg(format!("--reuid={}", user.name));
-    command.arg(format!("--regid={}", user.group));
-    command.args(["--init-groups", "--reset-env", "--pdeathsig", "INT", "--"]);
-    command.arg(program);
-    command
-}
-
 fn free_port() -> Result<u16, Failed> {
     TcpListener::bind(("127.0.0.1", 0))
         .and_then(|listener| listener.local_addr())
@@ -354,12 +230,7 @@ fn free_port() -> Result<u16, Failed> {
         .map_err(|error| format!("no free port on 127.0.0.1: {error}"))
 }
 
-fn spawn(
-    name: &str,
-    mut command: Command,
-    log: &Path,
-    stop: &'static str,
-) -> Result<Server, Failed> {
+fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Server, Failed> {
     let file = std::fs::File::create(log)
         .and_then(|file| Ok((file.try_clone()?, file)))
         .map_err(|error| format!("{} cannot be written: {error}", log.display()))?;
@@ -369,7 +240,7 @@ fn spawn(
         .stderr(file.1)
         .spawn()
         .map_err(|error| format!("{name} cannot be started: {error}"))?;
-    Ok(Server { child, stop })
+    Ok(Server(child))
 }
 
 fn until_ready(name: &str, log: &Path, ready: impl Fn() -> bool) -> Result<(), Failed> {

@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::queue::task::{TaskBody, TaskEnd, TaskRun, TaskState};
 use crate::store::Snapshot;
+use crate::store::postgres::Takeover;
 
 /// Why the machine is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,22 +32,33 @@ impl Machine {
         self.rate = old.rate;
         self.rng = old.rng;
         self.next_epoch = old.next_epoch;
+        if let Some(boots) = snapshot.boots {
+            self.raise_epochs(boots);
+        }
         self.control = snapshot.control;
-        self.next_seq = snapshot.next_seq;
+        // A batch whose outcome was unknown never shares its numbers with a later one.
+        self.next_seq = snapshot.next_seq.max(old.next_seq);
         for (_, key, id) in &old.recent_keys {
             self.keys.insert(key.clone(), *id);
         }
         self.recent_keys = old.recent_keys;
         let mut held = Vec::new();
         let mut blocked = Vec::new();
+        // A million tasks may live: everything is visited in their order, and no oftener
+        // than it must.
+        self.tasks.reserve(snapshot.live.len());
+        let ids: Vec<TaskId> = snapshot.live.iter().map(|(body, _)| body.id).collect();
+        let mut related = Vec::new();
         for (body, run) in snapshot.live {
             if run.state == TaskState::Executing {
                 held.push(body.id);
             }
+            if body.parent.is_some() || !body.depends_on.is_empty() {
+                related.push(body.id);
+            }
             self.insert(body, run);
         }
-        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
-        for id in ids {
+        for id in related {
             if let Some(cause) = self.link(id, &snapshot.ended) {
                 blocked.push((id, cause));
             }
@@ -61,7 +73,10 @@ impl Machine {
                 Loading::Recovery { grace_ms } => {
                     let given = old.tasks.get(&id).map(|entry| entry.run.epoch);
                     let stored = self.tasks.get(&id).map(|entry| entry.run.epoch);
-                    if stored < given {
+                    if given.is_none() {
+                        // Inherited: whoever held it is gone.
+                        self.lose_lease(id, LossCause::NodeEnded, now);
+                    } else if stored < given {
                         // A later lease was given out, so this one must not come back.
                         self.lose_lease(id, LossCause::Superseded, now);
                     } else if let Some(entry) = self.tasks.get_mut(&id) {
@@ -70,15 +85,49 @@ impl Machine {
                 }
             }
         }
-        let mut ids: Vec<(u64, TaskId)> = self
-            .tasks
-            .values()
-            .map(|entry| (entry.body.seq, entry.body.id))
-            .collect();
-        ids.sort_unstable();
-        for (_, id) in ids {
+        for id in ids {
             self.publish_task(id, now);
         }
+    }
+
+    /// Adds the live tasks of nodes that are gone. Their leases are lost, and the next ones
+    /// have epochs above all that those nodes gave.
+    pub(crate) fn adopt(&mut self, takeover: Takeover, now: Timestamp) {
+        let Takeover {
+            boots, live, ended, ..
+        } = takeover;
+        self.raise_epochs(boots);
+        let mut adopted = Vec::with_capacity(live.len());
+        let mut held = Vec::new();
+        for (body, run) in live {
+            if self.tasks.contains_key(&body.id) {
+                continue;
+            }
+            adopted.push(body.id);
+            if run.state == TaskState::Executing {
+                held.push(body.id);
+            }
+            self.insert(body, run);
+        }
+        let blocked: Vec<(TaskId, TaskId)> = adopted
+            .iter()
+            .filter_map(|id| Some((*id, self.link(*id, &ended)?)))
+            .collect();
+        for (id, dependency) in blocked {
+            let why = format!("it depends on {dependency}, which did not complete");
+            self.cancel_now(id, &why, now);
+        }
+        for id in held {
+            self.lose_lease(id, LossCause::NodeEnded, now);
+        }
+        for id in adopted {
+            self.publish_task(id, now);
+        }
+    }
+
+    /// Epochs go on above every one of the first `boots` boots.
+    fn raise_epochs(&mut self, boots: u32) {
+        self.next_epoch = self.next_epoch.max(u64::from(boots) << 32);
     }
 
     /// Brings an ended task back, with all its attempts. Its dependencies were checked.

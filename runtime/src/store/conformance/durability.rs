@@ -321,6 +321,7 @@ async fn a_failed_commit_loses_nothing_acknowledged_and_the_node_goes_on(subject
         match &store {
             Store::Volatile(store) => store.fail_next_commit(),
             Store::Sqlite(store) => store.limit_pages(Some(1)).await,
+            Store::Postgres(store) => store.cut_writer().await,
         }
         match subject.queue.submit(NewTask::new("b", json(&big))).await {
             Err(refused) => break refused,

@@ -129,11 +129,16 @@ async fn answers(subject: Subject) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_store_answers_alike() {
     let memory = answers(Subject::memory().await).await;
-    let sqlite = answers(Subject::sqlite().await).await;
-    for (memory, sqlite) in memory.iter().zip(&sqlite) {
-        assert_eq!(memory, sqlite);
+    let others = [
+        answers(Subject::sqlite().await).await,
+        answers(Subject::postgres().await).await,
+    ];
+    for other in &others {
+        for (memory, other) in memory.iter().zip(other) {
+            assert_eq!(memory, other);
+        }
+        assert_eq!(memory.len(), other.len());
     }
-    assert_eq!(memory.len(), sqlite.len());
     let found = memory
         .iter()
         .filter(|answer| !answer.ends_with("[]"))

@@ -1,18 +1,17 @@
 //! Reading back. Readers see only what is committed and never wait for the writer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite as Dialect};
 
-use super::{Sqlite, failure, packed, parse, unreadable};
+use super::{Sqlite, parse, read_failure, unreadable};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
-use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
-use crate::store::{Document, Snapshot, StepRow, StoreError, TaskFilter};
+use crate::store::{Document, StepRow, StoreError, TaskFilter};
 
 const VIEW: &str = "SELECT t.*, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
@@ -23,52 +22,6 @@ const VIEW: &str = "SELECT t.*, \
     WHERE true";
 
 impl Sqlite {
-    pub(in crate::store) async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        const ATTEMPT: &str = "read the live tasks";
-        let failed = |error: sqlx::Error| failure(ATTEMPT, &error);
-        let mut reader = self.0.readers.begin().await.map_err(failed)?;
-        let control = sqlx::query("SELECT value FROM meta WHERE name = 'control'")
-            .fetch_optional(&mut *reader)
-            .await
-            .map_err(failed)?;
-        let control: Control = match control {
-            Some(row) => serde_json::from_str(row.try_get(0).map_err(failed)?)
-                .map_err(|error| unreadable("the queue's switches", &error))?,
-            None => Control::default(),
-        };
-        let next_seq: i64 = sqlx::query("SELECT COALESCE(max(seq), 0) + 1 FROM task")
-            .fetch_one(&mut *reader)
-            .await
-            .and_then(|row| row.try_get(0))
-            .map_err(failed)?;
-        let live = packed::live(&mut reader).await?;
-        let wanted: HashSet<TaskId> = live
-            .iter()
-            .flat_map(|(body, _)| body.depends_on.iter().copied())
-            .collect();
-        let wanted = serde_json::to_string(&wanted).map_err(|e| unreadable("dependencies", &e))?;
-        let rows = sqlx::query(
-            "SELECT t.id, e.state FROM json_each($1) w JOIN task t ON t.id = w.value \
-             JOIN task_end e ON e.seq = t.seq",
-        )
-        .bind(wanted)
-        .fetch_all(&mut *reader)
-        .await
-        .map_err(failed)?;
-        let mut ended = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            let id: &str = row.try_get(0).map_err(failed)?;
-            let state: &str = row.try_get(1).map_err(failed)?;
-            ended.insert(parse("a task id", id)?, parse("a task state", state)?);
-        }
-        Ok(Snapshot {
-            control,
-            next_seq: next_seq.unsigned_abs(),
-            live,
-            ended,
-        })
-    }
-
     pub(in crate::store) async fn task(&self, id: TaskId) -> Result<Option<TaskView>, StoreError> {
         let mut query = QueryBuilder::<Dialect>::new(VIEW);
         query.push(" AND t.id = ").push_bind(id.to_string());
@@ -76,7 +29,7 @@ impl Sqlite {
             .build()
             .fetch_optional(&self.0.readers)
             .await
-            .map_err(|error| failure("read a task", &error))?;
+            .map_err(|error| read_failure("read a task", &error))?;
         row.as_ref().map(view).transpose()
     }
 
@@ -88,7 +41,7 @@ impl Sqlite {
             .build()
             .fetch_all(&self.0.readers)
             .await
-            .map_err(|error| failure("list tasks", &error))?;
+            .map_err(|error| read_failure("list tasks", &error))?;
         rows.iter().map(view).collect()
     }
 
@@ -98,7 +51,7 @@ impl Sqlite {
         let rows = sqlx::query("SELECT state, count(*) AS tasks FROM task_end GROUP BY state")
             .fetch_all(&self.0.readers)
             .await
-            .map_err(|error| failure("count ended tasks", &error))?;
+            .map_err(|error| read_failure("count ended tasks", &error))?;
         counts(&rows)
     }
 
@@ -114,7 +67,7 @@ impl Sqlite {
         .bind(parent.to_string())
         .fetch_all(&self.0.readers)
         .await
-        .map_err(|error| failure("count a task's children", &error))?;
+        .map_err(|error| read_failure("count a task's children", &error))?;
         counts(&rows)
     }
 
@@ -133,7 +86,7 @@ impl Sqlite {
         .bind(i64::from(limit))
         .fetch_all(&self.0.readers)
         .await
-        .map_err(|error| failure("read a task's log", &error))?;
+        .map_err(|error| read_failure("read a task's log", &error))?;
         rows.iter()
             .map(|row| {
                 Ok(TaskEvent {
@@ -157,7 +110,7 @@ impl Sqlite {
             .bind(key)
             .fetch_optional(&self.0.readers)
             .await
-            .map_err(|error| failure("look up an idempotency key", &error))?;
+            .map_err(|error| read_failure("look up an idempotency key", &error))?;
         row.map(|row| parse("a task id", &text(&row, "id")?))
             .transpose()
     }
@@ -172,7 +125,7 @@ impl Sqlite {
             .bind(key)
             .fetch_optional(&self.0.readers)
             .await
-            .map_err(|error| failure("read a step", &error))?;
+            .map_err(|error| read_failure("read a step", &error))?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(StepRow {
             seq,
@@ -195,7 +148,7 @@ impl Sqlite {
             .bind(key)
             .fetch_optional(&self.0.readers)
             .await
-            .map_err(|error| failure("read a document", &error))?;
+            .map_err(|error| read_failure("read a document", &error))?;
         row.as_ref().map(document).transpose()
     }
 
@@ -214,7 +167,7 @@ impl Sqlite {
         .bind(i64::from(limit))
         .fetch_all(&self.0.readers)
         .await
-        .map_err(|error| failure("list documents", &error))?;
+        .map_err(|error| read_failure("list documents", &error))?;
         rows.iter().map(document).collect()
     }
 }

@@ -1,78 +1,68 @@
-//! One transaction per batch, one statement per kind of row.
+//! One transaction per batch, one prepared statement per kind of row.
 
 use std::collections::HashSet;
 
-use serde::Serialize;
-use sqlx::{Connection, SqliteConnection};
+use rusqlite::{Connection, Error, Statement, Transaction, TransactionBehavior, params};
+use uuid::fmt::Hyphenated;
 
-use crate::store::Changes;
+use crate::clock::Timestamp;
+use crate::ids::TaskId;
+use crate::json::Json;
+use crate::store::{Changes, DocumentRow};
 
-const BODIES: &str = "INSERT INTO task \
+const BODY: &str = "INSERT INTO task \
     (seq, id, kind, payload, goal, priority, class, tenant, idempotency_key, parent, depends_on, \
      max_attempts, submitted_at, deadline, terms) \
-    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, \
-     value->>7, value->>8, value->>9, value->>10, value->>11, value->>12, value->>13, value->>14 \
-    FROM jsonb_each($1)";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 
-const DEPENDENCIES: &str = "INSERT INTO task_dependency (dependency, seq) \
-    SELECT value->>0, value->>1 FROM jsonb_each($1)";
+const DEPENDENCY: &str = "INSERT INTO task_dependency (dependency, seq) VALUES (?1, ?2)";
 
-const REOPENED: &str = "DELETE FROM task_end WHERE seq IN (SELECT value FROM json_each($1))";
+const REOPENED: &str = "DELETE FROM task_end WHERE seq = ?1";
 
-const RUNS: &str = "INSERT INTO task_run \
+const RUN: &str = "INSERT INTO task_run \
     (seq, state, attempt, losses, epoch, run_at, lease_until, worker, cancel_requested, \
-     last_error, events) \
-    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, \
-     value->>7, value->>8, value->>9, value->>10 \
-    FROM jsonb_each($1) WHERE true \
+     last_error, events) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
     ON CONFLICT (seq) DO UPDATE SET state = excluded.state, attempt = excluded.attempt, \
      losses = excluded.losses, epoch = excluded.epoch, run_at = excluded.run_at, \
      lease_until = excluded.lease_until, worker = excluded.worker, \
      cancel_requested = excluded.cancel_requested, last_error = excluded.last_error, \
      events = excluded.events";
 
-const ENDS: &str = "INSERT INTO task_end \
+const END: &str = "INSERT INTO task_end \
     (seq, state, finished_at, attempt, losses, epoch, result, error, events) \
-    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, \
-     value->>7, value->>8 \
-    FROM jsonb_each($1)";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
-const ENDED_RUNS: &str = "DELETE FROM task_run WHERE seq IN (SELECT value->>0 FROM jsonb_each($1))";
+const ENDED_RUN: &str = "DELETE FROM task_run WHERE seq = ?1";
 
-const EVENTS: &str = "INSERT INTO task_event (seq, n, at, kind, epoch, detail) \
-    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM jsonb_each($1)";
+const EVENT: &str = "INSERT INTO task_event (seq, n, at, kind, epoch, detail) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
-const STEPS: &str = "INSERT INTO step (seq, key, input, output, epoch, started_at, finished_at) \
-    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6 \
-    FROM jsonb_each($1) WHERE true \
-    ON CONFLICT (seq, key) DO NOTHING";
+const STEP: &str = "INSERT INTO step (seq, key, input, output, epoch, started_at, finished_at) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (seq, key) DO NOTHING";
 
-const DOCUMENTS: &str = "INSERT INTO document (space, key, body, at) \
-    SELECT value->>0, value->>1, value->>2, value->>3 FROM jsonb_each($1) WHERE true \
+const DOCUMENT: &str = "INSERT INTO document (space, key, body, at) VALUES (?1, ?2, ?3, ?4) \
     ON CONFLICT (space, key) DO UPDATE SET body = excluded.body, at = excluded.at";
 
-const DELETED_DOCUMENTS: &str = "DELETE FROM document WHERE (space, key) IN \
-    (SELECT value->>0, value->>1 FROM jsonb_each($1))";
+const DELETED_DOCUMENT: &str = "DELETE FROM document WHERE space = ?1 AND key = ?2";
 
-const CONTROL: &str = "INSERT INTO meta (name, value) VALUES ('control', $1) \
+const CONTROL: &str = "INSERT INTO meta (name, value) VALUES ('control', ?1) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
-/// Ended tasks forgotten per commit; more wait for the next.
-pub(super) const PRUNE: [&str; 4] = [
-    "CREATE TEMP TABLE IF NOT EXISTS pruned (seq INTEGER PRIMARY KEY)",
-    // The newest task stays, so that its order of acceptance is not given again; and so do
-    // tasks that a live one still refers to.
-    "INSERT INTO pruned SELECT e.seq \
+const PRUNED: &str = "CREATE TEMP TABLE IF NOT EXISTS pruned (seq INTEGER PRIMARY KEY)";
+
+/// Ended tasks forgotten per commit; more wait for the next. The newest task stays, so that
+/// its order of acceptance is not given again; and so do tasks that a live one refers to.
+const PRUNE: &str = "INSERT INTO pruned SELECT e.seq \
      FROM task_end e INDEXED BY task_end_age CROSS JOIN task t ON t.seq = e.seq \
-     WHERE e.finished_at < CAST($1 AS INTEGER) AND +e.seq < (SELECT max(seq) FROM task) \
+     WHERE e.finished_at < ?1 AND +e.seq < (SELECT max(seq) FROM task) \
      AND NOT EXISTS (SELECT 1 FROM task p JOIN task_run r ON r.seq = p.seq WHERE p.id = t.parent) \
      AND NOT EXISTS (SELECT 1 FROM task_dependency d JOIN task_run r ON r.seq = d.seq \
          WHERE d.dependency = t.id) \
-     LIMIT 1000",
+     LIMIT 1000";
+
+const PRUNE_REST: [&str; 6] = [
     "DELETE FROM task WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_end WHERE seq IN (SELECT seq FROM pruned)",
-];
-const PRUNE_REST: [&str; 4] = [
     "DELETE FROM task_dependency WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM task_event WHERE seq IN (SELECT seq FROM pruned)",
     "DELETE FROM step WHERE seq IN (SELECT seq FROM pruned)",
@@ -80,215 +70,239 @@ const PRUNE_REST: [&str; 4] = [
 ];
 
 /// Commits everything or, by dropping the transaction, nothing.
-pub(super) async fn commit(
-    connection: &mut SqliteConnection,
-    changes: &Changes,
-) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    rows(&mut transaction, BODIES, bodies(changes)).await?;
-    rows(&mut transaction, DEPENDENCIES, dependencies(changes)).await?;
-    if !changes.reopened.is_empty() {
-        let removed = sqlx::query(REOPENED)
-            .bind(encode(&changes.reopened)?)
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
-        if removed != changes.reopened.len() as u64 {
-            // Forgotten since it was looked up; its run would be without a body.
-            return Err(sqlx::Error::RowNotFound);
-        }
-    }
-    rows(&mut transaction, RUNS, runs(changes)).await?;
-    let ends = ends(changes);
-    if !ends.is_empty() {
-        let ends = encode(&ends)?;
-        run(&mut transaction, ENDS, ends.clone()).await?;
-        run(&mut transaction, ENDED_RUNS, ends).await?;
-    }
-    rows(&mut transaction, EVENTS, events(changes)).await?;
-    rows(&mut transaction, STEPS, steps(changes)).await?;
-    documents(&mut transaction, changes).await?;
-    if let Some(control) = &changes.control {
-        run(&mut transaction, CONTROL, encode(control)?).await?;
-    }
-    if let Some(before) = changes.prune_before {
-        for statement in PRUNE.into_iter().chain(PRUNE_REST) {
-            let query = sqlx::query(statement);
-            let takes_time = statement.contains("$1");
-            let query = if takes_time {
-                query.bind(before.0.to_string())
-            } else {
-                query
-            };
-            query.execute(&mut *transaction).await?;
-        }
-    }
-    transaction.commit().await
-}
-
-async fn rows<T: Serialize>(
-    connection: &mut SqliteConnection,
-    statement: &'static str,
-    rows: Vec<T>,
-) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
+pub(super) fn commit(connection: &mut Connection, changes: &Changes) -> Result<(), Error> {
+    if changes.is_empty() {
         return Ok(());
     }
-    run(connection, statement, encode(&rows)?).await
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    bodies(&transaction, changes)?;
+    reopened(&transaction, changes)?;
+    runs(&transaction, changes)?;
+    ends(&transaction, changes)?;
+    events(&transaction, changes)?;
+    steps(&transaction, changes)?;
+    documents(&transaction, &changes.documents)?;
+    if let Some(control) = &changes.control {
+        let control = serde_json::to_string(control)
+            .map_err(|error| Error::ToSqlConversionFailure(error.into()))?;
+        transaction.prepare_cached(CONTROL)?.execute([control])?;
+    }
+    if let Some(before) = changes.prune_before {
+        prune(&transaction, before)?;
+    }
+    transaction.commit()
 }
 
-async fn run(
-    connection: &mut SqliteConnection,
-    statement: &'static str,
-    argument: String,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(statement)
-        .bind(argument)
-        .execute(connection)
-        .await
-        .map(drop)
+/// As SQLite keeps whole numbers. All of ours are below 2⁶³: times are, and the rest counts.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn encode<T: Serialize>(value: &T) -> Result<String, sqlx::Error> {
-    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(error.into()))
+fn at(time: Option<Timestamp>) -> Option<i64> {
+    time.map(|time| signed(time.0))
 }
 
-fn bodies(changes: &Changes) -> Vec<impl Serialize + '_> {
-    changes
-        .bodies
-        .iter()
-        .map(|body| {
-            let depends_on: Vec<String> = body.depends_on.iter().map(ToString::to_string).collect();
-            (
-                body.seq,
-                body.id,
-                &body.kind,
-                body.payload.as_str(),
-                &body.goal,
-                body.priority.as_str(),
-                &body.class,
-                &body.tenant,
-                &body.idempotency_key,
-                body.parent,
-                depends_on.join(" "),
-                body.max_attempts,
-                body.submitted_at,
-                body.deadline,
-                // An object; `->>` takes its text.
-                &body.terms,
-            )
-        })
-        .collect()
+fn hyphenated(id: TaskId, buffer: &mut [u8; Hyphenated::LENGTH]) -> &str {
+    id.as_uuid().hyphenated().encode_lower(buffer)
 }
 
-fn dependencies(changes: &Changes) -> Vec<impl Serialize + '_> {
-    changes
-        .bodies
-        .iter()
-        .flat_map(|body| body.depends_on.iter().map(|on| (*on, body.seq)))
-        .collect()
+fn bodies(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
+    if changes.bodies.is_empty() {
+        return Ok(());
+    }
+    let mut insert = transaction.prepare_cached(BODY)?;
+    let (mut id, mut parent) = ([0; Hyphenated::LENGTH], [0; Hyphenated::LENGTH]);
+    for body in &changes.bodies {
+        let depends_on: Vec<String> = body.depends_on.iter().map(ToString::to_string).collect();
+        let terms = body.terms.as_ref().map(serde_json::to_string).transpose();
+        insert.execute(params![
+            signed(body.seq),
+            hyphenated(body.id, &mut id),
+            &*body.kind,
+            body.payload.as_str(),
+            body.goal,
+            body.priority.as_str(),
+            &*body.class,
+            &*body.tenant,
+            body.idempotency_key,
+            body.parent.map(|id| hyphenated(id, &mut parent)),
+            depends_on.join(" "),
+            body.max_attempts,
+            signed(body.submitted_at.0),
+            at(body.deadline),
+            terms.map_err(|error| Error::ToSqlConversionFailure(error.into()))?,
+        ])?;
+        if !depends_on.is_empty() {
+            let mut insert = transaction.prepare_cached(DEPENDENCY)?;
+            for dependency in depends_on {
+                insert.execute(params![dependency, signed(body.seq)])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn reopened(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
+    for seq in &changes.reopened {
+        let removed = transaction
+            .prepare_cached(REOPENED)?
+            .execute([signed(*seq)])?;
+        if removed != 1 {
+            // Forgotten since it was looked up; its run would be without a body.
+            return Err(Error::QueryReturnedNoRows);
+        }
+    }
+    Ok(())
 }
 
 /// Of several rows for one task only the last is written, and none if it ended.
-fn runs(changes: &Changes) -> Vec<impl Serialize + '_> {
-    let mut written: HashSet<u64> = changes.ends.iter().map(|(seq, _)| *seq).collect();
-    let last = changes.runs.iter().rev();
-    last.filter(|(seq, _)| written.insert(*seq))
-        .map(|(seq, run)| {
-            (
-                seq,
-                run.state.as_str(),
-                run.attempt,
-                run.losses,
-                run.epoch,
-                run.run_at,
-                run.lease_until,
-                &run.worker,
-                u8::from(run.cancel_requested),
-                &run.last_error,
-                run.events,
-            )
-        })
-        .collect()
-}
-
-fn ends(changes: &Changes) -> Vec<impl Serialize + '_> {
-    changes
-        .ends
-        .iter()
-        .map(|(seq, end)| {
-            (
-                seq,
-                end.state.as_str(),
-                end.finished_at,
-                end.attempt,
-                end.losses,
-                end.epoch,
-                end.result.as_ref().map(crate::json::Json::as_str),
-                &end.error,
-                end.events,
-            )
-        })
-        .collect()
-}
-
-fn events(changes: &Changes) -> Vec<impl Serialize + '_> {
-    changes
-        .events
-        .iter()
-        .map(|(_, seq, event)| {
-            (
-                seq,
-                event.n,
-                event.at,
-                event.kind.as_str(),
-                event.epoch,
-                &event.detail,
-            )
-        })
-        .collect()
-}
-
-fn steps(changes: &Changes) -> Vec<impl Serialize + '_> {
-    changes
-        .steps
-        .iter()
-        .map(|step| {
-            (
-                step.seq,
-                &step.key,
-                step.input.as_str(),
-                step.output.as_str(),
-                step.epoch,
-                step.started_at,
-                step.finished_at,
-            )
-        })
-        .collect()
-}
-
-/// Puts and deletions in their order: a run of either is one statement.
-async fn documents(
-    connection: &mut SqliteConnection,
-    changes: &Changes,
-) -> Result<(), sqlx::Error> {
-    for batch in changes
-        .documents
-        .chunk_by(|a, b| a.body.is_some() == b.body.is_some())
-    {
-        let statement = if batch[0].body.is_some() {
-            DOCUMENTS
-        } else {
-            DELETED_DOCUMENTS
-        };
-        let batch: Vec<_> = batch
-            .iter()
-            .map(|row| {
-                let body = row.body.as_ref().map(crate::json::Json::as_str);
-                (row.space, &row.key, body, row.at)
-            })
-            .collect();
-        rows(connection, statement, batch).await?;
+fn runs(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
+    if changes.runs.is_empty() {
+        return Ok(());
+    }
+    let mut put = transaction.prepare_cached(RUN)?;
+    let mut settled: HashSet<u64> = changes.ends.iter().map(|(seq, _)| *seq).collect();
+    let mut last: Vec<_> = changes.runs.iter().rev().collect();
+    last.retain(|(seq, _)| settled.insert(*seq));
+    // In order of acceptance the rows land beside each other.
+    for (seq, run) in last.into_iter().rev() {
+        put.execute(params![
+            signed(*seq),
+            run.state.as_str(),
+            run.attempt,
+            run.losses,
+            signed(run.epoch.0),
+            signed(run.run_at.0),
+            at(run.lease_until),
+            run.worker.as_deref(),
+            run.cancel_requested,
+            run.last_error,
+            signed(run.events),
+        ])?;
     }
     Ok(())
+}
+
+fn ends(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
+    if changes.ends.is_empty() {
+        return Ok(());
+    }
+    let mut insert = transaction.prepare_cached(END)?;
+    let mut remove = transaction.prepare_cached(ENDED_RUN)?;
+    for (seq, end) in &changes.ends {
+        insert.execute(params![
+            signed(*seq),
+            end.state.as_str(),
+            signed(end.finished_at.0),
+            end.attempt,
+            end.losses,
+            signed(end.epoch.0),
+            end.result.as_ref().map(Json::as_str),
+            end.error,
+            signed(end.events),
+        ])?;
+        remove.execute([signed(*seq)])?;
+    }
+    Ok(())
+}
+
+fn events(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
+    if changes.events.is_empty() {
+        return Ok(());
+    }
+    let mut insert = transaction.prepare_cached(EVENT)?;
+    for (_, seq, event) in &changes.events {
+        insert.execute(params![
+            signed(*seq),
+            signed(event.n),
+            signed(event.at.0),
+            event.kind.as_str(),
+            event.epoch.map(|epoch| signed(epoch.0)),
+            event.detail,
+        ])?;
+    }
+    Ok(())
+}
+
+fn steps(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
+    if changes.steps.is_empty() {
+        return Ok(());
+    }
+    let mut insert = transaction.prepare_cached(STEP)?;
+    for step in &changes.steps {
+        insert.execute(params![
+            signed(step.seq),
+            step.key,
+            step.input.as_str(),
+            step.output.as_str(),
+            signed(step.epoch.0),
+            signed(step.started_at.0),
+            signed(step.finished_at.0),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Puts and deletions, in their order.
+fn documents(transaction: &Transaction<'_>, documents: &[DocumentRow]) -> Result<(), Error> {
+    if documents.is_empty() {
+        return Ok(());
+    }
+    let mut put = transaction.prepare_cached(DOCUMENT)?;
+    let mut delete = transaction.prepare_cached(DELETED_DOCUMENT)?;
+    for row in documents {
+        match &row.body {
+            Some(body) => {
+                put.execute(params![row.space, row.key, body.as_str(), signed(row.at.0)])?
+            }
+            None => delete.execute(params![row.space, row.key])?,
+        };
+    }
+    Ok(())
+}
+
+fn prune(transaction: &Transaction<'_>, before: Timestamp) -> Result<(), Error> {
+    prunable(transaction)?.execute([signed(before.0)])?;
+    for statement in PRUNE_REST {
+        transaction.prepare_cached(statement)?.execute([])?;
+    }
+    Ok(())
+}
+
+/// The statement that gathers what may be forgotten.
+fn prunable(connection: &Connection) -> Result<Statement<'_>, Error> {
+    connection.execute(PRUNED, [])?;
+    connection.prepare(PRUNE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How SQLite goes about gathering what may be forgotten.
+    #[test]
+    fn forgetting_asks_the_indexes() {
+        let connection = Connection::open_in_memory().expect("memory");
+        for migration in super::super::MIGRATOR.iter() {
+            let sql = migration.sql.as_str();
+            connection.execute_batch(sql).expect("a schema");
+        }
+        drop(prunable(&connection).expect("understood"));
+        let mut explain = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {PRUNE}"))
+            .expect("understood");
+        let plan: Vec<String> = explain
+            .query_map([5], |row| row.get("detail"))
+            .expect("a plan")
+            .collect::<Result<_, _>>()
+            .expect("lines");
+        assert!(
+            plan.iter().any(|line| line.contains("task_end_age")),
+            "{plan:?}"
+        );
+        assert!(
+            !plan.iter().any(|line| line.starts_with("SCAN")),
+            "{plan:?}"
+        );
+    }
 }

@@ -121,7 +121,7 @@ impl World {
             let Some(decision) = self.pending.pop_front() else {
                 return;
             };
-            now(self.store.commit(&decision.changes)).expect("writable");
+            now(self.store.commit(decision.changes.into())).expect("writable");
             self.machine.publish(&decision.publish, self.now);
             self.hand_over(Vec::new());
             self.remember(decision.promises);
@@ -150,7 +150,7 @@ impl World {
 
     fn keep_prefix(&mut self, kept: usize) {
         for decision in self.pending.drain(..).take(kept) {
-            now(self.store.commit(&decision.changes)).expect("writable");
+            now(self.store.commit(decision.changes.into())).expect("writable");
         }
         self.pending.clear();
         // A switch whose commit was cut off stands or does not; nobody was told.

@@ -1,0 +1,83 @@
+//! This node's life on a store that nodes share: renewed in time, and others' taken over.
+//!
+//! Stopping it loses nothing: the life runs out, and another node takes over.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Queue;
+use crate::store::StoreError;
+
+/// Longest pause between looks for nodes that are gone.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+impl Queue {
+    /// Renews this node's life and takes over the tasks of nodes that are gone. Ends when
+    /// another node has taken over this one's, which the [writer](super::Writer) then knows; on a store
+    /// of one node there is nothing to do, and it never ends.
+    pub async fn keep_life(&self) {
+        let Some(term) = self.store().life_term() else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            superseded = self.renew(term) => self.writer().supersede(superseded),
+            () = self.inherit(term) => {}
+        }
+    }
+
+    /// Renews three times per term, and more often after a failure.
+    async fn renew(&self, term: Duration) -> StoreError {
+        let mut failing = false;
+        loop {
+            match self.store().renew_life().await {
+                Ok(()) if failing => {
+                    failing = false;
+                    info!("this node's life is renewed again");
+                }
+                Ok(()) => {}
+                Err(superseded @ StoreError::Superseded { .. }) => return superseded,
+                Err(StoreError::Closed) => return std::future::pending().await,
+                Err(reason) if !failing => {
+                    failing = true;
+                    warn!(%reason, "this node's life was not renewed; another node may take over its tasks");
+                }
+                Err(_) => {}
+            }
+            let pause = if failing { term / 10 } else { term / 3 };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn inherit(&self, term: Duration) {
+        loop {
+            tokio::time::sleep((term / 3).min(LOOK_PERIOD)).await;
+            match self.take_over().await {
+                Ok(()) => {}
+                Err(StoreError::Closed) => return std::future::pending().await,
+                Err(reason) => warn!(%reason, "could not look for nodes that are gone"),
+            }
+        }
+    }
+
+    /// Puts the tasks of nodes that are gone into the machine, as a start would.
+    async fn take_over(&self) -> Result<(), StoreError> {
+        let _loading = self.0.loading.lock().await;
+        let Some(takeover) = self.store().take_over().await? else {
+            return Ok(());
+        };
+        let mut machine = self.0.machine.lock();
+        if self.writer().refusal().is_some() {
+            // The recovery reads everything this node acts for.
+            return Ok(());
+        }
+        let (tasks, lives) = (takeover.live.len(), takeover.lives.clone());
+        machine.adopt(takeover, self.0.clock.now());
+        self.store().loaded(&lives);
+        self.hand_over(&mut machine, None);
+        drop(machine);
+        self.0.ready.notify_waiters();
+        info!(tasks, "tasks of nodes that are gone are here");
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! `regrow store`: check the database, copy it while a node runs, put a copy back.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use regrow_runtime::store::sqlite;
+use regrow_runtime::store::sqlite::upkeep::{self, Findings, UpkeepError};
+
+use super::failure::{FAILED, USAGE, complain, failed, report};
+use super::output::{note, print};
+use crate::config::{self, ConfigError, Overrides};
+
+/// Flags of `regrow store`.
+#[derive(Args, Debug)]
+pub(crate) struct StoreArguments {
+    /// Where everything durable lies; `regrow node --print-config` shows where that is otherwise.
+    #[arg(long, value_name = "DIR", global = true)]
+    data_dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: StoreVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreVerb {
+    /// Check the database and what must hold between its rows; a node may run on it
+    Verify {
+        /// A database file, such as a backup, instead of the one in the data directory
+        file: Option<PathBuf>,
+    },
+    /// Copy the database to FILE and check the copy; a node may run on it
+    Backup {
+        /// The copy; must not exist yet
+        file: PathBuf,
+    },
+    /// Make a fresh data directory out of a backup; no node may run on it
+    Restore {
+        /// The backup
+        file: PathBuf,
+    },
+}
+
+/// Runs the verb.
+pub(crate) async fn run(arguments: StoreArguments) -> ExitCode {
+    let json = arguments.json;
+    let data_dir = match data_dir(arguments.data_dir) {
+        Ok(data_dir) => data_dir,
+        Err(error) => {
+            report(&error, json);
+            return USAGE.into();
+        }
+    };
+    let database = data_dir.join(sqlite::FILE);
+    let outcome = match arguments.verb {
+        StoreVerb::Verify { file } => upkeep::verify(&file.unwrap_or(database)).await,
+        StoreVerb::Backup { file } => {
+            if !json {
+                note(&format!("copying {} …", database.display()));
+            }
+            upkeep::back_up(&database, &file).await
+        }
+        StoreVerb::Restore { file } => {
+            let restored = upkeep::restore(&file, &data_dir).await;
+            if restored.is_ok() && !json {
+                note(&format!(
+                    "{} holds {} from now on: what was submitted after the copy was made is not \
+                     in it, and what was finished after it runs again",
+                    data_dir.display(),
+                    file.display()
+                ));
+            }
+            restored
+        }
+    };
+    told(outcome, json)
+}
+
+fn data_dir(flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    let overrides = Overrides {
+        data_dir: flag,
+        ..Overrides::default()
+    };
+    let loaded = config::load(&overrides, std::env::vars())?;
+    Ok(loaded.config.data_dir)
+}
+
+fn told(outcome: Result<Findings, UpkeepError>, json: bool) -> ExitCode {
+    let findings = match outcome {
+        Ok(findings) => findings,
+        Err(error) => return failed(&error, json),
+    };
+    let text = match json {
+        // Findings are plain data; they cannot fail to be JSON.
+        true => serde_json::to_string(&findings).unwrap_or_default(),
+        false => summary(&findings),
+    };
+    if print(&text).is_err() {
+        return FAILED.into();
+    }
+    if findings.problems.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    if !json {
+        complain(
+            "the database is not sound; restore a backup, or report this",
+            json,
+        );
+    }
+    FAILED.into()
+}
+
+fn summary(findings: &Findings) -> String {
+    let rows = |table: &str| findings.rows.get(table).copied().unwrap_or(0);
+    let path: &Path = &findings.path;
+    let mut lines = vec![format!(
+        "{}: {} tasks ({} live, {} ended), {} steps, {} log lines",
+        path.display(),
+        rows("task"),
+        rows("task_run"),
+        rows("task_end"),
+        rows("step"),
+        rows("task_event"),
+    )];
+    match findings.problems.as_slice() {
+        [] => lines.push(format!(
+            "sound: its pages and {} rules hold",
+            findings.rules
+        )),
+        problems => lines.extend(problems.iter().map(|problem| format!("  {problem}"))),
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,135 @@
+//! A node on a PostgreSQL server, as a user meets it.
+
+use std::process::Stdio;
+
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+
+use crate::node::{NodeProcess, PATIENCE, regrow, say};
+use crate::schema::Schema;
+
+/// Settings of a node on that database, without agents that would run what is submitted.
+fn settings(url: &str) -> [(&str, &str); 2] {
+    [
+        ("REGROW_STORE__DATABASE_URL", url),
+        ("REGROW_STORE__LIFE_TERM", "1s"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_finds_its_tasks_in_the_database() {
+    let schema = Schema::create().await;
+    let url = schema.url();
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = NodeProcess::start(dir.path(), &settings(&url)).await;
+    let (_, health) = node.get("/health/deep").await;
+    assert!(health.to_string().contains("\"postgres\""), "{health}");
+    let task = json!({ "kind": "nobodys", "payload": { "n": 1 }, "idempotency_key": "k" });
+    let (status, accepted) = node.post("/v1/tasks", &task).await;
+    assert_eq!(status, 201, "{accepted}");
+    let claim = json!({ "kinds": ["nobodys"], "max": 1, "wait_ms": 0, "lease_ms": 60_000 });
+    let (_, leases) = node.post("/v1/leases", &claim).await;
+    let epoch = leases[0]["epoch"].as_u64().expect("an epoch");
+    node.kill().await;
+
+    assert!(
+        !dir.path().join("regrow.db").exists(),
+        "the database is elsewhere"
+    );
+    let node = NodeProcess::start(dir.path(), &settings(&url)).await;
+    let (status, repeated) = node.post("/v1/tasks", &task).await;
+    assert_eq!((status, &repeated["id"]), (200, &accepted["id"]));
+    let (_, leases) = node.post("/v1/leases", &claim).await;
+    let id = accepted["id"].as_str().expect("an id");
+    let now = leases[0]["epoch"].as_u64().expect("claimable again");
+    assert!(epoch < now);
+    let stale = json!({ "epoch": epoch, "result": null });
+    let path = format!("/v1/leases/{id}/complete");
+    let (status, answer) = node.post(&path, &stale).await;
+    assert_eq!(status, 409, "{answer}");
+    let current = json!({ "epoch": now, "result": null });
+    let (status, answer) = node.post(&path, &current).await;
+    assert!((200..300).contains(&status), "{answer}");
+    node.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_name_another_took_stops_and_says_who() {
+    let schema = Schema::create().await;
+    let url = schema.url();
+    let first_dir = tempfile::tempdir().expect("temporary directory");
+    let second_dir = tempfile::tempdir().expect("temporary directory");
+    let mut command = regrow();
+    command
+        .args([
+            "node",
+            "--http",
+            "127.0.0.1:0",
+            "--name",
+            "same",
+            "--data-dir",
+        ])
+        .arg(first_dir.path())
+        .envs(settings(&url))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut first = tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the node starts");
+    while !first_dir.path().join("node.json").exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let mut second_settings = settings(&url).to_vec();
+    second_settings.push(("REGROW_NODE__NAME", "same"));
+    let second = NodeProcess::start(second_dir.path(), &second_settings).await;
+    let mut said = String::new();
+    let mut stderr = first.stderr.take().expect("piped");
+    let ended = tokio::time::timeout(PATIENCE, async {
+        stderr.read_to_string(&mut said).await.expect("text");
+        first.wait().await.expect("waited for")
+    });
+    let ended = ended.await.expect("the first node ends");
+    assert_eq!(ended.code(), Some(1), "{said}");
+    assert!(
+        said.contains("node `same` (life 2) has taken over the tasks of this node"),
+        "{said}"
+    );
+    let (status, _) = second.get("/health/ready").await;
+    assert_eq!(status, 200, "the other one serves");
+    second.kill().await;
+}
+
+#[test]
+fn a_database_that_cannot_be_reached_stops_the_start() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let said = say(regrow()
+        .args(["node", "--http", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.path())
+        .args(["--database-url", "postgres://me:s3cret@127.0.0.1:1/tasks"]));
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(
+        said.err
+            .contains("database postgres://127.0.0.1:1/tasks cannot be reached"),
+        "{}",
+        said.err
+    );
+    assert!(!said.err.contains("s3cret"), "{}", said.err);
+    assert!(!dir.path().join("regrow.db").exists(), "it fell back");
+}
+
+#[test]
+fn the_configuration_in_force_is_printed_without_the_password() {
+    for arguments in [&["--print-config"][..], &["--print-config", "--json"]] {
+        let said = say(regrow()
+            .args(["node", "--config", "/dev/null"])
+            .args(arguments)
+            .env(
+                "REGROW_STORE__DATABASE_URL",
+                "postgres://me:s3cret@db.example/tasks",
+            ));
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        assert!(said.out.contains("postgres://db.example:5432/tasks"));
+        assert!(!said.out.contains("s3cret"), "{}", said.out);
+    }
+}
