@@ -4,13 +4,14 @@
 //! orders come in `PEER_ORDERS`, the report leaves as one line of JSON on standard output.
 //! Without orders it drains 40,000 tasks from a SQLite file in a temporary directory.
 //!
-//! A worker of it claims up to [`CLAIM`] tasks, runs them (they only count themselves) and
-//! completes each with a call of its own. Results, the tasks and their logs are kept.
+//! Each of a few workers claims up to so many tasks ([`WORKERS_CLAIM`]), runs them (they only
+//! count themselves) and completes each with a call of its own. Results, the tasks and their
+//! logs are kept.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,10 +30,9 @@ use regrow_runtime::store::{Store, TaskFilter};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-/// Tasks per claim, all in flight together.
-const CLAIM: usize = 128;
-/// Claims in flight.
-const WORKERS: usize = 4;
+/// Claims in flight, and tasks per claim: all of them are in flight together. Orders with a
+/// variant such as `2x256` have it otherwise.
+const WORKERS_CLAIM: (usize, usize) = (4, 128);
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -54,6 +54,8 @@ struct Orders {
     payload_bytes: usize,
     /// `postgres://…`, or the path that the database file gets.
     url: String,
+    #[serde(default)]
+    variant: String,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -67,6 +69,13 @@ impl Orders {
         let bare = format!(r#"{{"n":{n},"text":""}}"#).len();
         let text = "x".repeat(self.payload_bytes.saturating_sub(bare));
         NewTask::new("noop", Json::of(&Payload { n, text }).expect("JSON"))
+    }
+
+    fn workers_and_claim(&self) -> Result<(usize, usize), Failed> {
+        match self.variant.split_once('x') {
+            Some((workers, claim)) => Ok((workers.parse()?, claim.parse()?)),
+            None => Ok(WORKERS_CLAIM),
+        }
     }
 }
 
@@ -144,11 +153,11 @@ async fn submit(queue: &Queue, orders: &Orders, numbers: Vec<usize>) -> Result<(
     Ok(())
 }
 
-async fn work(queue: Queue, counts: Arc<Vec<AtomicU32>>) -> Result<(), Failed> {
+async fn work(queue: Queue, max: usize, counts: Arc<Vec<AtomicU32>>) -> Result<(), Failed> {
     let request = ClaimRequest {
         worker: "bench".into(),
         kinds: vec!["noop".to_owned()],
-        max: CLAIM,
+        max,
         wait: Duration::ZERO,
         lease: Duration::from_secs(600),
     };
@@ -176,10 +185,11 @@ async fn drain(queue: &Queue, orders: &Orders) -> Result<Outcome, Failed> {
     }
     let counts: Arc<Vec<AtomicU32>> =
         Arc::new((0..orders.tasks).map(|_| AtomicU32::new(0)).collect());
+    let (count, claim) = orders.workers_and_claim()?;
     let started = Instant::now();
     let mut workers = JoinSet::new();
-    for _ in 0..WORKERS {
-        workers.spawn(work(queue.clone(), counts.clone()));
+    for _ in 0..count {
+        workers.spawn(work(queue.clone(), claim, counts.clone()));
     }
     while let Some(worker) = workers.join_next().await {
         worker??;
@@ -191,8 +201,8 @@ async fn drain(queue: &Queue, orders: &Orders) -> Result<Outcome, Failed> {
         seconds,
         lost: counts().filter(|count| *count == 0).count(),
         doubled: counts().map(|count| count.saturating_sub(1) as usize).sum(),
-        batch: CLAIM,
-        tuning: format!("{WORKERS} claims of {CLAIM}, a call per completion"),
+        batch: claim,
+        tuning: format!("{count} claims of {claim}, a call per completion"),
         ..Outcome::default()
     })
 }
@@ -292,7 +302,8 @@ fn main() -> Result<(), Failed> {
             seconds: 4.0,
             batch: 500,
             payload_bytes: 200,
-            url: PathBuf::from(dir.path()).join("peer").display().to_string(),
+            url: dir.path().join("peer").display().to_string(),
+            variant: String::new(),
         },
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -180,9 +180,9 @@ impl Table {
         ratios
     }
 
-    /// Counted over every run of every queue: lost and executed twice.
-    pub(super) fn harm(&self) -> (u64, u64) {
-        let rows = || self.rows.iter();
+    /// Counted over every run of these queues: lost and executed twice.
+    pub(super) fn harm(&self, of: impl Fn(&Peer) -> bool) -> (u64, u64) {
+        let rows = || self.rows.iter().filter(|row| of(row.peer));
         (
             rows().map(|row| row.total(|run| run.lost)).sum(),
             rows().map(|row| row.total(|run| run.doubled)).sum(),
@@ -549,7 +549,7 @@ mod tests {
         harmed.runs[1].lost = 2;
         harmed.runs[2].doubled = 3;
         let table = table(vec![harmed]);
-        assert_eq!(table.harm(), (2, 3));
+        assert_eq!(table.harm(|_| true), (2, 3));
         assert_eq!(table.json()["rows"][0]["doubled"], 3);
     }
 
