@@ -206,6 +206,11 @@ impl Client {
             .await
     }
 
+    /// Removes a value.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Reply, ClientError> {
+        self.ask(Method::DELETE, path, None, Duration::ZERO).await
+    }
+
     async fn ask(
         &self,
         method: Method,

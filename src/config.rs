@@ -236,6 +236,7 @@ fn settings(reader: &mut Reader) -> NodeConfig {
         },
         queue: QueueLimits {
             max_size: reader.number("queue.max_size", queue.max_size, 1..=100_000_000),
+            leased_max: reader.number("queue.leased_max", queue.leased_max, 1..=100_000_000),
             max_bytes: reader.number("queue.max_bytes", queue.max_bytes, 1 << 20..=1 << 40),
             payload_bytes_max: size(reader.number(
                 "queue.payload_bytes_max",

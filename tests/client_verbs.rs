@@ -431,3 +431,53 @@ async fn what_was_given_up_is_shown_by_its_reason_and_tried_again() {
         .await;
     assert_eq!(nothing.out.trim(), "no task was given up");
 }
+
+#[tokio::test]
+async fn rules_are_set_from_the_command_line_and_a_waiting_task_is_explained() {
+    let node = Node::start().await;
+    for verb in [
+        &["queue", "set-weight", "class", "bulk", "0.5"][..],
+        &["queue", "set-limit", "k", "2"],
+        &["queue", "set-default-limit", "3"],
+        &["queue", "set-rate", "mail", "--units", "60", "--per", "1m"],
+        &["queue", "set-resource", "gpu", "--slots", "1"],
+        &[
+            "queue",
+            "set-resource",
+            "tokens",
+            "--units",
+            "9",
+            "--per",
+            "1s",
+            "--burst",
+            "20",
+        ],
+    ] {
+        let ran = node.regrow(verb).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    let rules = node.regrow(&["queue", "rules", "--json"]).await.json();
+    assert_eq!(rules["class_weights"]["bulk"], 0.5);
+    assert_eq!(rules["rates"]["mail"]["period_ms"], 60_000);
+    assert_eq!(rules["gates"]["resource/tokens"]["total"], 20);
+    let shown = node.regrow(&["queue", "rules"]).await;
+    assert!(shown.out.contains("resource/gpu"), "{shown:?}");
+    let removed = node
+        .regrow(&["queue", "set-rate", "mail", "--remove"])
+        .await;
+    assert_eq!(removed.code, 0, "{removed:?}");
+    let unclear = node.regrow(&["queue", "set-rate", "mail"]).await;
+    assert_eq!(unclear.code, 2, "{unclear:?}");
+    node.queue
+        .submit(NewTask::new("nobody", Json::null()))
+        .await
+        .expect("room");
+    let listed = node.regrow(&["tasks", "list", "--json"]).await.json();
+    let id = listed["tasks"][0]["id"].as_str().expect("an id");
+    let why = node.regrow(&["tasks", "explain", id]).await;
+    assert!(
+        why.out
+            .contains("no_worker: no worker asks for tasks of kind nobody"),
+        "{why:?}"
+    );
+}

@@ -404,6 +404,7 @@ impl From<ControlError> for ApiError {
                 .with("task", task.to_string())
                 .with("state", state.as_str())
                 .with("hint", hint),
+            ControlError::Invalid(_) => Self::new(Code::ValidationFailed, detail),
             ControlError::NotAdmitted(refused) => refused.into(),
             ControlError::Store(error) => error.into(),
         }

@@ -88,6 +88,15 @@ impl Fields {
         value.ok()
     }
 
+    /// A field that decodes itself; `must_be` completes "must be …". Null counts as absent.
+    pub(crate) fn decoded<T: for<'de> Deserialize<'de>>(
+        &mut self,
+        field: &str,
+        must_be: &str,
+    ) -> Option<T> {
+        self.take(field, must_be)
+    }
+
     /// Text without control characters, except line breaks and tabs where `prose`.
     pub(crate) fn text(&mut self, field: &str, prose: bool) -> Option<String> {
         let text: String = self.take(field, "text")?;

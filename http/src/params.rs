@@ -89,6 +89,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
     }
 }
 
+/// The name that the path ends with, such as a resource's.
+pub(crate) struct NamePath(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let invalid = |detail: String| ApiError::new(Code::InvalidParameter, detail);
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| invalid(error.to_string()))?;
+        let name = params.iter().next().map(|(_, name)| name.to_owned());
+        name.map(Self)
+            .ok_or_else(|| invalid("the path ends without a name".into()))
+    }
+}
+
 /// The task that the path names.
 pub(crate) struct TaskPath(pub(crate) TaskId);
 

@@ -19,7 +19,9 @@ use crate::config::HttpConfig;
 use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
-use crate::routes::{WAIT_MAX, agents, events, health, leases, metrics, queue, submit, tasks};
+use crate::routes::{
+    WAIT_MAX, agents, events, health, leases, metrics, queue, rules, submit, tasks,
+};
 use crate::state::{ApiParts, ApiState};
 
 /// The whole surface, ready to be served.
@@ -36,6 +38,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/tasks/{id}/tree", get(tasks::tree))
         .route("/v1/tasks/{id}/context", get(tasks::context))
         .route("/v1/tasks/{id}/events", get(events::of_task))
+        .route("/v1/tasks/{id}/explain", get(tasks::explain))
         .route("/v1/tasks/{id}/cancel", post(tasks::cancel))
         .route("/v1/tasks/{id}/retry", post(tasks::retry))
         .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))
@@ -49,6 +52,21 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/queue/drain", post(queue::drain))
         .route("/v1/queue/clear", post(queue::clear))
         .route("/v1/queue/max_size", put(queue::set_max_size))
+        .route("/v1/queue/rules", get(rules::show))
+        .route("/v1/queue/weights", put(rules::set_weights))
+        .route("/v1/queue/limits", put(rules::set_default_limit))
+        .route(
+            "/v1/queue/limits/{key}",
+            put(rules::set_limit).delete(rules::remove_limit),
+        )
+        .route(
+            "/v1/queue/rates/{key}",
+            put(rules::set_rate).delete(rules::remove_rate),
+        )
+        .route(
+            "/v1/queue/resources/{name}",
+            put(rules::set_resource).delete(rules::remove_resource),
+        )
         .route("/v1/agents", get(agents::list))
         .route("/v1/agents/{id}/inject", post(agents::inject))
         .route("/v1/tree", get(agents::tree))

@@ -6,6 +6,7 @@ pub(crate) mod health;
 pub(crate) mod leases;
 pub(crate) mod metrics;
 pub(crate) mod queue;
+pub(crate) mod rules;
 pub(crate) mod submit;
 pub(crate) mod tasks;
 

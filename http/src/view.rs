@@ -1,5 +1,7 @@
 //! How tasks look in JSON: flat, with instants as RFC 3339 text.
 
+use std::collections::BTreeMap;
+
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::ids::{Epoch, TaskId};
 use regrow_runtime::json::Json;
@@ -51,6 +53,10 @@ pub(crate) struct TaskJson<'a> {
     submitted_at: Instant,
     run_at: Option<Instant>,
     deadline: Option<Instant>,
+    expires_at: Option<Instant>,
+    concurrency_key: Option<&'a str>,
+    rate_key: Option<&'a str>,
+    needs: Option<&'a BTreeMap<String, u64>>,
     finished_at: Option<Instant>,
     result: Option<&'a Json>,
     error: Option<&'a str>,
@@ -60,6 +66,7 @@ pub(crate) struct TaskJson<'a> {
 impl<'a> From<&'a TaskView> for TaskJson<'a> {
     fn from(view: &'a TaskView) -> Self {
         let (body, end) = (&view.body, view.end.as_ref());
+        let terms = body.terms.as_deref();
         // What ended has no run any more; should both be there, the end counts.
         let run = if end.is_some() {
             None
@@ -91,6 +98,12 @@ impl<'a> From<&'a TaskView> for TaskJson<'a> {
             submitted_at: Instant(body.submitted_at),
             run_at: run.map(|run| Instant(run.run_at)),
             deadline: body.deadline.map(Instant),
+            expires_at: terms.and_then(|terms| terms.expires_at).map(Instant),
+            concurrency_key: terms.and_then(|terms| terms.concurrency_key.as_deref()),
+            rate_key: terms.and_then(|terms| terms.rate_key.as_deref()),
+            needs: terms
+                .map(|terms| &terms.needs)
+                .filter(|needs| !needs.is_empty()),
             finished_at: end.map(|end| Instant(end.finished_at)),
             result: end.and_then(|end| end.result.as_ref()),
             error: end.and_then(|end| end.error.as_deref()),

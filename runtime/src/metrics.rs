@@ -12,6 +12,15 @@ pub const TASKS_ENDED: &str = "regrow_tasks_ended_total";
 pub const TASKS_LIVE: &str = "regrow_tasks_live";
 /// Claimable tasks, by `lane` (gauge). Rising: workers are too few or stuck.
 pub const QUEUE_DEPTH: &str = "regrow_queue_depth";
+/// Available tasks that wait at a concurrency limit, a rate or a resource (gauge). Rising: see
+/// `regrow queue rules` for the gate.
+pub const QUEUE_PARKED: &str = "regrow_queue_parked";
+/// Part of the leases of late, by `side` (class or tenant) and `name` (gauge, 0 to 1). The
+/// first names seen have a label of their own, the rest are `other`.
+pub const QUEUE_SHARE: &str = "regrow_queue_served_share";
+/// Part that the weights give, beside `regrow_queue_served_share` (gauge, 0 to 1). Served far
+/// below it while tasks wait: workers of its kinds are missing, or gates hold it back.
+pub const QUEUE_FAIR_SHARE: &str = "regrow_queue_fair_share";
 /// Share of `queue.max_size` in use (0 to 1). Above 0.75: submissions will soon be refused.
 pub const QUEUE_UTILIZATION: &str = "regrow_queue_utilization";
 /// Leases given (count).

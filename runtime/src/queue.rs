@@ -10,12 +10,17 @@
 pub mod backlog;
 pub mod control;
 pub mod error;
+pub mod explain;
+pub mod fairness;
+pub mod gate;
 pub mod keeper;
 mod leasing;
 mod life;
+mod line;
 pub(crate) mod machine;
 mod operating;
 pub mod retry;
+pub mod rules;
 mod submission;
 pub mod task;
 
@@ -28,12 +33,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use self::control::QueueLimits;
+use self::line::Line;
 use self::machine::{Loading, Machine, Published};
 use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
 use crate::store::writer::{Told, Writer, cut_off};
-use crate::store::{Changes, StoreError};
+use crate::store::{Changes, Document, Store, StoreError};
 
 /// What a worker asks for.
 #[derive(Clone, Debug)]
@@ -75,8 +81,8 @@ struct Inner {
     writer: Writer,
     bus: EventBus,
     clock: Clock,
-    /// Tasks may have become claimable.
-    ready: Notify,
+    /// Who waits for tasks.
+    line: Line,
     /// Something is due earlier than the keeper thinks.
     sooner: Notify,
     /// When the keeper wakes next, as a [`Timestamp`].
@@ -123,6 +129,7 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
+        machine.restore_gates(&Self::gates(writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
@@ -131,7 +138,7 @@ impl Queue {
             writer,
             bus,
             clock,
-            ready: Notify::new(),
+            line: Line::default(),
             sooner: Notify::new(),
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
@@ -155,8 +162,6 @@ impl Queue {
             if !published.is_empty() {
                 queue.publish(published);
             }
-            // Once per commit: waking every idle worker for every task would add up.
-            queue.0.ready.notify_waiters();
             let bus = &queue.0.bus;
             if bus.is_deserted() {
                 return;
@@ -188,6 +193,11 @@ impl Queue {
         &self.0.bus
     }
 
+    async fn gates(store: &Store) -> Result<Vec<Document>, StoreError> {
+        let max = u32::try_from(2 * rules::ENTRIES_MAX).unwrap_or(u32::MAX);
+        store.documents(machine::GATE_SPACE, "", max).await
+    }
+
     async fn reload(&self) -> Result<(), StoreError> {
         let _loading = self.0.loading.lock().await;
         let snapshot = self.store().snapshot().await?;
@@ -205,7 +215,7 @@ impl Queue {
         self.0.writer.readmit();
         self.hand_over(&mut machine, None);
         drop(machine);
-        self.0.ready.notify_waiters();
+        self.0.line.call_all();
         Ok(())
     }
 
@@ -217,6 +227,7 @@ impl Queue {
     ) {
         self.hurry(machine);
         let outbox = machine.take_outbox();
+        self.0.line.call(&outbox.fresh);
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
             return;
         }

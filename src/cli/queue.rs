@@ -1,11 +1,14 @@
 //! `regrow queue`: look at the queue and turn its switches.
 
+mod rules;
+
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
 
+use self::rules::RulesVerb;
 use super::Failure;
 use super::dead_letters::{self, Which};
 use super::output::facts;
@@ -57,10 +60,12 @@ enum QueueVerb {
         #[arg(value_parser = max_size)]
         n: MaxSize,
     },
+    #[command(flatten)]
+    Rules(RulesVerb),
 }
 
 #[derive(Clone, Copy, Debug)]
-struct MaxSize(Option<u64>);
+pub(super) struct MaxSize(Option<u64>);
 
 fn max_size(text: &str) -> Result<MaxSize, String> {
     if text == "default" {
@@ -84,9 +89,55 @@ struct Stats {
     lanes: BTreeMap<String, u64>,
     kinds: BTreeMap<String, u64>,
     counters: BTreeMap<String, u64>,
+    parked: u64,
+    fairness: Fairness,
+}
+
+/// Served shares against weights.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Fairness {
+    window_ms: u64,
+    classes: BTreeMap<String, Share>,
+    tenants: BTreeMap<String, Share>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Share {
+    served: u64,
+    waiting: u64,
+    weight: f64,
+    share: f64,
+    fair_share: f64,
+}
+
+impl Share {
+    fn text(&self, name: &str) -> String {
+        format!(
+            "{name} {:.0} % of {:.0} % due ({} served, {} waiting, weight {})",
+            self.share * 100.0,
+            self.fair_share * 100.0,
+            self.served,
+            self.waiting,
+            self.weight
+        )
+    }
 }
 
 impl Stats {
+    fn shares(&self, shares: &BTreeMap<String, Share>) -> String {
+        if shares.is_empty() {
+            return "none served or waiting of late".to_owned();
+        }
+        let seconds = self.fairness.window_ms / 1_000;
+        let texts: Vec<String> = shares
+            .iter()
+            .map(|(name, share)| share.text(name))
+            .collect();
+        format!("{} (last {seconds} s)", texts.join("; "))
+    }
+
     fn facts(&self) -> String {
         let counted = |counts: &BTreeMap<String, u64>| {
             let known = counts.iter().filter(|(_, count)| 0 < **count);
@@ -118,7 +169,10 @@ impl Stats {
             ("states", counted(&self.states)),
             ("lanes", counted(&self.lanes)),
             ("kinds", counted(&self.kinds)),
+            ("at gates", format!("{} waiting", self.parked)),
             ("since start", counted(&self.counters)),
+            ("classes", self.shares(&self.fairness.classes)),
+            ("tenants", self.shares(&self.fairness.tenants)),
         ])
     }
 }
@@ -184,6 +238,7 @@ pub(crate) async fn run(args: QueueArgs) -> Result<(), Failure> {
         client.post(&path, "{}".to_owned()).await
     };
     let reply = match args.verb {
+        QueueVerb::Rules(verb) => return rules::run(&client, args.node.json, verb).await,
         QueueVerb::Concurrency => {
             let reply = client.get("/v1/queue/concurrency").await?;
             return show(&reply, args.node.json, || {

@@ -51,6 +51,11 @@ enum TasksVerb {
         #[arg(long)]
         follow: bool,
     },
+    /// Say why a task is not running yet
+    Explain {
+        /// The task's id
+        id: String,
+    },
     /// Call a task off
     Cancel {
         /// The task's id
@@ -228,6 +233,11 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
             })
         }
         TasksVerb::Events { id, follow: true } => follow(&client, json, &id).await,
+        TasksVerb::Explain { id } => {
+            let path = format!("/v1/tasks/{}/explain", encoded(&id));
+            let reply = client.get(&path).await?;
+            show(&reply, json, || Ok(reply.decode::<Explanation>()?.text()))
+        }
         TasksVerb::Cancel { id } => {
             let path = format!("/v1/tasks/{}/cancel", encoded(&id));
             let reply = client.post(&path, "{}".to_owned()).await?;
@@ -251,6 +261,36 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
                 Ok(format!("task {} is {state} again", task.id))
             })
         }
+    }
+}
+
+/// Why a task is not running yet, as the node says it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Explanation {
+    id: String,
+    state: String,
+    reasons: Vec<Reason>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Reason {
+    code: String,
+    text: String,
+}
+
+impl Explanation {
+    fn text(&self) -> String {
+        let mut lines = vec![format!("task {} is {}", self.id, self.state)];
+        if self.reasons.is_empty() {
+            lines.push("nothing keeps it but the next request of a worker".to_owned());
+        }
+        let reasons = self.reasons.iter();
+        lines.extend(
+            reasons.map(|reason| format!("  {}: {}", reason.code, line(&reason.text, 400))),
+        );
+        lines.join("\n")
     }
 }
 

@@ -46,11 +46,14 @@ enum Verb {
         #[arg(long, conflicts_with = "names")]
         write: bool,
     },
-    /// Longer runs of the tests that kill processes.
+    /// Longer runs of the tests that kill processes and cut the power.
     Soak {
         /// How often each test kills.
         #[arg(long, default_value_t = 200)]
         kills: u32,
+        /// How often the power is cut.
+        #[arg(long, default_value_t = 500)]
+        cuts: u32,
     },
 }
 
@@ -77,7 +80,7 @@ fn main() -> ExitCode {
             names,
             write,
         } => bench(&names, write),
-        Verb::Soak { kills } => soak(kills),
+        Verb::Soak { kills, cuts } => soak(kills, cuts),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -276,15 +279,17 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
     Ok(())
 }
 
-fn soak(kills: u32) -> Result<(), Failed> {
+fn soak(kills: u32, cuts: u32) -> Result<(), Failed> {
     let server = Server::start()?;
     for (step, tests) in [
         ("kill -9", "kill_nine"),
         ("PostgreSQL faults", "postgres_faults"),
+        ("power cuts", "disk"),
     ] {
         let mut command = cargo(&["test", "--release", "--package", "regrow-runtime"]);
         command.args(["--test", tests, "--", "--nocapture"]);
         command.env("REGROW_KILLS", kills.to_string());
+        command.env("REGROW_CUTS", cuts.to_string());
         server.tell(&mut command);
         run(step, command)?;
     }

@@ -130,6 +130,21 @@ fn describe() {
             Unit::Count,
             "Share of queue.max_size in use, 0 to 1. Above 0.75: refusals are near.",
         ),
+        (
+            names::QUEUE_PARKED,
+            Unit::Count,
+            "Available tasks that wait at a limit, a rate or a resource. Rising: see the gates.",
+        ),
+        (
+            names::QUEUE_SHARE,
+            Unit::Count,
+            "Part of the leases of late, 0 to 1, by side (class or tenant) and name.",
+        ),
+        (
+            names::QUEUE_FAIR_SHARE,
+            Unit::Count,
+            "Part that the weights give, 0 to 1, by side (class or tenant) and name.",
+        ),
         (names::AGENTS, Unit::Count, "Agents, by role and state."),
         (observe::CONNECTIONS, Unit::Count, "Open HTTP connections."),
     ];

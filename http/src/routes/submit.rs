@@ -7,7 +7,7 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::json::Json;
-use regrow_runtime::queue::task::NewTask;
+use regrow_runtime::queue::task::{NewTask, TaskTerms};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -18,7 +18,7 @@ use crate::state::ApiState;
 use crate::view::TaskJson;
 
 /// The last millisecond that RFC 3339 can write.
-const RUN_AT_MAX: u64 = 253_402_300_799_999;
+const INSTANT_MAX: u64 = 253_402_300_799_999;
 /// Ten years.
 const DEADLINE_MS_MAX: u64 = 315_360_000_000;
 /// The kind of task that turns a goal into others.
@@ -68,7 +68,7 @@ fn task(fields: &mut Fields, now: Timestamp) -> NewTask {
     task.class = fields.text("class", false);
     task.tenant = fields.text("tenant", false);
     task.idempotency_key = fields.text("idempotency_key", false);
-    task.run_at = run_at(fields);
+    task.run_at = instant(fields, "run_at");
     task.deadline = fields
         .number("deadline_ms", 1..=DEADLINE_MS_MAX, " ms")
         .map(|ms| now.after(Duration::from_millis(ms)));
@@ -76,12 +76,31 @@ fn task(fields: &mut Fields, now: Timestamp) -> NewTask {
         .number("max_attempts", 1..=1_000, "")
         .and_then(|attempts| attempts.try_into().ok());
     task.depends_on = fields.ids("depends_on");
+    let terms = terms(fields, now);
+    task.terms = (terms != TaskTerms::default()).then(|| Box::new(terms));
     task
 }
 
+/// What the task needs before it may start.
+fn terms(fields: &mut Fields, now: Timestamp) -> TaskTerms {
+    let expires_at = instant(fields, "expires_at");
+    let expires_ms = fields.number("expires_ms", 1..=DEADLINE_MS_MAX, " ms");
+    if expires_at.is_some() && expires_ms.is_some() {
+        fields.problem("expires_ms", "is given beside expires_at; give one of them");
+    }
+    let within = expires_ms.map(|ms| now.after(Duration::from_millis(ms)));
+    let needs = fields.decoded("needs", "an object of resources and whole numbers of units");
+    TaskTerms {
+        expires_at: expires_at.or(within),
+        concurrency_key: fields.text("concurrency_key", false),
+        rate_key: fields.text("rate_key", false),
+        needs: needs.unwrap_or_default(),
+    }
+}
+
 /// An instant as RFC 3339 text or as milliseconds since 1970.
-fn run_at(fields: &mut Fields) -> Option<Timestamp> {
-    let raw = fields.raw("run_at")?;
+fn instant(fields: &mut Fields, field: &str) -> Option<Timestamp> {
+    let raw = fields.raw(field)?;
     if raw.get() == "null" {
         return None;
     }
@@ -90,14 +109,14 @@ fn run_at(fields: &mut Fields) -> Option<Timestamp> {
         let at = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
         u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
     });
-    let within = millis.filter(|millis| *millis <= RUN_AT_MAX);
+    let within = millis.filter(|millis| *millis <= INSTANT_MAX);
     if within.is_none() {
         let found: String = raw.get().chars().take(60).collect();
         fields.problem(
-            "run_at",
+            field,
             format!(
                 "is {found}, must be RFC 3339 text such as \"2026-11-20T09:30:00Z\", or \
-                 milliseconds since 1970 up to {RUN_AT_MAX}"
+                 milliseconds since 1970 up to {INSTANT_MAX}"
             ),
         );
     }

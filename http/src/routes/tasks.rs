@@ -112,6 +112,17 @@ pub(crate) async fn show(
     }
 }
 
+/// `GET /v1/tasks/{id}/explain`: why it is not running yet.
+pub(crate) async fn explain(
+    State(state): State<ApiState>,
+    TaskPath(id): TaskPath,
+    params: Params,
+) -> Answer {
+    params.finish()?;
+    let explanation = state.queue.why(id).await?;
+    ok(&explanation.ok_or_else(|| ApiError::no_task(id))?)
+}
+
 pub(super) async fn found(state: &ApiState, id: TaskId) -> Result<TaskView, ApiError> {
     let view = state.queue.task(id).await?;
     view.ok_or_else(|| ApiError::no_task(id))

@@ -11,6 +11,7 @@ mod health;
 mod leases;
 mod node;
 mod operate;
+mod scheduling;
 mod server;
 mod streams;
 mod submit;

@@ -1,18 +1,27 @@
 //! The order of tasks that wait for a worker (pure).
 //!
 //! Each task gets a virtual start deadline when it becomes available: that instant plus
-//! its lane's slack. The earliest virtual deadline goes first. Urgent lanes have little
-//! slack, so they overtake; but nobody is overtaken by a task that became available more
-//! than the difference in slack after it, which bounds every wait without a second
-//! mechanism for ageing. Within a lane the order is first in, first out.
+//! its lane's slack. Of the lanes, the one whose oldest task has the earliest virtual
+//! deadline goes first. Urgent lanes have little slack, so they overtake; but a slot goes
+//! to another lane only while that lane's oldest task came at most the difference in slack
+//! later, which bounds every wait without a second mechanism for ageing. This is
+//! earliest-deadline-first (Liu and Layland, 1973) with per-lane relative deadlines.
 //!
-//! This is earliest-deadline-first (Liu and Layland, 1973) with per-lane relative deadlines.
+//! Within a lane, classes take turns by [deficit round robin](ring), and within a class its
+//! tenants do; within a tenant the order is first in, first out. Turns are kept per kind of
+//! task, since kinds do not share workers unless a worker asks for several: then the kind
+//! whose oldest task is the most overdue goes first.
 
-use std::collections::{BTreeMap, HashMap};
+mod lane;
+mod ring;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::task::Lane;
+pub(in crate::queue) use self::lane::LaneQueue;
+use super::rules::Rules;
+use super::task::{Lane, TaskBody};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 
@@ -26,66 +35,123 @@ impl Default for Slack {
     }
 }
 
+impl Slack {
+    /// The place of a task that became available at `since`.
+    pub(crate) fn place(&self, lane: Lane, since: Timestamp, seq: u64) -> Place {
+        (since.after(self.0[lane.index()]), seq)
+    }
+}
+
 /// A task's place in the order: its virtual deadline, then its order of acceptance.
 pub(crate) type Place = (Timestamp, u64);
+
+/// Where a waiting task stands among those before which nothing else goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Position {
+    /// Tasks of its own class and tenant before it; counted up to a bound.
+    pub(crate) ahead: usize,
+    /// The count stopped at the bound.
+    pub(crate) more: bool,
+    /// Tenants that share its class's turns, itself included.
+    pub(crate) tenants: usize,
+    /// Classes that share its lane's turns, its own included.
+    pub(crate) classes: usize,
+    /// Tasks of its kind and lane, itself included.
+    pub(crate) in_lane: usize,
+    /// Its class's part of the turns of its lane, and its tenant's of its class's.
+    pub(crate) class_share: f64,
+    pub(crate) tenant_share: f64,
+    /// Lanes of its kind whose oldest task goes before its own lane's.
+    pub(crate) lanes_before: [bool; 4],
+}
 
 /// Tasks that wait for a worker, by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    slack: Slack,
-    kinds: HashMap<Arc<str>, BTreeMap<Place, TaskId>>,
+    kinds: HashMap<Arc<str>, [LaneQueue; 4]>,
     lanes: [usize; 4],
 }
 
 impl Backlog {
-    pub(crate) fn new(slack: Slack) -> Self {
-        Self {
-            slack,
-            ..Self::default()
+    /// Adds a task at its place.
+    pub(crate) fn push(&mut self, body: &TaskBody, place: Place, rules: &Rules) {
+        if !self.kinds.contains_key(&body.kind) {
+            self.kinds.insert(body.kind.clone(), Default::default());
         }
-    }
-
-    /// Adds a task that became available at `since`, and says where it stands.
-    pub(crate) fn push(
-        &mut self,
-        kind: &Arc<str>,
-        lane: Lane,
-        since: Timestamp,
-        seq: u64,
-        id: TaskId,
-    ) -> Place {
-        let place = (since.after(self.slack.0[lane.index()]), seq);
-        if !self.kinds.contains_key(kind) {
-            self.kinds.insert(kind.clone(), BTreeMap::new());
-        }
-        if let Some(queue) = self.kinds.get_mut(kind)
-            && queue.insert(place, id).is_none()
+        if let Some(lanes) = self.kinds.get_mut(&body.kind)
+            && lanes[body.priority.index()].push(body, place, rules)
         {
-            self.lanes[lane.index()] += 1;
+            self.lanes[body.priority.index()] += 1;
         }
-        place
     }
 
     /// Takes a task out of the order, wherever it stands.
-    pub(crate) fn remove(&mut self, kind: &Arc<str>, lane: Lane, place: Place) {
-        let Some(queue) = self.kinds.get_mut(kind) else {
+    pub(crate) fn remove(&mut self, body: &TaskBody, place: Place) {
+        let Some(lanes) = self.kinds.get_mut(&body.kind) else {
             return;
         };
-        if queue.remove(&place).is_some() {
-            self.lanes[lane.index()] -= 1;
+        if lanes[body.priority.index()].remove(body, place) {
+            self.lanes[body.priority.index()] -= 1;
         }
-        if queue.is_empty() {
-            self.kinds.remove(kind);
+        if lanes.iter().all(LaneQueue::is_empty) {
+            self.kinds.remove(&body.kind);
         }
     }
 
-    /// The task of one of `kinds` that goes first.
-    pub(crate) fn first<S: AsRef<str>>(&self, kinds: &[S]) -> Option<TaskId> {
-        kinds
+    /// The task of one of `kinds` that goes first. Asking again gives the same one, unless
+    /// it was [charged](Self::charge) or removed.
+    pub(crate) fn first<S: AsRef<str>>(&mut self, kinds: &[S]) -> Option<TaskId> {
+        let head = |kind: &str| {
+            let lanes = self.kinds.get(kind)?.iter().enumerate();
+            lanes
+                .filter_map(|(lane, queue)| Some((queue.oldest()?, lane)))
+                .min()
+        };
+        let (_, lane, kind) = kinds
             .iter()
-            .filter_map(|kind| self.kinds.get(kind.as_ref())?.first_key_value())
-            .min_by_key(|(place, _)| **place)
-            .map(|(_, id)| *id)
+            .filter_map(|kind| {
+                head(kind.as_ref()).map(|(place, lane)| (place, lane, kind.as_ref()))
+            })
+            .min()?;
+        self.kinds.get_mut(kind)?[lane].first()
+    }
+
+    /// The task was leased: its class and its tenant had their turn.
+    pub(crate) fn charge(&mut self, body: &TaskBody) {
+        if let Some(lanes) = self.kinds.get_mut(&body.kind) {
+            lanes[body.priority.index()].charge(body);
+        }
+    }
+
+    /// Applies weights that have changed.
+    pub(crate) fn reweigh(&mut self, rules: &Rules) {
+        for queue in self.kinds.values_mut().flatten() {
+            queue.reweigh(rules);
+        }
+    }
+
+    /// Where a waiting task stands. Looks at no more than `max` tasks before it.
+    pub(crate) fn position(
+        &self,
+        body: &TaskBody,
+        place: Place,
+        max: usize,
+        rules: &Rules,
+    ) -> Option<Position> {
+        let lanes = self.kinds.get(&body.kind)?;
+        let own = &lanes[body.priority.index()];
+        let mut position = own.position(body, place, max, rules)?;
+        for (before, lane) in position.lanes_before.iter_mut().zip(lanes) {
+            *before = lane
+                .oldest()
+                .is_some_and(|oldest| own.oldest().is_some_and(|own| oldest < own));
+        }
+        Some(position)
+    }
+
+    /// The kind's name, if tasks of it wait.
+    pub(crate) fn kind(&self, kind: &str) -> Option<&Arc<str>> {
+        self.kinds.get_key_value(kind).map(|(kind, _)| kind)
     }
 
     /// Waiting tasks per lane, indexed by [`Lane::index`].
@@ -95,90 +161,16 @@ impl Backlog {
 
     /// Waiting tasks per kind.
     pub(crate) fn per_kind(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
-        self.kinds.iter().map(|(kind, queue)| (kind, queue.len()))
+        self.kinds
+            .iter()
+            .map(|(kind, lanes)| (kind, lanes.iter().map(LaneQueue::len).sum()))
+    }
+
+    /// Class, tenant and number of waiting tasks of every flow, in no order.
+    pub(crate) fn per_flow(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, usize)> {
+        self.kinds.values().flatten().flat_map(LaneQueue::per_flow)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn kind() -> Arc<str> {
-        "k".into()
-    }
-
-    fn drain(backlog: &mut Backlog, tasks: &HashMap<TaskId, (Lane, Place)>) -> Vec<TaskId> {
-        let mut order = Vec::new();
-        while let Some(id) = backlog.first(&["k"]) {
-            let (lane, place) = tasks[&id];
-            backlog.remove(&kind(), lane, place);
-            order.push(id);
-        }
-        order
-    }
-
-    #[test]
-    fn lanes_overtake_in_order_when_submitted_together() {
-        let mut backlog = Backlog::new(Slack::default());
-        let mut tasks = HashMap::new();
-        let mut expected = Vec::new();
-        for (seq, lane) in Lane::ALL.into_iter().rev().enumerate() {
-            let id = TaskId::fresh();
-            let place = backlog.push(&kind(), lane, Timestamp(1_000), seq as u64, id);
-            tasks.insert(id, (lane, place));
-            expected.insert(0, id);
-        }
-        assert_eq!(drain(&mut backlog, &tasks), expected);
-    }
-
-    #[test]
-    fn a_low_task_starts_before_critical_ones_submitted_after_its_slack() {
-        let mut backlog = Backlog::new(Slack::default());
-        let low = TaskId::fresh();
-        backlog.push(&kind(), Lane::Low, Timestamp(0), 0, low);
-        for seq in 1..1_000 {
-            let at = Timestamp(120_000 + seq);
-            backlog.push(&kind(), Lane::Critical, at, seq, TaskId::fresh());
-        }
-        assert_eq!(backlog.first(&["k"]), Some(low));
-    }
-
-    #[test]
-    fn a_claim_of_other_kinds_sees_nothing() {
-        let mut backlog = Backlog::new(Slack::default());
-        backlog.push(&kind(), Lane::High, Timestamp(0), 0, TaskId::fresh());
-        assert_eq!(backlog.first(&["other"]), None);
-    }
-
-    proptest! {
-        #[test]
-        fn nobody_is_overtaken_by_more_than_the_difference_in_slack(
-            arrivals in prop::collection::vec((0_u64..300_000, 0_usize..4), 1..60)
-        ) {
-            let slack = Slack::default();
-            let mut backlog = Backlog::new(slack);
-            let mut tasks = HashMap::new();
-            let mut since = HashMap::new();
-            for (seq, (at, lane)) in arrivals.into_iter().enumerate() {
-                let (id, lane) = (TaskId::fresh(), Lane::ALL[lane]);
-                let place = backlog.push(&kind(), lane, Timestamp(at), seq as u64, id);
-                tasks.insert(id, (lane, place));
-                since.insert(id, Timestamp(at));
-            }
-            let count = tasks.len();
-            let order = drain(&mut backlog, &tasks);
-            prop_assert_eq!(order.len(), count);
-            prop_assert_eq!(backlog.per_lane(), [0; 4]);
-            for (i, first) in order.iter().enumerate() {
-                for second in &order[i + 1..] {
-                    let head_start = since[first].since(since[second]);
-                    let ahead = slack.0[tasks[second].0.index()]
-                        .saturating_sub(slack.0[tasks[first].0.index()]);
-                    prop_assert!(head_start <= ahead);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backlog::Slack;
+use super::fairness::Fairness;
 use super::retry::RetryBackoff;
+use super::rules::Rules;
 
 /// What an operator can turn while the node runs. Durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     /// No lease is given; submissions are accepted.
     pub paused: bool,
@@ -16,6 +18,9 @@ pub struct Control {
     pub draining: bool,
     /// Tasks that may wait at once; `None` follows the configuration.
     pub max_size: Option<u64>,
+    /// How tasks share workers, and what else limits them.
+    #[serde(default)]
+    pub rules: Rules,
 }
 
 /// Limits that the configuration sets.
@@ -24,7 +29,11 @@ pub struct QueueLimits {
     /// Tasks that may live without executing; one more is refused. Higher hides a slow
     /// worker for longer, lower refuses bursts.
     pub max_size: u64,
-    /// Bytes of payload that may live; bounds the node's memory.
+    /// Tasks that may be leased at once; further claims find nothing until some end.
+    /// Higher costs memory, lower may keep workers waiting.
+    pub leased_max: u64,
+    /// Bytes of payloads and other texts of tasks that may live, leased ones included;
+    /// bounds the node's memory.
     pub max_bytes: u64,
     /// Largest payload that may be submitted.
     pub payload_bytes_max: usize,
@@ -48,6 +57,7 @@ impl Default for QueueLimits {
     fn default() -> Self {
         Self {
             max_size: 100_000,
+            leased_max: 100_000,
             max_bytes: 512 << 20,
             payload_bytes_max: 1 << 20,
             result_bytes_max: 32 << 20,
@@ -68,7 +78,7 @@ pub struct QueueStats {
     pub size: u64,
     /// How many of them there may be.
     pub max_size: u64,
-    /// Bytes of payload of all live tasks.
+    /// Bytes of payloads and other texts of all live tasks.
     pub bytes: u64,
     /// No lease is given.
     pub paused: bool,
@@ -78,10 +88,14 @@ pub struct QueueStats {
     pub states: std::collections::BTreeMap<&'static str, u64>,
     /// Claimable tasks by lane.
     pub lanes: std::collections::BTreeMap<&'static str, u64>,
+    /// Available tasks that wait at a gate: a concurrency limit, a rate or a resource.
+    pub parked: u64,
     /// Claimable tasks by kind.
     pub kinds: std::collections::BTreeMap<String, u64>,
     /// Since the node started.
     pub counters: Counters,
+    /// Served shares against weights, of late.
+    pub fairness: Fairness,
 }
 
 impl QueueStats {

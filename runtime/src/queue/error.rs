@@ -133,6 +133,9 @@ pub enum ControlError {
         /// What would be allowed.
         hint: &'static str,
     },
+    /// The rules cannot be what they were asked to become.
+    #[error("rules are not valid: {}", .0.join("; "))]
+    Invalid(Vec<String>),
     /// A task that would live again finds no room.
     #[error("the task cannot live again at present")]
     NotAdmitted(#[source] AdmitError),

@@ -23,14 +23,21 @@ impl Queue {
     /// Cancellation safe: a lease is given only by returning it.
     pub async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Lease>, StoreError> {
         let deadline = tokio::time::Instant::now() + request.wait;
+        let leases = self.claim_now(request)?;
+        if !leases.is_empty() || request.max == 0 || request.wait.is_zero() {
+            return Ok(leases);
+        }
         loop {
-            let mut woken = std::pin::pin!(self.0.ready.notified());
-            woken.as_mut().enable();
+            // Whoever stands in line before he looks misses nothing.
+            let place = self.0.line.join(&request.kinds);
             let leases = self.claim_now(request)?;
-            if !leases.is_empty() || request.max == 0 {
+            if !leases.is_empty() {
                 return Ok(leases);
             }
-            if tokio::time::timeout_at(deadline, woken).await.is_err() {
+            if tokio::time::timeout_at(deadline, place.called())
+                .await
+                .is_err()
+            {
                 return self.claim_now(request);
             }
         }
@@ -47,13 +54,19 @@ impl Queue {
             return Err(refusal);
         }
         let now = self.0.clock.now();
-        let leases: Vec<Lease> = std::iter::from_fn(|| {
-            machine.claim(&request.kinds, &request.worker, request.lease, now)
-        })
-        .take(request.max)
-        .collect();
+        let ClaimRequest {
+            kinds,
+            worker,
+            lease,
+            ..
+        } = request;
+        let leases = machine.claim(kinds, worker, *lease, request.max, now);
         if !leases.is_empty() {
             self.hand_over(&mut machine, None);
+            // Whoever was called may have taken another task than the one he was called for.
+            if !self.0.line.is_empty() {
+                self.0.line.call(&machine.claimable(kinds));
+            }
             metrics::counter!(crate::metrics::LEASES_GIVEN).increment(leases.len() as u64);
         }
         Ok(leases)
@@ -151,7 +164,6 @@ impl Queue {
         let outcome = self
             .decide(|machine, now| machine.release(id, epoch, now))
             .await;
-        self.0.ready.notify_waiters();
         self.settled(outcome, epoch).await
     }
 
@@ -182,7 +194,6 @@ impl Queue {
                 _ => break outcome,
             }
         };
-        self.0.ready.notify_waiters();
         self.settled(outcome, epoch).await
     }
 
@@ -228,8 +239,6 @@ impl Queue {
         }
         let lost = machine.reclaim(worker, self.0.clock.now());
         self.hand_over(&mut machine, None);
-        drop(machine);
-        self.0.ready.notify_waiters();
         lost
     }
 

@@ -76,7 +76,6 @@ impl Queue {
         self.store().loaded(&lives);
         self.hand_over(&mut machine, None);
         drop(machine);
-        self.0.ready.notify_waiters();
         info!(tasks, "tasks of nodes that are gone are here");
         Ok(())
     }

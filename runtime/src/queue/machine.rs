@@ -13,8 +13,11 @@
 //!   above any that was ever given.
 
 mod end;
+mod explain;
 mod lease;
 mod load;
+mod passage;
+mod rate;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -22,12 +25,16 @@ mod timers;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use self::rate::Rate;
 use super::backlog::{Backlog, Place};
 use super::control::{Control, Counters, QueueLimits, QueueStats};
+use super::fairness::Served;
+use super::gate::{GateKey, Gates, Need};
 use super::task::{Lane, TaskBody, TaskEnd, TaskEvent, TaskEventKind, TaskRun, TaskState};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
@@ -35,6 +42,7 @@ use crate::store::Changes;
 
 pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
+pub(crate) use passage::GATE_SPACE;
 pub(crate) use submit::Dependencies;
 
 /// What happens once the changes that led to it are durable.
@@ -51,6 +59,8 @@ pub(crate) enum Published {
 pub(crate) struct Outbox {
     pub(crate) changes: Changes,
     pub(crate) publish: Vec<Published>,
+    /// Kinds of which a task has become claimable, once per task.
+    pub(crate) fresh: Vec<Arc<str>>,
 }
 
 /// A live task.
@@ -70,17 +80,52 @@ struct Entry {
     /// Steps recorded under the present lease; nobody may record one of them again.
     steps: HashSet<String>,
     place: Option<Place>,
+    /// The gate at which it waits; in the backlog, if it waits at none.
+    parked: Option<GateKey>,
+    /// What it needs of which gate.
+    needs: Box<[Need]>,
     timer: Option<Timestamp>,
 }
 
 type Key = (Arc<str>, String);
 
+/// A kind counts as claimed by somebody if it was asked for within this time.
+const ASKED_WITHIN: Duration = Duration::from_secs(30);
+/// Kinds of which it is remembered when they were asked for.
+const ASKED_MAX: usize = 4_096;
+
+fn asked_within(asked: &HashMap<Arc<str>, Timestamp>, kind: &str, now: Timestamp) -> bool {
+    asked
+        .get(kind)
+        .is_some_and(|at| now.since(*at) <= ASKED_WITHIN)
+}
+
+/// Waiting flows looked at for one report on fairness.
+const FLOWS_SHOWN_MAX: usize = 10_000;
+
+/// What a task weighs in `max_bytes`: the parts of its body that may be long.
+fn weight(body: &TaskBody) -> u64 {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let terms = body.terms.as_ref().map_or(0, |terms| {
+        let needs = terms.needs.keys().map(|name| name.len() + 8);
+        text(&terms.concurrency_key) + text(&terms.rate_key) + needs.sum::<usize>()
+    });
+    let bytes = body.payload.bytes() + text(&body.goal) + text(&body.idempotency_key) + terms;
+    (bytes + size_of::<TaskId>() * body.depends_on.len()) as u64
+}
+
 /// See the module.
 pub(crate) struct Machine {
     limits: QueueLimits,
     control: Control,
-    tasks: HashMap<TaskId, Entry>,
+    /// Boxed: a table of a million entries is half empty, and its room must be paid for.
+    tasks: HashMap<TaskId, Box<Entry>>,
     backlog: Backlog,
+    gates: Gates,
+    /// Gates at which something happened that may let others pass.
+    stirred: Vec<GateKey>,
+    /// When tasks of a kind were last asked for.
+    asked: HashMap<Arc<str>, Timestamp>,
     timers: BTreeSet<(Timestamp, u64, TaskId)>,
     keys: HashMap<Key, TaskId>,
     /// Keys of ended tasks, kept until every lookup that began before the end is over.
@@ -89,8 +134,10 @@ pub(crate) struct Machine {
     states: [u64; TaskState::ALL.len()],
     bytes: u64,
     counters: Counters,
-    /// Ends within the present and the previous window, for the measured rate.
+    served: Served,
+    /// Tasks that end, and bytes that they free.
     rate: Rate,
+    freed: Rate,
     next_seq: u64,
     next_epoch: u64,
     rng: SmallRng,
@@ -101,7 +148,10 @@ impl Machine {
     /// An empty machine whose epochs start above those of `boot - 1`.
     pub(crate) fn new(limits: QueueLimits, boot: u32, seed: u64) -> Self {
         Self {
-            backlog: Backlog::new(limits.slack),
+            backlog: Backlog::default(),
+            gates: Gates::default(),
+            stirred: Vec::new(),
+            asked: HashMap::new(),
             limits,
             control: Control::default(),
             tasks: HashMap::new(),
@@ -111,7 +161,9 @@ impl Machine {
             states: [0; TaskState::ALL.len()],
             bytes: 0,
             counters: Counters::default(),
+            served: Served::default(),
             rate: Rate::default(),
+            freed: Rate::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
             rng: SmallRng::seed_from_u64(seed),
@@ -135,14 +187,42 @@ impl Machine {
     }
 
     /// The switches.
-    pub(crate) fn control(&self) -> Control {
-        self.control
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
     }
 
     /// Turns the switches.
-    pub(crate) fn set_control(&mut self, control: Control) {
-        self.control = control;
+    pub(crate) fn set_control(&mut self, control: Control, now: Timestamp) {
+        let same = control.rules == self.control.rules;
+        if !same {
+            self.forget_meters(&control.rules, now);
+        }
+        self.control = control.clone();
         self.outbox.changes.control = Some(control);
+        if !same {
+            self.apply_rules(now);
+        }
+    }
+
+    /// Somebody asks for tasks of these kinds.
+    pub(crate) fn ask<S: AsRef<str>>(&mut self, kinds: &[S], now: Timestamp) {
+        for kind in kinds {
+            if let Some(at) = self.asked.get_mut(kind.as_ref()) {
+                *at = now;
+                continue;
+            }
+            if ASKED_MAX <= self.asked.len() {
+                self.asked.retain(|_, at| now.since(*at) <= ASKED_WITHIN);
+            }
+            if self.asked.len() < ASKED_MAX {
+                self.asked.insert(kind.as_ref().into(), now);
+            }
+        }
+    }
+
+    /// Somebody claims tasks of this kind.
+    fn is_asked(&self, kind: &str, now: Timestamp) -> bool {
+        asked_within(&self.asked, kind, now)
     }
 
     /// The limits in force.
@@ -151,7 +231,7 @@ impl Machine {
     }
 
     /// How the queue stands.
-    pub(crate) fn stats(&self) -> QueueStats {
+    pub(crate) fn stats(&mut self, now: Timestamp) -> QueueStats {
         let lanes = self.backlog.per_lane();
         QueueStats {
             size: self.size(),
@@ -168,12 +248,21 @@ impl Machine {
                 .iter()
                 .map(|lane| (lane.as_str(), lanes[lane.index()] as u64))
                 .collect(),
+            parked: self.gates.parked(),
             kinds: self
                 .backlog
                 .per_kind()
                 .map(|(kind, count)| (kind.to_string(), count as u64))
                 .collect(),
             counters: self.counters,
+            fairness: self.served.report(
+                self.backlog
+                    .per_flow()
+                    .chain(self.gates.per_flow())
+                    .take(FLOWS_SHOWN_MAX),
+                &self.control.rules,
+                now,
+            ),
         }
     }
 
@@ -204,24 +293,29 @@ impl Machine {
         };
         self.states[entry.run.state as usize] -= 1;
         self.states[state as usize] += 1;
-        if let Some(place) = entry.place.take() {
-            self.backlog
-                .remove(&entry.body.kind, entry.body.priority, place);
-        }
-        entry.run.state = state;
+        let was = std::mem::replace(&mut entry.run.state, state);
         if state != TaskState::Executing {
             entry.run.lease_until = None;
             entry.run.worker = None;
         }
-        if state == TaskState::Available && !entry.staged {
+        self.displace(id);
+        if was == TaskState::Executing && state != TaskState::Executing {
+            self.give_back(id);
+            if self.states[TaskState::Executing as usize] + 1 == self.limits.leased_max {
+                // Whoever found nothing because of the limit may look again.
+                let kinds = self.backlog.per_kind().map(|(kind, _)| kind.clone());
+                self.outbox.fresh.extend(kinds);
+            }
+        }
+        if state == TaskState::Available
+            && let Some(entry) = self.tasks.get(&id).filter(|entry| !entry.staged)
+        {
             let body = &entry.body;
             let since = entry.run.run_at.min(now).max(body.submitted_at);
-            entry.place =
-                Some(
-                    self.backlog
-                        .push(&body.kind, body.priority, since, body.seq, body.id),
-                );
+            let place = self.limits.slack.place(body.priority, since, body.seq);
+            self.place(id, place, now);
         }
+        self.wake(now);
         self.arm(id);
     }
 
@@ -256,47 +350,5 @@ impl Machine {
             detail,
         };
         self.outbox.changes.events.push((id, entry.body.seq, event));
-    }
-}
-
-/// Ends per second, measured over the last whole window and the present one.
-#[derive(Debug, Default)]
-struct Rate {
-    window: u64,
-    present: u64,
-    previous: u64,
-}
-
-impl Rate {
-    const WINDOW_MS: u64 = 5_000;
-
-    fn advance(&mut self, now: Timestamp) {
-        let window = now.0 / Self::WINDOW_MS;
-        if window != self.window {
-            self.previous = if window == self.window + 1 {
-                self.present
-            } else {
-                0
-            };
-            self.present = 0;
-            self.window = window;
-        }
-    }
-
-    fn count(&mut self, now: Timestamp) {
-        self.advance(now);
-        self.present += 1;
-    }
-
-    /// How long until `tasks` more have ended at this rate; between 1 s and 60 s.
-    fn until(&mut self, tasks: u64, now: Timestamp) -> std::time::Duration {
-        self.advance(now);
-        let span_ms = Self::WINDOW_MS + now.0 % Self::WINDOW_MS;
-        let ends = self.previous + self.present;
-        let wait_ms = tasks
-            .saturating_mul(span_ms)
-            .checked_div(ends)
-            .unwrap_or(60_000);
-        std::time::Duration::from_millis(wait_ms.clamp(1_000, 60_000))
     }
 }

@@ -1,7 +1,12 @@
 //! What an operator may do to tasks and to the queue, and look at.
 
+use std::collections::BTreeMap;
+
 use super::control::{Control, QueueStats};
 use super::error::ControlError;
+use super::explain::{Cause, Explanation, Reason};
+use super::gate::GateStanding;
+use super::rules::Rules;
 use super::task::{TaskEvent, TaskState, TaskView};
 use super::{Queue, Reopening};
 use crate::ids::TaskId;
@@ -95,16 +100,71 @@ impl Queue {
         self.turn(|control| control.max_size = max_size).await
     }
 
+    /// Changes how tasks share workers and what limits them, live. Survives restarts.
+    /// Running tasks keep what they hold, also when there is less of it now.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Invalid`] names everything that is wrong; [`ControlError::Store`].
+    pub async fn change_rules(&self, change: impl FnOnce(&mut Rules)) -> Result<(), ControlError> {
+        self.decide(|machine, now| {
+            let mut control = machine.control().clone();
+            change(&mut control.rules);
+            let problems = control.rules.problems();
+            if !problems.is_empty() {
+                return Err(ControlError::Invalid(problems));
+            }
+            machine.set_control(control, now);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The rules in force, and how the gates stand that they name or that tasks use, up to
+    /// `max` gates.
+    #[must_use]
+    pub fn rules(&self, max: usize) -> (Rules, BTreeMap<String, GateStanding>) {
+        let machine = self.0.machine.lock();
+        let gates = machine.gates(max, self.0.clock.now());
+        (machine.control().rules.clone(), gates)
+    }
+
+    /// Why a task is not running yet; `None` if there is none of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn why(&self, id: TaskId) -> Result<Option<Explanation>, StoreError> {
+        let live = self.0.machine.lock().explain(id, self.0.clock.now());
+        if live.is_some() {
+            return Ok(live);
+        }
+        let view = self.store().task(id).await?;
+        Ok(view.map(|view| Explanation {
+            id,
+            state: view.state(),
+            reasons: view
+                .end
+                .map(|end| Cause::Ended {
+                    outcome: end.state,
+                    error: end.error,
+                })
+                .map(Reason::from)
+                .into_iter()
+                .collect(),
+        }))
+    }
+
     async fn turn(&self, change: impl FnOnce(&mut Control)) -> Result<Control, StoreError> {
         let control = self
-            .decide(|machine, _| {
-                let mut control = machine.control();
+            .decide(|machine, now| {
+                let mut control = machine.control().clone();
                 change(&mut control);
-                machine.set_control(control);
+                machine.set_control(control.clone(), now);
                 Ok::<_, StoreError>(control)
             })
             .await?;
-        self.0.ready.notify_waiters();
+        self.0.line.call_all();
         Ok(control)
     }
 
@@ -121,7 +181,7 @@ impl Queue {
     /// How the queue stands; does not touch the disk.
     #[must_use]
     pub fn stats(&self) -> QueueStats {
-        self.0.machine.lock().stats()
+        self.0.machine.lock().stats(self.0.clock.now())
     }
 
     /// One task as it is stored, or `None` if there is none of that id.

@@ -1,5 +1,6 @@
 //! What a task is: its immutable body, its changing run, and the log of what happened to it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -192,7 +193,20 @@ pub struct NewTask {
 /// JSON beside the body; fields that are not set are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct TaskTerms {}
+pub struct TaskTerms {
+    /// Discarded when no worker has started it by this instant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Only so many tasks of one key execute at once, see [`super::rules::Rules::limits`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
+    /// Tasks of one key start at a rate, see [`super::rules::Rules::rates`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_key: Option<String>,
+    /// Units of named resources, see [`super::rules::Rules::resources`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub needs: BTreeMap<String, u64>,
+}
 
 impl NewTask {
     /// An ordinary task, to be adjusted by setting fields.

@@ -7,6 +7,7 @@
 mod durability;
 mod leases;
 mod listing;
+mod scheduling;
 #[path = "../../tests/database/schema.rs"]
 pub(super) mod schema;
 

@@ -161,8 +161,13 @@ impl DataDir {
             writeln!(marker, "{LAYOUT}")?;
             marker.sync_all()?;
             fs::rename(&draft, self.path.join("VERSION"))?;
-            // A new file is only durable when its directory is.
-            File::open(&self.path)?.sync_all()
+            // A new file is only durable when its directory is, and that only when its own is.
+            File::open(&self.path)?.sync_all()?;
+            for above in fs::canonicalize(&self.path)?.ancestors().skip(1) {
+                // One that we may not open existed before.
+                let _ = File::open(above).and_then(|above| above.sync_all());
+            }
+            Ok(())
         };
         let path = self.path.clone();
         write().map_err(|cause| DataDirError::Unusable {

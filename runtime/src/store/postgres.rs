@@ -182,19 +182,17 @@ impl Postgres {
                 "the server runs with fsync = off: what is acknowledged may be lost when its machine stops"
             );
         }
-        MIGRATOR
-            .run(&mut connection)
-            .await
-            .map_err(|error| match error {
-                MigrateError::VersionMissing(migration) => OpenError::Newer {
-                    database: database(),
+        MIGRATOR.run(&mut connection).await.map_err(|error| {
+            let (database, cause) = (database(), error.to_string());
+            if let MigrateError::VersionMissing(migration) = error {
+                OpenError::Newer {
+                    database,
                     migration,
-                },
-                other => OpenError::Failed {
-                    database: database(),
-                    cause: other.to_string(),
-                },
-            })?;
+                }
+            } else {
+                OpenError::Failed { database, cause }
+            }
+        })?;
         // The migrations' connection has nothing left to lose.
         let _ = connection.close().await;
         let (connection, backend) = writing(&config).await.map_err(failed)?;

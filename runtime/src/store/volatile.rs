@@ -70,7 +70,7 @@ impl Volatile {
             .filter_map(|id| Some((*id, tables.row(*id)?.end.as_ref()?.state)))
             .collect();
         Ok(Snapshot {
-            control: tables.control,
+            control: tables.control.clone(),
             next_seq: tables.next_seq.max(1),
             live,
             ended,
@@ -290,8 +290,8 @@ impl Tables {
                 None => drop(keys.remove(&key)),
             }
         }
-        if let Some(control) = changes.control {
-            self.control = control;
+        if let Some(control) = &changes.control {
+            self.control = control.clone();
         }
         if let Some(before) = changes.prune_before {
             self.prune(before);

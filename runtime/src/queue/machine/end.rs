@@ -156,6 +156,10 @@ impl Machine {
         if view.body.deadline.is_some_and(|deadline| deadline <= now) {
             return wrong(state, "its deadline has passed; submit a new task");
         }
+        let expiry = view.body.terms.as_ref().and_then(|terms| terms.expires_at);
+        if end.epoch == Epoch::NEVER && expiry.is_some_and(|expiry| expiry <= now) {
+            return wrong(state, "its time to start has passed; submit a new task");
+        }
         if self
             .check_dependencies(&view.body.depends_on, ended)
             .is_err()
@@ -273,7 +277,7 @@ impl Machine {
         }
         self.outbox.changes.ends.push((seq, end));
         self.outbox.publish.push(Published::Ended(id));
-        self.rate.count(now);
+        self.rate.count(1, now);
         if state == TaskState::Completed {
             Vec::new()
         } else {
@@ -288,7 +292,9 @@ impl Machine {
         };
         let state = entry.run.state;
         self.states[state as usize] -= 1;
-        self.bytes -= entry.body.payload.bytes() as u64;
+        let bytes = super::weight(&entry.body);
+        self.bytes -= bytes;
+        self.freed.count(bytes, now);
         if let Some(at) = entry.timer {
             self.timers.remove(&(at, entry.body.seq, id));
         }

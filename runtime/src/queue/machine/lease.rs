@@ -45,26 +45,56 @@ impl LossCause {
 }
 
 impl Machine {
-    /// Leases the first claimable task of `kinds` to `worker` for `duration`.
+    /// Leases at most `max` claimable tasks of `kinds` to `worker` for `duration`.
     pub(crate) fn claim<S: AsRef<str>>(
         &mut self,
         kinds: &[S],
         worker: &Arc<str>,
         duration: Duration,
+        max: usize,
+        now: Timestamp,
+    ) -> Vec<Lease> {
+        self.ask(kinds, now);
+        if self.control.paused {
+            return Vec::new();
+        }
+        let expires_at = now.after(duration.min(self.limits.lease_max));
+        std::iter::from_fn(|| self.lease(kinds, worker, expires_at, now))
+            .take(max)
+            .collect()
+    }
+
+    /// Those of `kinds` of which more tasks stand in the backlog.
+    pub(crate) fn claimable<S: AsRef<str>>(&self, kinds: &[S]) -> Vec<Arc<str>> {
+        let kinds = kinds
+            .iter()
+            .filter_map(|kind| self.backlog.kind(kind.as_ref()));
+        kinds.cloned().collect()
+    }
+
+    /// Leases the task that goes first.
+    fn lease<S: AsRef<str>>(
+        &mut self,
+        kinds: &[S],
+        worker: &Arc<str>,
+        expires_at: Timestamp,
         now: Timestamp,
     ) -> Option<Lease> {
-        if self.control.paused {
+        if self.limits.leased_max <= self.states[TaskState::Executing as usize] {
             return None;
         }
-        let id = self.backlog.first(kinds)?;
+        let id = self.first_with_units(kinds, now)?;
         // More leases than 32 bits count may have been given in one life of the node.
         self.next_epoch = self.next_epoch.max(self.tasks.get(&id)?.run.epoch.0);
         let epoch = self.fresh_epoch();
-        let expires_at = now.after(duration.min(self.limits.lease_max));
         let entry = self.tasks.get_mut(&id)?;
         entry.steps.clear();
         entry.run.attempt += 1;
         entry.run.epoch = epoch;
+        self.backlog.charge(&entry.body);
+        self.served
+            .count(&entry.body.class, &entry.body.tenant, now);
+        self.take_units(id, now);
         self.enter(id, TaskState::Executing, now);
         let entry = self.tasks.get_mut(&id)?;
         entry.run.worker = Some(worker.clone());

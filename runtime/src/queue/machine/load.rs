@@ -7,6 +7,7 @@ use super::lease::LossCause;
 use super::{Dependencies, Entry, Machine};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
+use crate::queue::gate;
 use crate::queue::task::{TaskBody, TaskEnd, TaskRun, TaskState};
 use crate::store::Snapshot;
 use crate::store::postgres::Takeover;
@@ -30,6 +31,10 @@ impl Machine {
         let old = std::mem::replace(self, fresh);
         self.counters = old.counters;
         self.rate = old.rate;
+        self.freed = old.freed;
+        self.served = old.served;
+        self.asked = old.asked;
+        self.adopt_meters(&old.gates, now);
         self.rng = old.rng;
         self.next_epoch = old.next_epoch;
         if let Some(boots) = snapshot.boots {
@@ -69,16 +74,18 @@ impl Machine {
         }
         for id in held {
             match loading {
-                Loading::Boot => self.lose_lease(id, LossCause::NodeEnded, now),
+                Loading::Boot => self.lose_for_good(id, LossCause::NodeEnded, now),
                 Loading::Recovery { grace_ms } => {
                     let given = old.tasks.get(&id).map(|entry| entry.run.epoch);
                     let stored = self.tasks.get(&id).map(|entry| entry.run.epoch);
-                    if given.is_none() {
-                        // Inherited: whoever held it is gone.
-                        self.lose_lease(id, LossCause::NodeEnded, now);
-                    } else if stored < given {
-                        // A later lease was given out, so this one must not come back.
-                        self.lose_lease(id, LossCause::Superseded, now);
+                    if given.is_none_or(|given| stored < Some(given)) {
+                        // It was inherited and its holder is gone, or a later lease was given
+                        // out: this one must not come back.
+                        let cause = match given {
+                            None => LossCause::NodeEnded,
+                            Some(_) => LossCause::Superseded,
+                        };
+                        self.lose_for_good(id, cause, now);
                     } else if let Some(entry) = self.tasks.get_mut(&id) {
                         entry.run.lease_until = Some(Timestamp(now.0 + grace_ms));
                     }
@@ -118,10 +125,29 @@ impl Machine {
             self.cancel_now(id, &why, now);
         }
         for id in held {
-            self.lose_lease(id, LossCause::NodeEnded, now);
+            self.lose_for_good(id, LossCause::NodeEnded, now);
         }
         for id in adopted {
             self.publish_task(id, now);
+        }
+    }
+
+    /// A lease is over whatever becomes of the commit that says so: others may have been
+    /// given out since. The task goes on under a later epoch, so that the stored one stays
+    /// stale when it is read again.
+    fn lose_for_good(&mut self, id: TaskId, cause: LossCause, now: Timestamp) {
+        self.lose_lease(id, cause, now);
+        let Some(entry) = self.tasks.get(&id) else {
+            return;
+        };
+        let ended = entry.end.is_some();
+        self.next_epoch = self.next_epoch.max(entry.run.epoch.0);
+        let epoch = self.fresh_epoch();
+        if let Some(entry) = self.tasks.get_mut(&id) {
+            entry.run.epoch = epoch;
+        }
+        if !ended {
+            self.save(id);
         }
     }
 
@@ -184,14 +210,14 @@ impl Machine {
     }
 
     fn insert(&mut self, body: Arc<TaskBody>, run: TaskRun) {
-        self.bytes += body.payload.bytes() as u64;
+        self.bytes += super::weight(&body);
         self.states[run.state as usize] += 1;
         if let Some(key) = &body.idempotency_key {
             self.keys
                 .insert((body.tenant.clone(), key.clone()), body.id);
         }
         let entry = Entry {
-            body,
+            body: body.clone(),
             run,
             end: None,
             staged: true,
@@ -200,9 +226,14 @@ impl Machine {
             children: Vec::new(),
             steps: HashSet::new(),
             place: None,
+            parked: None,
+            needs: gate::needs(body.terms.as_deref()),
             timer: None,
         };
-        self.tasks.insert(entry.body.id, entry);
+        if entry.run.state == TaskState::Executing {
+            self.gates.hold(&entry.needs);
+        }
+        self.tasks.insert(entry.body.id, Box::new(entry));
     }
 
     /// Connects a loaded task with its parent and dependencies. Returns a dependency that

@@ -7,7 +7,11 @@ use super::{Entry, Machine, Published};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::queue::error::AdmitError;
-use crate::queue::task::{NewChild, NewTask, TaskBody, TaskEventKind, TaskRun, TaskState};
+use crate::queue::gate;
+use crate::queue::rules::{NAME_BYTES_MAX, Resource};
+use crate::queue::task::{
+    NewChild, NewTask, TaskBody, TaskEventKind, TaskRun, TaskState, TaskTerms,
+};
 
 /// How tasks ended that are no longer live, as read from the store before the decision.
 pub(crate) type Dependencies = HashMap<TaskId, TaskState>;
@@ -15,6 +19,9 @@ pub(crate) type Dependencies = HashMap<TaskId, TaskState>;
 /// The last instant that a task may name: the end of the year 9999. Stores keep times as
 /// signed integers, and no person means a later one.
 const LATEST: Timestamp = Timestamp(253_402_300_799_999);
+
+/// Resources that one task may name.
+const NEEDS_MAX: usize = 16;
 
 /// The answer to a submission.
 #[derive(Debug)]
@@ -203,10 +210,60 @@ impl Machine {
                 task.depends_on.len()
             ));
         }
+        if let Some(terms) = &task.terms {
+            self.check_terms(terms, &mut problems);
+        }
         if problems.is_empty() {
             Ok(())
         } else {
             Err(AdmitError::Invalid(problems))
+        }
+    }
+
+    fn check_terms(&self, terms: &TaskTerms, problems: &mut Vec<String>) {
+        let keys = [
+            ("concurrency_key", terms.concurrency_key.as_deref()),
+            ("rate_key", terms.rate_key.as_deref()),
+        ];
+        for (name, key) in keys {
+            if let Some(key) = key
+                && (key.is_empty() || NAME_BYTES_MAX < key.len())
+            {
+                let bytes = key.len();
+                problems.push(format!(
+                    "{name} has {bytes} bytes, must have 1 to {NAME_BYTES_MAX}"
+                ));
+            }
+        }
+        if NEEDS_MAX < terms.needs.len() {
+            let count = terms.needs.len();
+            problems.push(format!(
+                "needs names {count} resources, at most {NEEDS_MAX}"
+            ));
+        }
+        for (name, units) in terms.needs.iter().take(NEEDS_MAX) {
+            let resource = self.control.rules.resources.get(name);
+            let shown: String = name.chars().take(80).collect();
+            match resource.map(Resource::total) {
+                None => problems.push(format!(
+                    "needs {units} of `{shown}`, which is no known resource; define it with \
+                     PUT /v1/queue/resources/{shown}"
+                )),
+                Some(total) if total < *units => problems.push(format!(
+                    "needs {units} of `{shown}`, of which there are {total} in all; ask for \
+                     less, or raise it with PUT /v1/queue/resources/{shown}"
+                )),
+                Some(_) if *units == 0 => {
+                    problems.push(format!("needs 0 of `{shown}`; leave it out instead"));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(at) = terms.expires_at.filter(|at| LATEST < *at) {
+            problems.push(format!(
+                "expires_at is {} ms after 1970, must be before the year 10000",
+                at.0
+            ));
         }
     }
 
@@ -230,7 +287,8 @@ impl Machine {
         }
         let max_bytes = self.limits.max_bytes.saturating_mul(share);
         if max_bytes < self.bytes + bytes {
-            let retry_after = self.rate.until(1, now);
+            let over = self.bytes + bytes - max_bytes;
+            let retry_after = self.freed.until(over, now);
             return Err(AdmitError::FullOfBytes {
                 bytes: self.bytes,
                 max_bytes,
@@ -326,11 +384,11 @@ impl Machine {
         if let Some(key) = &body.idempotency_key {
             self.keys.insert((body.tenant.clone(), key.clone()), id);
         }
-        self.bytes += body.payload.bytes() as u64;
+        self.bytes += super::weight(&body);
         self.states[state as usize] += 1;
         self.outbox.changes.bodies.push(body.clone());
         let entry = Entry {
-            body,
+            body: body.clone(),
             run,
             end: None,
             staged: true,
@@ -339,9 +397,11 @@ impl Machine {
             children: Vec::new(),
             steps: HashSet::new(),
             place: None,
+            parked: None,
+            needs: gate::needs(body.terms.as_deref()),
             timer: None,
         };
-        self.tasks.insert(id, entry);
+        self.tasks.insert(id, Box::new(entry));
         self.log(id, TaskEventKind::Submitted, None, None, now);
         self.save(id);
         self.outbox.publish.push(Published::Task(id));

@@ -2,20 +2,32 @@
 
 use std::time::Duration;
 
-use super::Machine;
 use super::lease::LossCause;
+use super::{Entry, Machine};
 use crate::clock::Timestamp;
-use crate::ids::TaskId;
+use crate::ids::{Epoch, TaskId};
 use crate::queue::task::{TaskEventKind, TaskState};
 
 /// Ended tasks' idempotency keys stay in memory this long: longer than a lookup in the
 /// store may take, so that a lookup that began before the end cannot miss both.
 const RECENT_KEYS: Duration = Duration::from_secs(60);
 
+/// Why an expired task was discarded.
+const NOT_STARTED: &str = "it expired: no worker had started it by its expires_at";
+
+impl Entry {
+    /// When it is discarded unless it was started, for one that was not.
+    pub(super) fn expiry(&self) -> Option<Timestamp> {
+        let never = self.run.epoch == Epoch::NEVER;
+        self.body.terms.as_ref()?.expires_at.filter(|_| never)
+    }
+}
+
 impl Machine {
     /// The next instant at which [`tick`](Self::tick) has something to do.
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _, _)| *at)
+        let task = self.timers.first().map(|(at, _, _)| *at);
+        task.into_iter().chain(self.gates.next_due()).min()
     }
 
     /// Applies everything that is due at `now`.
@@ -29,6 +41,10 @@ impl Machine {
                 entry.timer = None;
             }
             self.due(id, now);
+        }
+        while let Some(gate) = self.gates.pop_due(now) {
+            self.stirred.push(gate);
+            self.wake(now);
         }
         while self
             .recent_keys
@@ -56,6 +72,9 @@ impl Machine {
         let lease_over = entry.run.lease_until.is_some_and(|until| until <= now);
         if late && state != TaskState::Executing {
             return self.discard(id, "its deadline passed before it finished".to_owned(), now);
+        }
+        if entry.expiry().is_some_and(|expiry| expiry <= now) {
+            return self.discard(id, NOT_STARTED.to_owned(), now);
         }
         let runnable = entry.run.run_at <= now;
         match state {
@@ -105,10 +124,11 @@ impl Machine {
             .body
             .deadline
             .filter(|_| !entry.run.state.is_terminal() && !told);
-        let next = match (by_state, deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (one, other) => one.or(other),
-        };
+        let next = by_state
+            .into_iter()
+            .chain(deadline)
+            .chain(entry.expiry())
+            .min();
         let next = next.filter(|_| !entry.staged && entry.end.is_none());
         if entry.timer == next {
             return;

@@ -122,6 +122,46 @@ async fn a_log_that_a_killed_process_left_is_read() {
 }
 
 #[tokio::test]
+async fn many_live_tasks_are_read_by_two_threads_and_each_once() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    filled(dir.path(), 3, true).await;
+    let sqlite = open(dir.path()).await.expect("sound");
+    // Copies of the three under other names; every hundredth is more than a plain task.
+    let copies = "WITH RECURSIVE n (i) AS (SELECT 4 UNION ALL SELECT i + 1 FROM n WHERE i < 20100) \
+         INSERT INTO task (seq, id, kind, payload, goal, priority, class, tenant, depends_on, \
+             max_attempts, submitted_at, deadline) \
+         SELECT i, printf('00000000-0000-7000-8000-%012d', i), kind, i, \
+             CASE i % 100 WHEN 0 THEN 'goal ' || i END, priority, class, 'tenant ' || (i % 7), \
+             depends_on, max_attempts, submitted_at, CASE i % 100 WHEN 0 THEN i END \
+         FROM n JOIN task t ON t.seq = 1; \
+         INSERT INTO task_run SELECT t.seq, r.state, r.attempt, r.losses, r.epoch, r.run_at, \
+             r.lease_until, r.worker, r.cancel_requested, \
+             CASE t.seq % 100 WHEN 50 THEN 'error ' || t.seq END, r.events \
+         FROM task t JOIN task_run r ON r.seq = 1 WHERE 3 < t.seq;";
+    let writer = sqlite.writer().expect("open");
+    let copied = writer.with(move |connection| {
+        connection
+            .execute_batch(copies)
+            .map_err(|error| failure("copy tasks", &error))
+    });
+    copied.await.expect("written");
+    let snapshot = sqlite.snapshot().await.expect("readable");
+    assert_eq!((snapshot.live.len(), snapshot.next_seq), (20_100, 20_101));
+    for (seq, (body, run)) in (1..).zip(&snapshot.live) {
+        assert_eq!(body.seq, seq, "in order of acceptance, each once");
+        if 3 < seq {
+            assert_eq!(body.payload.as_str(), seq.to_string());
+            assert_eq!(*body.tenant, format!("tenant {}", seq % 7));
+            let special = |rest, text: &str| (seq % 100 == rest).then(|| format!("{text} {seq}"));
+            assert_eq!(body.goal, special(0, "goal"));
+            assert_eq!(run.last_error, special(50, "error"));
+            let deadline = (seq % 100 == 0).then_some(crate::clock::Timestamp(seq));
+            assert_eq!(body.deadline, deadline);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_used_directory_without_its_database_is_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     filled(dir.path(), 1, true).await;

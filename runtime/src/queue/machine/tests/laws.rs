@@ -8,9 +8,10 @@ use super::world::{KINDS, World};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::json::Json;
-use crate::queue::control::QueueLimits;
+use crate::queue::control::{Control, QueueLimits};
 use crate::queue::retry::RetryBackoff;
-use crate::queue::task::{Lane, NewChild, NewTask, TaskEventKind};
+use crate::queue::rules::{Rate, Resource, Rules, Weight};
+use crate::queue::task::{Lane, NewChild, NewTask, TaskEventKind, TaskTerms};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -28,6 +29,9 @@ enum Op {
     Reclaim,
     Pause(bool),
     MaxSize(Option<u64>),
+    Limit(Option<u64>),
+    Slots(u64),
+    Weight(usize, u32),
     Pass(u64),
     Commit(usize),
     FailCommit(usize),
@@ -43,6 +47,12 @@ struct Submit {
     delay: Option<u64>,
     deadline: Option<u64>,
     attempts: Option<u32>,
+    flow: (usize, usize),
+    key_limited: Option<usize>,
+    rated: bool,
+    slots: bool,
+    tokens: bool,
+    expires: Option<u64>,
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
@@ -54,16 +64,32 @@ fn submit() -> impl Strategy<Value = Submit> {
         prop::option::weighted(0.2, 0..20_000_u64),
         prop::option::weighted(0.15, 0..60_000_u64),
         prop::option::of(1..3_u32),
+        (0..2_usize, 0..2_usize),
+        (
+            prop::option::weighted(0.3, 0..2_usize),
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.2),
+            prop::option::weighted(0.1, 0..60_000_u64),
+        ),
     )
-        .prop_map(|(lane, kind, key, on, delay, deadline, attempts)| Submit {
-            lane,
-            kind,
-            key,
-            on,
-            delay,
-            deadline,
-            attempts,
-        })
+        .prop_map(
+            |(lane, kind, key, on, delay, deadline, attempts, flow, gates)| Submit {
+                lane,
+                kind,
+                key,
+                on,
+                delay,
+                deadline,
+                attempts,
+                flow,
+                key_limited: gates.0,
+                rated: gates.1,
+                slots: gates.2,
+                tokens: gates.3,
+                expires: gates.4,
+            },
+        )
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -83,6 +109,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Reclaim),
         1 => any::<bool>().prop_map(Op::Pause),
         1 => prop::option::of(0..12_u64).prop_map(Op::MaxSize),
+        1 => prop::option::of(1..3_u64).prop_map(Op::Limit),
+        1 => (2..4_u64).prop_map(Op::Slots),
+        1 => (0..2_usize, 10..5_000_u32).prop_map(|(c, w)| Op::Weight(c, w)),
         5 => (0..40_000_u64).prop_map(Op::Pass),
         12 => (1..6_usize).prop_map(Op::Commit),
         1 => (0..4_usize).prop_map(Op::FailCommit),
@@ -93,6 +122,7 @@ fn op() -> impl Strategy<Value = Op> {
 fn limits() -> QueueLimits {
     QueueLimits {
         max_size: 40,
+        leased_max: 9,
         losses_max: 4,
         backoff: RetryBackoff {
             first: Duration::from_millis(500),
@@ -106,6 +136,44 @@ fn pick<T: Copy>(from: &[T], at: usize) -> Option<T> {
     from.get(at.checked_rem(from.len())?).copied()
 }
 
+const NAMES: [&str; 2] = ["x", "y"];
+
+fn terms(submit: &Submit, after: impl Fn(u64) -> Timestamp) -> TaskTerms {
+    let mut terms = TaskTerms {
+        expires_at: submit.expires.map(after),
+        concurrency_key: submit.key_limited.map(|key| NAMES[key].to_owned()),
+        rate_key: submit.rated.then(|| "r".to_owned()),
+        ..TaskTerms::default()
+    };
+    if submit.slots {
+        terms.needs.insert("slots".to_owned(), 2);
+    }
+    if submit.tokens {
+        terms.needs.insert("tokens".to_owned(), 3);
+    }
+    terms
+}
+
+/// Rates that stay the same; limits and slots may change.
+fn rules() -> Rules {
+    let rate = |units, period_ms, burst| Rate {
+        units,
+        period_ms,
+        burst,
+    };
+    let mut rules = Rules {
+        default_limit: Some(2),
+        ..Rules::default()
+    };
+    rules.rates.insert("r".to_owned(), rate(1, 5_000, 2));
+    rules
+        .resources
+        .insert("slots".to_owned(), Resource::Slots(3));
+    let tokens = Resource::Refill(rate(1, 2_000, 7));
+    rules.resources.insert("tokens".to_owned(), tokens);
+    rules
+}
+
 fn task(world: &World, submit: &Submit) -> NewTask {
     let known = &world.known;
     let after = |ms: u64| Timestamp(world.now.0 + ms);
@@ -116,6 +184,9 @@ fn task(world: &World, submit: &Submit) -> NewTask {
         deadline: submit.deadline.map(after),
         max_attempts: submit.attempts,
         depends_on: submit.on.iter().filter_map(|on| pick(known, *on)).collect(),
+        class: Some(NAMES[submit.flow.0].to_owned()),
+        tenant: Some(NAMES[submit.flow.1].to_owned()),
+        terms: Some(Box::new(terms(submit, after))),
         ..NewTask::new(KINDS[submit.kind], Json::null())
     }
 }
@@ -170,6 +241,18 @@ fn apply(world: &mut World, op: Op) {
             world.hand_over(Vec::new());
         }
         Op::Pause(paused) => world.turn(|control| control.paused = paused),
+        Op::Limit(limit) => world.turn(|control| control.rules.default_limit = limit),
+        Op::Slots(slots) => world.turn(|control| {
+            let slots = Resource::Slots(slots);
+            control.rules.resources.insert("slots".to_owned(), slots);
+        }),
+        Op::Weight(class, weight) => world.turn(|control| {
+            let weight = Weight::new(f64::from(weight) / 1_000.0).expect("within bounds");
+            control
+                .rules
+                .class_weights
+                .insert(NAMES[class].to_owned(), weight);
+        }),
         Op::MaxSize(max_size) => world.turn(|control| control.max_size = max_size),
         Op::Pass(ms) => world.pass(Duration::from_millis(ms)),
         Op::Commit(count) => world.commit(count),
@@ -211,18 +294,25 @@ fn read_log(world: &World, id: TaskId) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_acknowledged_is_lost_and_nothing_stands_still(
         ops in prop::collection::vec(op(), 1..150)
     ) {
         let mut world = World::new(limits());
+        world.turn(|control| control.rules = rules());
+        world.settle();
         for op in ops {
             apply(&mut world, op);
             world.check();
         }
         // Faults off: whatever is there finishes.
-        world.turn(|control| *control = crate::queue::control::Control::default());
+        world.turn(|control| {
+            *control = Control {
+                rules: rules(),
+                ..Control::default()
+            };
+        });
         world.settle();
         let mut rounds = 0;
         while !world.machine.tasks.is_empty() {
@@ -236,7 +326,7 @@ proptest! {
             world.check();
         }
         prop_assert!(world.machine.timers.is_empty());
-        prop_assert_eq!(world.machine.stats().bytes, 0);
+        prop_assert_eq!(world.machine.stats(world.now).bytes, 0);
         for id in world.known.clone() {
             prop_assert!(world.view(id).is_some_and(|view| view.end.is_some()));
             read_log(&world, id);

@@ -350,6 +350,65 @@ fn a_full_queue_gives_parents_room_for_their_children() {
 }
 
 #[test]
+fn whoever_is_refused_finds_room_when_he_was_told_to_come_again() {
+    let limits = QueueLimits {
+        max_size: 200,
+        ..QueueLimits::default()
+    };
+    let mut world = World::new(limits);
+    let quarter = Duration::from_millis(250);
+    let turn = |world: &mut World| {
+        if let Some(lease) = world.claim() {
+            world.complete(held(&lease)).expect("held");
+        }
+        world.settle();
+        world.pass(quarter);
+    };
+    for _ in 0..200 {
+        world.accepted();
+    }
+    (0..60).for_each(|_| turn(&mut world));
+    world.turn(|control| control.max_size = Some(100));
+    world.settle();
+    let Err(AdmitError::Full { retry_after, .. }) = world.submit(task()) else {
+        panic!("140 wait where 100 may");
+    };
+    let mut waited = Duration::ZERO;
+    while world.submit(task()).is_err() {
+        turn(&mut world);
+        waited += quarter;
+    }
+    let off = retry_after.as_secs_f64() / waited.as_secs_f64();
+    assert!(
+        (0.8..1.25).contains(&off),
+        "told {retry_after:?}, was {waited:?}"
+    );
+}
+
+#[test]
+fn no_more_are_leased_than_may_be_and_whoever_waits_is_called_afterwards() {
+    let limits = QueueLimits {
+        leased_max: 1,
+        ..QueueLimits::default()
+    };
+    let mut world = World::new(limits);
+    world.accepted();
+    let second = world.accepted();
+    let lease = world.claim().expect("one may");
+    assert!(world.claim().is_none());
+    assert!(world.machine.explain(second, world.now).is_some_and(|why| {
+        let mut reasons = why.reasons.iter();
+        reasons.any(|reason| reason.text.contains("queue.leased_max"))
+    }));
+    world.machine.take_outbox();
+    world
+        .machine
+        .release(lease.task.id, lease.epoch, world.now)
+        .expect("held");
+    assert!(!world.machine.take_outbox().fresh.is_empty());
+}
+
+#[test]
 fn epochs_grow_even_after_more_leases_than_one_start_can_count() {
     let mut world = world();
     let id = world.accepted();
@@ -404,6 +463,31 @@ fn a_deeply_nested_family_ends_with_its_ancestor() {
     world.cancel(ancestor);
     world.settle();
     assert!(world.machine.tasks.is_empty());
+}
+
+#[test]
+fn a_lease_that_was_superseded_stays_so_over_several_failed_commits() {
+    let mut world = world();
+    world.accepted();
+    let first = world.claim().expect("claimable");
+    world.settle();
+    world.pass(MINUTE);
+    let second = world.claim().expect("claimable again");
+    assert!(first.epoch < second.epoch);
+    world.fail_commit(0);
+    world.fail_commit(0);
+    assert!(world.complete(held(&first)).is_err());
+}
+
+#[test]
+fn a_lease_of_an_earlier_life_stays_lost_when_the_first_commit_fails() {
+    let mut world = world();
+    world.accepted();
+    let lease = world.claim().expect("claimable");
+    world.settle();
+    world.restart(0);
+    world.fail_commit(0);
+    assert!(world.complete(held(&lease)).is_err());
 }
 
 #[test]

@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::super::{Dependencies, FinishedStep, Loading, Machine, Published};
+use super::super::{
+    Dependencies, Entry, FinishedStep, GATE_SPACE, Loading, Machine, Published, weight,
+};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::control::{Control, QueueLimits};
 use crate::queue::error::{AdmitError, LeaseError};
-use crate::queue::task::{Lease, NewChild, NewTask, TaskEventKind, TaskState, TaskView};
+use crate::queue::gate::{Discipline, EXPOSED_MAX, GateKey, needs};
+use crate::queue::task::{Lane, Lease, NewChild, NewTask, TaskEventKind, TaskState, TaskView};
 use crate::store::{Changes, Store};
 
 pub(super) const KINDS: [&str; 2] = ["a", "b"];
@@ -50,6 +53,8 @@ pub(super) struct World {
     completed: HashMap<TaskId, Epoch>,
     steps: HashSet<(TaskId, String)>,
     control: Option<Control>,
+    /// When units of refilling gates were given out, since the store last lost some.
+    starts: HashMap<GateKey, Vec<(Timestamp, u64)>>,
 }
 
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
@@ -75,6 +80,7 @@ impl World {
             completed: HashMap::new(),
             steps: HashSet::new(),
             control: None,
+            starts: HashMap::new(),
         };
         world.restart(0);
         world
@@ -162,9 +168,16 @@ impl World {
 
     /// The process is killed after `kept` more decisions reached the disk, and starts again.
     pub(super) fn restart(&mut self, kept: usize) {
+        // What was given out and not yet durable is forgotten: one more burst is possible.
+        let lost = self.pending.len() > kept;
         self.keep_prefix(kept);
+        if lost {
+            self.starts.clear();
+        }
         let boot = now(self.store.next_boot()).expect("writable");
         self.machine = Machine::new(self.limits.clone(), boot, u64::from(boot));
+        let gates = now(self.store.documents(GATE_SPACE, "", u32::MAX)).expect("readable");
+        self.machine.restore_gates(&gates);
         let snapshot = now(self.store.snapshot()).expect("readable");
         self.machine.load(snapshot, Loading::Boot, self.now);
         self.hand_over(Vec::new());
@@ -184,7 +197,7 @@ impl World {
         let ended = self.ended(&task.depends_on);
         let submitted = self.machine.submit(task, &ended, self.now)?;
         if !submitted.repeated {
-            let stats = self.machine.stats();
+            let stats = self.machine.stats(self.now);
             assert!(stats.size <= stats.max_size, "more than may wait");
         }
         self.hand_over(vec![Promise::Accepted(submitted.id)]);
@@ -203,17 +216,27 @@ impl World {
     }
 
     pub(super) fn claim_for(&mut self, name: &str, lease: Duration) -> Option<Lease> {
-        let first = self
+        let waiting: Vec<&Entry> = self
             .machine
             .tasks
             .values()
-            .filter_map(|entry| entry.place)
-            .min();
-        let lease = self.machine.claim(&KINDS, &worker(name), lease, self.now)?;
+            .map(|entry| &**entry)
+            .filter(|entry| entry.place.is_some())
+            .collect();
+        let flow = |entry: &&Entry| (entry.body.class.clone(), entry.body.tenant.clone());
+        let one_flow = waiting.iter().map(flow).collect::<HashSet<_>>().len() < 2;
+        let free = waiting.iter().all(|entry| entry.needs.is_empty());
+        let first = waiting.iter().filter_map(|entry| entry.place).min();
+        let first = first.filter(|_| one_flow && free);
+        let worker = worker(name);
+        let leases = self.machine.claim(&KINDS, &worker, lease, 1, self.now);
+        let lease = leases.into_iter().next()?;
         let id = lease.task.id;
         assert!(!self.machine.control.paused, "paused");
-        let seq = first.map(|(_, seq)| seq);
-        assert_eq!(seq, Some(lease.task.seq), "the first in order goes first");
+        let leased = self.machine.states[TaskState::Executing as usize];
+        assert!(leased <= self.limits.leased_max, "leased");
+        let seq = first.map_or(lease.task.seq, |(_, seq)| seq);
+        assert_eq!(seq, lease.task.seq, "the first in order goes first");
         let view = self.view(id).expect("only a durable task is leased");
         assert!(view.end.is_none(), "an ended task was leased");
         for on in &lease.task.depends_on {
@@ -227,6 +250,7 @@ impl World {
         assert!(before < Some(lease.epoch), "epochs of a task strictly grow");
         assert!(lease.attempt <= lease.task.max_attempts, "attempts");
         assert!(lease.losses < self.limits.losses_max, "losses");
+        self.passed(&lease);
         self.leases.push((id, lease.epoch));
         self.hand_over(Vec::new());
         Some(lease)
@@ -346,9 +370,9 @@ impl World {
     }
 
     pub(super) fn turn(&mut self, change: impl FnOnce(&mut Control)) {
-        let mut control = self.machine.control();
+        let mut control = self.machine.control().clone();
         change(&mut control);
-        self.machine.set_control(control);
+        self.machine.set_control(control.clone(), self.now);
         self.hand_over(vec![Promise::Control(control)]);
     }
 
@@ -359,21 +383,88 @@ impl World {
         self.hand_over(Vec::new());
     }
 
+    /// Units are held by leases alone, and nobody waits at a gate that is open for him.
+    fn check_gates(&self, held: &HashMap<GateKey, u64>) {
+        let machine = &self.machine;
+        let rules = &machine.control.rules;
+        let keys: HashSet<&GateKey> = machine.gates.keys().chain(held.keys()).collect();
+        for key in keys {
+            let standing = machine.gates.standing(key, self.now, rules);
+            assert_eq!(
+                standing.held,
+                held.get(key).copied().unwrap_or(0),
+                "{key:?}"
+            );
+            let mut groups: HashMap<(&str, Lane), (usize, bool)> = HashMap::new();
+            for entry in machine.tasks.values() {
+                let Some(need) = entry.needs.iter().find(|need| need.gate == *key) else {
+                    continue;
+                };
+                if entry.place.is_none() {
+                    continue;
+                }
+                let group = (&*entry.body.kind, entry.body.priority);
+                let (exposed, open) = groups.entry(group).or_default();
+                *exposed += usize::from(entry.parked.is_none());
+                // All need as much in these histories, so whoever is next would pass.
+                *open |= entry.parked.as_ref() == Some(key)
+                    && machine.is_open(need, entry.body.id, self.now);
+            }
+            for (group, (exposed, open)) in groups {
+                assert!(exposed <= EXPOSED_MAX, "{key:?} {group:?}");
+                assert!(
+                    !open || exposed == EXPOSED_MAX,
+                    "stands still: {key:?} {group:?}"
+                );
+            }
+        }
+    }
+
+    /// A lease was given: no gate has given more than it has, and no rate was exceeded.
+    fn passed(&mut self, lease: &Lease) {
+        let needs = needs(lease.task.terms.as_deref());
+        for need in &needs {
+            let rules = self.machine.control.rules.clone();
+            let standing = self.machine.gates.standing(&need.gate, self.now, &rules);
+            match need.gate.discipline(&rules) {
+                Discipline::Open => {}
+                Discipline::Held(total) => assert!(standing.held <= total, "{need:?}"),
+                Discipline::Refill(rate) => {
+                    let starts = self.starts.entry(need.gate.clone()).or_default();
+                    starts.push((self.now, need.units));
+                    let mut sum = 0;
+                    for (at, units) in starts.iter().rev() {
+                        sum += units;
+                        let ms = u64::try_from(self.now.since(*at).as_millis()).expect("short");
+                        let most = rate.burst * rate.period_ms + rate.units * ms;
+                        assert!(sum * rate.period_ms <= most, "{need:?} exceeded");
+                    }
+                }
+            }
+        }
+    }
+
     /// Compares the machine with a recount, and the store with what was promised.
     pub(super) fn check(&self) {
         let mut states = [0; TaskState::ALL.len()];
         let (mut bytes, mut timers) = (0, BTreeSet::new());
-        let mut places = 0;
+        let (mut places, mut parked) = (0, 0);
+        let mut held: HashMap<GateKey, u64> = HashMap::new();
         for entry in self.machine.tasks.values() {
             let (id, run) = (entry.body.id, &entry.run);
             states[run.state as usize] += 1;
-            bytes += entry.body.payload.bytes() as u64;
+            bytes += weight(&entry.body);
             timers.extend(entry.timer.map(|at| (at, entry.body.seq, id)));
             assert_eq!(entry.end.is_some(), run.state.is_terminal());
-            let claimable = run.state == TaskState::Available && !entry.staged;
-            assert_eq!(entry.place.is_some(), claimable, "{id} {run:?}");
-            places += usize::from(claimable);
+            let waits = run.state == TaskState::Available && !entry.staged;
+            assert_eq!(entry.place.is_some(), waits, "{id} {run:?}");
+            places += usize::from(waits && entry.parked.is_none());
+            parked += u64::from(waits && entry.parked.is_some());
+            assert!(waits || entry.parked.is_none(), "{id} {run:?}");
             let leased = run.state == TaskState::Executing;
+            for need in entry.needs.iter().filter(|_| leased) {
+                *held.entry(need.gate.clone()).or_default() += need.units;
+            }
             assert_eq!(run.lease_until.is_some(), leased, "{id} {run:?}");
             assert!(!leased || entry.timer.is_some(), "a lease without an end");
             let live = |on: &&TaskId| self.machine.tasks.contains_key(*on);
@@ -394,6 +485,8 @@ impl World {
             places,
             self.machine.backlog.per_lane().iter().sum::<usize>()
         );
+        assert_eq!(parked, self.machine.gates.parked());
+        self.check_gates(&held);
         for id in &self.accepted {
             let view = self.view(*id).expect("an acknowledged task is kept");
             assert_ne!(
@@ -410,7 +503,7 @@ impl World {
             let seq = self.view(*id).expect("kept").body.seq;
             assert!(now(self.store.step(seq, key)).expect("readable").is_some());
         }
-        if let Some(control) = self.control {
+        if let Some(control) = self.control.clone() {
             assert_eq!(
                 now(self.store.snapshot()).expect("readable").control,
                 control

@@ -1,0 +1,138 @@
+//! The waiting tasks of one kind and lane: classes take turns, and tenants within them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::ring::Ring;
+use super::{Place, Position};
+use crate::ids::TaskId;
+use crate::queue::rules::Rules;
+use crate::queue::task::TaskBody;
+
+/// One tenant's tasks of one class, first in, first out.
+type Tenant = BTreeMap<Place, TaskId>;
+
+#[derive(Debug, Default)]
+pub(in crate::queue) struct LaneQueue {
+    classes: Ring<Ring<Tenant>>,
+    /// The first place of every tenant's tasks: the least is the lane's oldest.
+    heads: BTreeSet<Place>,
+    len: usize,
+}
+
+impl LaneQueue {
+    pub(in crate::queue) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(in crate::queue) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(in crate::queue) fn oldest(&self) -> Option<Place> {
+        self.heads.first().copied()
+    }
+
+    /// False if there was a task at this place.
+    pub(in crate::queue) fn push(&mut self, body: &TaskBody, place: Place, rules: &Rules) -> bool {
+        if self.classes.get(&body.class).is_none() {
+            let weight = rules.class_weight(&body.class);
+            self.classes.join(&body.class, weight, Ring::default());
+        }
+        let Some(tenants) = self.classes.get_mut(&body.class) else {
+            return false;
+        };
+        if tenants.get(&body.tenant).is_none() {
+            let weight = rules.tenant_weight(&body.tenant);
+            tenants.join(&body.tenant, weight, Tenant::new());
+        }
+        let Some(tasks) = tenants.get_mut(&body.tenant) else {
+            return false;
+        };
+        let head = tasks.first_key_value().map(|(head, _)| *head);
+        let added = tasks.insert(place, body.id).is_none();
+        self.len += usize::from(added);
+        if head.is_none_or(|head| place < head) {
+            if let Some(head) = head {
+                self.heads.remove(&head);
+            }
+            self.heads.insert(place);
+        }
+        added
+    }
+
+    /// False if there was none at this place.
+    pub(in crate::queue) fn remove(&mut self, body: &TaskBody, place: Place) -> bool {
+        let Some(tenants) = self.classes.get_mut(&body.class) else {
+            return false;
+        };
+        let Some(tasks) = tenants.get_mut(&body.tenant) else {
+            return false;
+        };
+        if tasks.remove(&place).is_none() {
+            return false;
+        }
+        self.len -= 1;
+        let next = tasks.first_key_value().map(|(next, _)| *next);
+        if next.is_none_or(|next| place < next) && self.heads.remove(&place) {
+            self.heads.extend(next);
+        }
+        if tasks.is_empty() {
+            tenants.leave(&body.tenant);
+            if tenants.is_empty() {
+                self.classes.leave(&body.class);
+            }
+        }
+        true
+    }
+
+    /// The task whose turn it is.
+    pub(in crate::queue) fn first(&mut self) -> Option<TaskId> {
+        let (_, tenants) = self.classes.front()?;
+        let (_, tasks) = tenants.front()?;
+        tasks.first_key_value().map(|(_, id)| *id)
+    }
+
+    pub(in crate::queue) fn charge(&mut self, body: &TaskBody) {
+        if let Some(tenants) = self.classes.get_mut(&body.class) {
+            tenants.charge(&body.tenant);
+        }
+        self.classes.charge(&body.class);
+    }
+
+    pub(in crate::queue) fn reweigh(&mut self, rules: &Rules) {
+        self.classes.reweigh(|class| rules.class_weight(class));
+        for tenants in self.classes.flows_mut() {
+            tenants.reweigh(|tenant| rules.tenant_weight(tenant));
+        }
+    }
+
+    pub(in crate::queue) fn position(
+        &self,
+        body: &TaskBody,
+        place: Place,
+        max: usize,
+        rules: &Rules,
+    ) -> Option<Position> {
+        let tenants = self.classes.get(&body.class)?;
+        let tasks = tenants.get(&body.tenant)?;
+        let ahead = tasks.range(..place).take(max + 1).count();
+        Some(Position {
+            ahead: ahead.min(max),
+            more: max < ahead,
+            tenants: tenants.len(),
+            classes: self.classes.len(),
+            in_lane: self.len,
+            class_share: self.classes.share(rules.class_weight(&body.class)),
+            tenant_share: tenants.share(rules.tenant_weight(&body.tenant)),
+            lanes_before: [false; 4],
+        })
+    }
+
+    pub(in crate::queue) fn per_flow(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, usize)> {
+        self.classes.iter().flat_map(|(class, tenants)| {
+            let tenants = tenants.iter();
+            tenants.map(move |(tenant, tasks)| (class, tenant, tasks.len()))
+        })
+    }
+}
