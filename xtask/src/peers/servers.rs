@@ -94,7 +94,7 @@ impl Postgres {
     pub(super) fn start(place: &Path) -> Result<Self, Failed> {
         let settings = POSTGRES_SETTINGS.join("\n");
         let server = postgres::Server::temporary(place, &settings)?;
-        let psql = postgres::programs()?.join("psql");
+        let psql = psql(&postgres::programs()?);
         Ok(Self { server, psql })
     }
 
@@ -136,6 +136,18 @@ impl Postgres {
             settings.join(", ")
         ))
     }
+}
+
+/// The client that came with the server, wherever links to its programs lie; otherwise the
+/// one in PATH.
+fn psql(programs: &Path) -> PathBuf {
+    let linked = std::fs::canonicalize(programs.join("pg_ctl")).ok();
+    let homes = linked.as_deref().and_then(Path::parent).into_iter();
+    homes
+        .chain([programs])
+        .map(|home| home.join("psql"))
+        .find(|psql| psql.exists())
+        .unwrap_or_else(|| PathBuf::from("psql"))
 }
 
 /// A running redis that flushes its log before it answers.
