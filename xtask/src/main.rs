@@ -2,6 +2,7 @@
 //!
 //! `check` is exactly what continuous integration runs; it changes no files. `fix` does.
 
+mod peers;
 mod postgres;
 
 use std::io::{BufRead, BufReader};
@@ -35,7 +36,10 @@ enum Verb {
         rest: Vec<String>,
     },
     /// Runs the benches, which print ratios: all of them, or those named.
+    #[command(args_conflicts_with_subcommands = true)]
     Bench {
+        #[command(subcommand)]
+        other: Option<Compare>,
         /// Names, such as `queue` or `mailbox`.
         names: Vec<String>,
         /// Write the figures to docs/spec-sheet.md: needs all benches.
@@ -53,6 +57,11 @@ enum Verb {
     },
 }
 
+#[derive(Subcommand)]
+enum Compare {
+    Peers(peers::Arguments),
+}
+
 /// A step failed; the message says how and what to do.
 type Failed = String;
 
@@ -62,7 +71,15 @@ fn main() -> ExitCode {
         Verb::Lint => lint(),
         Verb::Fix => fix(),
         Verb::Test { rest } => test(&rest),
-        Verb::Bench { names, write } => bench(&names, write),
+        Verb::Bench {
+            other: Some(Compare::Peers(arguments)),
+            ..
+        } => peers::run(&arguments),
+        Verb::Bench {
+            other: None,
+            names,
+            write,
+        } => bench(&names, write),
         Verb::Soak { kills, cuts } => soak(kills, cuts),
     };
     match outcome {
@@ -251,6 +268,10 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
         ));
     }
     if write {
+        let old = std::fs::read_to_string("docs/spec-sheet.md").unwrap_or_default();
+        if let Some(section) = peers::section_of(&old) {
+            sheet.push_str(&format!("\n{section}\n"));
+        }
         std::fs::write("docs/spec-sheet.md", sheet)
             .map_err(|error| format!("docs/spec-sheet.md cannot be written: {error}"))?;
         report("docs/spec-sheet.md is written");
@@ -295,6 +316,14 @@ fn run(step: &str, mut command: Command) -> Result<(), Failed> {
         started.elapsed().as_secs_f64()
     ));
     Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this program has no runtime whose thread it could block"
+)]
+fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
 }
 
 #[expect(clippy::print_stdout, reason = "results are this program's output")]

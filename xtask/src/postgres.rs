@@ -1,4 +1,4 @@
-//! A temporary PostgreSQL server for the tests: on a loopback port, in a directory of its own.
+//! A temporary PostgreSQL server for tests and benches: on a loopback port, in a directory of its own.
 //!
 //! PostgreSQL refuses to run as root, so root hands it to an unprivileged user. A guard
 //! process waits for the end of this one, however it ends, then stops the server and removes
@@ -37,17 +37,29 @@ impl Server {
                 guard: None,
             });
         }
+        Self::temporary(&std::env::temp_dir(), "")
+    }
+
+    /// Starts a server whatever the environment names, with its files under `place` and these
+    /// lines added to its settings.
+    pub(crate) fn temporary(place: &Path, settings: &str) -> Result<Self, Failed> {
         let programs = programs()?;
         let user = User::unprivileged()?;
-        let dir = std::env::temp_dir().join(format!("regrow-postgres-{}", std::process::id()));
+        let dir = place.join(format!("regrow-postgres-{}", std::process::id()));
         std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let guard = guard(&programs, &user, &dir)?;
         let mut server = Self {
             variables: Vec::new(),
             guard: Some(guard),
         };
-        server.serve(&programs, &user, &dir)?;
+        server.serve(&programs, &user, &dir, settings)?;
         Ok(server)
+    }
+
+    /// The database `postgres` on it, with a password.
+    pub(crate) fn url(&self) -> &str {
+        let named = self.variables.iter().find(|(name, _)| *name == URL);
+        named.map_or("", |(_, url)| url.as_str())
     }
 
     /// Tells a command where the server is.
@@ -55,7 +67,13 @@ impl Server {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
 
-    fn serve(&mut self, programs: &Path, user: &User, dir: &Path) -> Result<(), Failed> {
+    fn serve(
+        &mut self,
+        programs: &Path,
+        user: &User,
+        dir: &Path,
+        settings: &str,
+    ) -> Result<(), Failed> {
         let failed = |what: &str, error: std::io::Error| format!("PostgreSQL: {what}: {error}");
         let (data, log) = (dir.join("data"), dir.join("log"));
         let password = password().map_err(|error| failed("no random password", error))?;
@@ -82,7 +100,7 @@ impl Server {
         // on, for what is acknowledged is to be on the disk.
         let settings = format!(
             "\nlisten_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n\
-             max_connections = 200\nlogging_collector = off\n"
+             max_connections = 200\nlogging_collector = off\n{settings}\n"
         );
         let conf = data.join("postgresql.conf");
         let mut text = std::fs::read_to_string(&conf).map_err(|error| failed("settings", error))?;
@@ -136,7 +154,7 @@ impl Drop for Server {
 }
 
 /// Where `initdb` and `pg_ctl` are; installs them where that is possible.
-fn programs() -> Result<PathBuf, Failed> {
+pub(crate) fn programs() -> Result<PathBuf, Failed> {
     if let Some(found) = installed() {
         return Ok(found);
     }
@@ -272,7 +290,7 @@ fn spelled(command: &Command) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     answer(Command::new("id").arg("-u")).is_some_and(|uid| uid == "0")
 }
 
