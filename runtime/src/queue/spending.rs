@@ -86,10 +86,8 @@ impl Queue {
         limits: Limits,
         period: Option<Period>,
     ) -> Result<BudgetView, BudgetError> {
-        let set = self
-            .decide(|machine, now| machine.set_budget(scope, limits, period, now))
-            .await;
-        set
+        self.decide(|machine, now| machine.set_budget(scope, limits, period, now))
+            .await
     }
 
     /// How a budget stands; that of a task also after everything in it has ended, as long
