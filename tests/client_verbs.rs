@@ -12,7 +12,9 @@ use regrow_runtime::clock::Clock;
 use regrow_runtime::concurrency::estimate::{Estimate, LimitReport, LimitSettings};
 use regrow_runtime::context::{Context, ContextConfig};
 use regrow_runtime::events::EventBus;
+use regrow_runtime::journal::remote::OfferedStep;
 use regrow_runtime::json::Json;
+use regrow_runtime::queue::budget::Cost;
 use regrow_runtime::queue::control::QueueLimits;
 use regrow_runtime::queue::task::{Lease, NewTask};
 use regrow_runtime::queue::{ClaimRequest, Queue};
@@ -310,6 +312,15 @@ async fn people_decide_what_may_start_and_what_may_be_spent() {
         .as_str()
         .expect("an id")
         .to_owned();
+    let id = ran["id"].as_str().expect("an id");
+    let way_out = format!("regrow approvals approve {question}");
+    for verb in ["explain", "show"] {
+        let told = node.regrow(&["tasks", verb, id]).await;
+        assert!(
+            told.out.contains("tidy up") && told.out.contains(&way_out),
+            "{told:?}"
+        );
+    }
     let yes = [
         "approvals",
         "approve",
@@ -347,6 +358,36 @@ async fn people_decide_what_may_start_and_what_may_be_spent() {
     );
     let wrong = node.regrow(&["budget", "set", "team:x"]).await;
     assert!(wrong.err.contains("is no budget's scope"), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn the_finished_steps_of_a_task_are_shown_with_their_cost() {
+    let node = Node::start().await;
+    let id = node.submit("k").await;
+    let none = node.regrow(&["tasks", "steps", &id]).await;
+    assert_eq!(none.out, "no step of it is finished\n", "{none:?}");
+    let lease = node.lease("k").await;
+    let step = OfferedStep {
+        key: "ask the model/1".into(),
+        input: Json::null(),
+        output: Json::of(&json!({ "words": 3 })).expect("JSON"),
+        cost: Some(Cost {
+            tokens_out: 35,
+            ..Cost::default()
+        }),
+        started_at: None,
+    };
+    let recorded = node.queue.offer_step(lease.task.id, lease.epoch, step);
+    recorded.await.expect("recorded");
+    let listed = node.regrow(&["tasks", "steps", &id]).await;
+    assert!(listed.out.contains("tokens_out 35"), "{listed:?}");
+    assert!(!listed.out.contains("tokens_in"), "{listed:?}");
+    let one = ["tasks", "steps", &id, "--key", "ask the model/1"];
+    let shown = node.regrow(&one).await;
+    assert!(shown.out.contains("\"words\": 3"), "{shown:?}");
+    let unknown = node.regrow(&["tasks", "steps", &id, "--key", "x"]).await;
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.err.contains("step_not_found"), "{unknown:?}");
 }
 
 #[tokio::test]

@@ -33,6 +33,24 @@ impl Serialize for Instant {
     }
 }
 
+/// What happens when a child fails, as a submission says it.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+enum ChildFailureJson {
+    Then(&'static str),
+    Retry { retry: u32, then: &'static str },
+}
+
+impl From<OnChildFailure> for ChildFailureJson {
+    fn from(policy: OnChildFailure) -> Self {
+        let then = if policy.fail { "fail" } else { "continue" };
+        match policy.retries {
+            0 => Self::Then(then),
+            retry => Self::Retry { retry, then },
+        }
+    }
+}
+
 /// A task with everything known about it. Every key is always there.
 #[derive(Debug, Serialize)]
 pub(crate) struct TaskJson<'a> {
@@ -49,8 +67,7 @@ pub(crate) struct TaskJson<'a> {
     depends_on: &'a [TaskId],
     budget: Option<LimitsJson>,
     requires_approval: bool,
-    /// How often failed children are tried again, and whether the task then fails with them.
-    on_child_failure: OnChildFailure,
+    on_child_failure: ChildFailureJson,
     retries: u32,
     attempt: u32,
     max_attempts: u32,
@@ -96,7 +113,7 @@ impl<'a> From<&'a TaskView> for TaskJson<'a> {
             depends_on: &body.depends_on,
             budget: terms.and_then(|terms| terms.budget).map(LimitsJson::from),
             requires_approval: terms.is_some_and(|terms| terms.requires_approval),
-            on_child_failure: body.on_child_failure(),
+            on_child_failure: body.on_child_failure().into(),
             retries: run.map_or(0, |run| run.retries),
             attempt: end.map_or_else(|| run.map_or(0, |run| run.attempt), |end| end.attempt),
             max_attempts: body.max_attempts,

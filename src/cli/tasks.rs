@@ -1,5 +1,7 @@
 //! `regrow tasks`: look at tasks, cancel and retry them.
 
+mod steps;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -51,6 +53,17 @@ enum TasksVerb {
         #[arg(long)]
         follow: bool,
     },
+    /// Show the steps that a task has finished, and what they cost
+    Steps {
+        /// The task's id
+        id: String,
+        /// Show this step alone, with its input and output
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        /// At most this many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        limit: u32,
+    },
     /// Say why a task is not running yet
     Explain {
         /// The task's id
@@ -100,6 +113,40 @@ pub(crate) struct Task {
     pub(super) result: Value,
     pub(super) error: Option<String>,
     last_error: Option<String>,
+    expires_at: Option<String>,
+    concurrency_key: Option<String>,
+    rate_key: Option<String>,
+    needs: Value,
+    budget: Value,
+    on_child_failure: Value,
+    approval: Option<Asked>,
+}
+
+/// The question that keeps a task.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Asked {
+    id: String,
+    question: String,
+    options: Vec<String>,
+    expires_at: Option<String>,
+}
+
+impl Asked {
+    fn text(&self) -> String {
+        let mut lines = vec![self.question.clone()];
+        let mut choice = "";
+        if !self.options.is_empty() {
+            lines.push(format!("answers: {}", self.options.join(" | ")));
+            choice = " --choice ANSWER";
+        }
+        if let Some(at) = &self.expires_at {
+            lines.push(format!("denied unless answered by {at} ({})", relative(at)));
+        }
+        lines.push(format!("regrow approvals approve {}{choice}", self.id));
+        lines.push(format!("regrow approvals deny {}", self.id));
+        lines.join("\n")
+    }
 }
 
 impl Task {
@@ -160,8 +207,18 @@ impl Task {
             ("finished", self.finished_at.as_ref().map(instant)),
             ("last error", self.last_error.clone()),
             ("error", self.error.clone()),
+            ("starts by", self.expires_at.as_ref().map(instant)),
+            ("concurrency key", self.concurrency_key.clone()),
+            ("rate key", self.rate_key.clone()),
+            ("needs", figures(&self.needs)),
+            ("budget", figures(&self.budget)),
+            ("asks", self.approval.as_ref().map(Asked::text)),
             ("payload", Some(pretty(&self.payload))),
         ];
+        if self.on_child_failure != Value::Null && self.on_child_failure != "continue" {
+            let policy = self.on_child_failure.to_string();
+            all.push(("on child failure", Some(policy)));
+        }
         if self.state.as_deref() == Some("completed") {
             all.push(("result", Some(pretty(&self.result))));
         }
@@ -171,6 +228,16 @@ impl Task {
             .collect();
         facts(&known)
     }
+}
+
+/// The members of an object that are set, such as `tokens 100, usd 2`.
+fn figures(object: &Value) -> Option<String> {
+    let set = object
+        .as_object()?
+        .iter()
+        .filter(|(_, value)| !value.is_null());
+    let set: Vec<String> = set.map(|(name, value)| format!("{name} {value}")).collect();
+    (!set.is_empty()).then(|| set.join(", "))
 }
 
 #[derive(Debug, Deserialize)]
@@ -237,6 +304,10 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
             })
         }
         TasksVerb::Events { id, follow: true } => follow(&client, json, &id).await,
+        TasksVerb::Steps { id, key, limit } => match key {
+            Some(key) => steps::show_one(&client, json, &id, &key).await,
+            None => steps::list(&client, json, &id, limit).await,
+        },
         TasksVerb::Explain { id } => {
             let path = format!("/v1/tasks/{}/explain", encoded(&id));
             let reply = client.get(&path).await?;

@@ -30,8 +30,9 @@ const PAGE_MAX: u64 = 500;
 /// Longest that a question may wait: ten years.
 const EXPIRES_MS_MAX: u64 = 315_360_000_000;
 
+/// A question, and what was decided.
 #[derive(Serialize)]
-struct ApprovalJson<'a> {
+pub(crate) struct ApprovalJson<'a> {
     id: ApprovalId,
     task: TaskId,
     state: ApprovalState,
@@ -54,11 +55,10 @@ struct ApprovalJson<'a> {
 impl<'a> From<&'a ApprovalRow> for ApprovalJson<'a> {
     fn from(row: &'a ApprovalRow) -> Self {
         let question = &row.request.question;
-        let (kind, key, short) = match &row.request.reason {
-            Reason::Start => ("start", None, Vec::new()),
-            Reason::Ask { key } => ("ask", Some(key.as_str()), Vec::new()),
+        let (key, short) = match &row.request.reason {
+            Reason::Start => (None, Vec::new()),
+            Reason::Ask { key } => (Some(key.as_str()), Vec::new()),
             Reason::Budget { shortfall } => (
-                "budget",
                 Some(shortfall.key.as_str()),
                 shortfall.short.iter().map(short_json).collect(),
             ),
@@ -68,7 +68,7 @@ impl<'a> From<&'a ApprovalRow> for ApprovalJson<'a> {
             id: row.id,
             task: row.request.task,
             state: row.state,
-            kind,
+            kind: row.request.reason.as_str(),
             key,
             question: &question.question,
             scope: question.scope.as_deref(),

@@ -13,10 +13,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Answer;
+use super::tasks::shown;
 use crate::amounts::limits;
 use crate::input::Fields;
 use crate::state::ApiState;
-use crate::view::TaskJson;
 
 /// The last millisecond that RFC 3339 can write.
 const INSTANT_MAX: u64 = 253_402_300_799_999;
@@ -36,10 +36,14 @@ pub(crate) async fn submit(State(state): State<ApiState>, mut fields: Fields) ->
     } else {
         StatusCode::CREATED
     };
-    let mut response = match state.queue.task(submission.id).await {
-        Ok(Some(view)) => super::json(status, &TaskJson::from(&view))?,
+    let told = match state.queue.task(submission.id).await {
+        Ok(Some(view)) => shown(&state, &view, status).await.ok(),
+        Ok(None) | Err(_) => None,
+    };
+    let mut response = match told {
+        Some(response) => response,
         // It is accepted all the same; how it stands cannot be said.
-        Ok(None) | Err(_) => super::json(status, &json!({ "id": submission.id, "state": null }))?,
+        None => super::json(status, &json!({ "id": submission.id, "state": null }))?,
     };
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/tasks/{}", submission.id)) {
         response.headers_mut().insert(LOCATION, location);
@@ -137,7 +141,12 @@ fn on_child_failure(fields: &mut Fields) -> OnChildFailure {
         Some("fail") => Some(true),
         Some("continue") => Some(false),
         Some(_) => {
-            fields.problem(name, "must be \"continue\" or \"fail\"");
+            let retry = if name == FIELD {
+                ", or {\"retry\": TIMES, \"then\": one of them}"
+            } else {
+                ""
+            };
+            fields.problem(name, format!("must be \"continue\" or \"fail\"{retry}"));
             None
         }
     };

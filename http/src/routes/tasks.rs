@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use regrow_runtime::ids::TaskId;
+use regrow_runtime::queue::approval::{ApprovalFilter, ApprovalState};
 use regrow_runtime::queue::task::{TaskState, TaskView};
 use regrow_runtime::store::TaskFilter;
 use serde::Serialize;
 use serde_json::json;
 
+use super::approvals::ApprovalJson;
 use super::{Answer, WAIT_MS_MAX, ok};
 use crate::error::{ApiError, Code};
 use crate::follow::Watch;
@@ -83,6 +86,41 @@ pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> A
     })
 }
 
+/// One task, with the question that a person has to answer before it goes on.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    task: TaskJson<'a>,
+    /// `POST /v1/approvals/{id}` answers it; null when nobody is asked.
+    approval: Option<ApprovalJson<'a>>,
+}
+
+/// From the store, since another node may have asked.
+pub(super) async fn shown(state: &ApiState, view: &TaskView, status: StatusCode) -> Answer {
+    let filter = ApprovalFilter {
+        state: Some(ApprovalState::Open),
+        task: Some(view.body.id),
+        before: None,
+        limit: 1,
+    };
+    let open = match view.state() {
+        TaskState::AwaitingApproval => state.queue.approvals(&filter).await?,
+        TaskState::Scheduled
+        | TaskState::Retryable
+        | TaskState::Executing
+        | TaskState::Waiting
+        | TaskState::Available
+        | TaskState::Completed
+        | TaskState::Discarded
+        | TaskState::Cancelled => Vec::new(),
+    };
+    let shown = Shown {
+        task: TaskJson::from(view),
+        approval: open.first().map(ApprovalJson::from),
+    };
+    super::json(status, &shown)
+}
+
 /// `GET /v1/tasks/{id}`: one task; with `wait_ms` after it ended, or as it stands then.
 pub(crate) async fn show(
     State(state): State<ApiState>,
@@ -92,7 +130,7 @@ pub(crate) async fn show(
     let wait = params.number("wait_ms", 0..=WAIT_MS_MAX).unwrap_or(0);
     params.finish()?;
     if wait == 0 {
-        return ok(&TaskJson::from(&found(&state, id).await?));
+        return shown(&state, &found(&state, id).await?, StatusCode::OK).await;
     }
     let _place = state.wait_permit()?;
     let deadline = tokio::time::sleep(Duration::from_millis(wait));
@@ -102,7 +140,7 @@ pub(crate) async fn show(
         let view = found(&state, id).await?;
         let stopping = Phase::Stopping <= state.lifecycle.phase();
         if view.state().is_terminal() || stopping || deadline.is_elapsed() {
-            return ok(&TaskJson::from(&view));
+            return shown(&state, &view, StatusCode::OK).await;
         }
         tokio::select! {
             () = watch.changed() => {}

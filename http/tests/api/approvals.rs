@@ -34,6 +34,20 @@ async fn a_worker_asks_and_goes_on_with_the_answer() {
             409,
             "stale_epoch",
         );
+        let (_, shown) = node.look(&format!("/v1/tasks/{id}")).await;
+        assert_eq!(shown["approval"]["id"], asked["approval"], "{shown}");
+        assert_eq!(shown["approval"]["options"], json!(["now", "tonight"]));
+        let (_, why) = node.look(&format!("/v1/tasks/{id}/explain")).await;
+        let why = &why["reasons"][0];
+        assert_eq!(
+            (&why["code"], &why["decides"], &why["approval"]),
+            (&json!("approval"), &json!("ask"), &asked["approval"])
+        );
+        let text = why["text"].as_str().expect("a sentence");
+        assert!(
+            text.contains("deploy to production? [now | tonight] - answer with"),
+            "{text}"
+        );
         let (_, open) = node.look("/v1/approvals?state=open").await;
         assert_eq!(open["approvals"][0]["question"], "deploy to production?");
         assert_eq!(open["approvals"][0]["task"], json!(id));
@@ -135,6 +149,12 @@ async fn a_budget_holds_before_the_call_and_a_person_lets_it_grow() {
         );
         let (_, asked) = node.look(&question).await;
         assert_eq!(asked["short"][0]["missing"], 20, "{asked}");
+        let (_, shown) = node.look(&format!("/v1/tasks/{id}")).await;
+        assert_eq!(shown["approval"], asked);
+        let (_, why) = node.look(&format!("/v1/tasks/{id}/explain")).await;
+        assert_eq!(why["reasons"][0]["decides"], "budget", "{why}");
+        let text = why["reasons"][0]["text"].as_str().expect("a sentence");
+        assert!(text.contains("Approve 20 tokens more for budget"), "{text}");
         let more = json!({ "decision": "approve", "grant": { "tokens": 1_000 } });
         assert_eq!(node.send(&question, more).await.0, 200);
         let again = node.lease("k").await;

@@ -83,7 +83,7 @@ async fn a_family_fails_as_it_was_asked_to_and_its_failed_part_is_retried() {
     assert_eq!(status, 201, "{parent}");
     assert_eq!(
         parent["on_child_failure"],
-        json!({ "retries": 1, "fail": true })
+        json!({ "retry": 1, "then": "fail" })
     );
     let id = parent["id"].as_str().expect("an id");
     let lease = node.lease("plan").await;

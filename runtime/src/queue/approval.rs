@@ -89,6 +89,18 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// The reason's name in JSON.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Ask { .. } => "ask",
+            Self::Budget { .. } => "budget",
+        }
+    }
+}
+
 /// Where a question stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::approval::{ApprovalId, Holdup};
 use super::gate::GateStanding;
 use super::task::{Lane, TaskState};
 use crate::clock::Timestamp;
@@ -49,6 +50,8 @@ pub enum Cause {
         /// Why, if it did not complete.
         error: Option<String>,
     },
+    /// Another node that shares the database takes care of it.
+    Elsewhere,
     /// Its submission is being written.
     Storing,
     /// A worker holds its lease: it runs.
@@ -105,7 +108,19 @@ pub enum Cause {
         count: usize,
     },
     /// It waits for a person's answer.
-    Approval,
+    Approval {
+        /// The question's id, by which it is answered.
+        approval: ApprovalId,
+        /// What the answer decides: `start`, `ask` or `budget`.
+        decides: &'static str,
+        /// The question; for a budget with its scope and figures.
+        question: String,
+        /// Answers to choose from; plain yes or no when empty.
+        options: Vec<String>,
+        /// When it counts as denied.
+        #[serde(serialize_with = "instant_option")]
+        expires_at: Option<Timestamp>,
+    },
     /// As many tasks of its concurrency key execute as may.
     ConcurrencyLimit {
         /// The key.
@@ -191,6 +206,18 @@ pub struct Awaited {
     pub state: TaskState,
 }
 
+impl From<Holdup> for Cause {
+    fn from(holdup: Holdup) -> Self {
+        Self::Approval {
+            approval: holdup.approval,
+            decides: holdup.request.reason.as_str(),
+            question: holdup.request.question.question,
+            options: holdup.request.question.options,
+            expires_at: holdup.expires_at,
+        }
+    }
+}
+
 fn instant<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(at)
 }
@@ -221,6 +248,9 @@ impl fmt::Display for Cause {
                 Some(error) => write!(f, "it was {outcome}: {error}"),
                 None => write!(f, "it is {outcome}"),
             },
+            Self::Elsewhere => f.write_str(
+                "another node on this database takes care of it; ask that node why it waits",
+            ),
             Self::Storing => f.write_str("its submission is being written to the store"),
             Self::Leased { worker, until, .. } => {
                 write!(f, "it runs: {worker} holds its lease")?;
@@ -253,7 +283,29 @@ impl fmt::Display for Cause {
             Self::Children { waits_for, count } => {
                 write!(f, "it waits for its children {}", list(waits_for, *count))
             }
-            Self::Approval => f.write_str("it waits for a person's answer"),
+            Self::Approval {
+                approval,
+                decides: _,
+                question,
+                options,
+                expires_at,
+            } => {
+                write!(f, "it waits for a person's answer: {question}")?;
+                if !options.is_empty() {
+                    write!(f, " [{}]", options.join(" | "))?;
+                }
+                let choice = if options.is_empty() {
+                    ""
+                } else {
+                    " --choice ANSWER"
+                };
+                write!(
+                    f,
+                    " - answer with `regrow approvals approve {approval}{choice}` or `regrow \
+                     approvals deny {approval}`"
+                )?;
+                expires_at.map_or(Ok(()), |at| write!(f, ", denied unless answered by {at}"))
+            }
             Self::ConcurrencyLimit { key, gate, .. } => write!(
                 f,
                 "{} tasks of concurrency key {key} execute, which is as many as may ({})",

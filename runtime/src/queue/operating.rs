@@ -246,15 +246,13 @@ impl Queue {
         Ok(view.map(|view| Explanation {
             id,
             state: view.state(),
-            reasons: view
-                .end
-                .map(|end| Cause::Ended {
+            reasons: vec![Reason::from(match view.end {
+                Some(end) => Cause::Ended {
                     outcome: end.state,
                     error: end.error,
-                })
-                .map(Reason::from)
-                .into_iter()
-                .collect(),
+                },
+                None => Cause::Elsewhere,
+            })],
         }))
     }
 

@@ -43,7 +43,7 @@ impl Machine {
                     cancel_requested: run.cancel_requested,
                 }),
                 TaskState::Waiting => self.explain_waiting(entry, &mut causes),
-                TaskState::AwaitingApproval => causes.push(Cause::Approval),
+                TaskState::AwaitingApproval => causes.extend(self.holdup(id).map(Cause::from)),
                 TaskState::Available => self.explain_available(entry, now, &mut causes),
                 TaskState::Completed | TaskState::Discarded | TaskState::Cancelled => {}
             }

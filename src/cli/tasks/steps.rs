@@ -1,0 +1,100 @@
+//! `regrow tasks steps`: the journal of a task.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::Failure;
+use super::super::output::{facts, line, pretty, print, relative, table};
+use super::{encoded, figures, show};
+use crate::client::Client;
+
+/// A finished step, as the node says it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Step {
+    key: String,
+    input: Value,
+    output: Value,
+    output_hash: Option<String>,
+    epoch: u64,
+    cost: Value,
+    finished_at: String,
+}
+
+impl Step {
+    fn row(&self) -> Vec<String> {
+        let output = match &self.output_hash {
+            Some(_) => "large; show it with --key".to_owned(),
+            None => self.output.to_string(),
+        };
+        vec![
+            line(&self.key, 40),
+            relative(&self.finished_at),
+            self.epoch.to_string(),
+            line(&self.cost().unwrap_or_default(), 60),
+            line(&output, 60),
+        ]
+    }
+
+    /// Without the figures that are nothing.
+    fn cost(&self) -> Option<String> {
+        let mut cost = self.cost.clone();
+        if let Some(figures) = cost.as_object_mut() {
+            figures.retain(|_, figure| figure.as_f64() != Some(0.0));
+        }
+        figures(&cost)
+    }
+
+    fn facts(&self) -> String {
+        let at = format!("{} ({})", self.finished_at, relative(&self.finished_at));
+        let mut known = vec![
+            ("key", self.key.clone()),
+            ("finished", at),
+            ("epoch", self.epoch.to_string()),
+        ];
+        known.extend(self.cost().map(|cost| ("cost", cost)));
+        known.push(("input", pretty(&self.input)));
+        known.push(("output", pretty(&self.output)));
+        facts(&known)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    steps: Vec<Step>,
+    next_cursor: Option<String>,
+}
+
+pub(super) async fn show_one(
+    client: &Client,
+    json: bool,
+    id: &str,
+    key: &str,
+) -> Result<(), Failure> {
+    let path = format!("/v1/tasks/{}/steps/{}", encoded(id), encoded(key));
+    let reply = client.get(&path).await?;
+    show(&reply, json, || Ok(reply.decode::<Step>()?.facts()))
+}
+
+pub(super) async fn list(client: &Client, json: bool, id: &str, limit: u32) -> Result<(), Failure> {
+    let path = format!("/v1/tasks/{}/steps?limit={limit}", encoded(id));
+    let reply = client.get(&path).await?;
+    if json {
+        print(&reply.text)?;
+        return Ok(());
+    }
+    let page: Page = reply.decode()?;
+    if page.steps.is_empty() {
+        print("no step of it is finished")?;
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = page.steps.iter().map(Step::row).collect();
+    print(&table(
+        &["KEY", "FINISHED", "EPOCH", "COST", "OUTPUT"],
+        &rows,
+    ))?;
+    if page.next_cursor.is_some() {
+        print("and more; show up to 200 with --limit, or all over GET /v1/tasks/{id}/steps")?;
+    }
+    Ok(())
+}
