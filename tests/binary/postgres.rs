@@ -100,6 +100,37 @@ async fn a_node_whose_name_another_took_stops_and_says_who() {
     second.kill().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_of_another_node_is_pointed_to_and_not_misread() {
+    let schema = Schema::create().await;
+    let url = schema.url();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
+    let named = |name| {
+        let database = ("REGROW_STORE__DATABASE_URL", url.as_str());
+        [database, ("REGROW_NODE__NAME", name)]
+    };
+    let its = NodeProcess::start(dirs[0].path(), &named("its")).await;
+    let other = NodeProcess::start(dirs[1].path(), &named("other")).await;
+    let task = json!({ "kind": "k", "requires_approval": true });
+    let (_, accepted) = its.post("/v1/tasks", &task).await;
+    let id = accepted["id"].as_str().expect("an id");
+    let question = accepted["approval"]["id"].as_str().expect("a question");
+    let (_, shown) = other.get(&format!("/v1/tasks/{id}")).await;
+    assert_eq!(shown["approval"], accepted["approval"]);
+    let (_, why) = other.get(&format!("/v1/tasks/{id}/explain")).await;
+    assert_eq!(why["reasons"][0]["code"], "elsewhere", "{why}");
+    let yes = json!({ "decision": "approve" });
+    let path = format!("/v1/approvals/{question}");
+    let (status, refused) = other.post(&path, &yes).await;
+    assert_eq!((status, &refused["code"]), (409, &json!("wrong_state")));
+    let detail = refused["detail"].as_str().expect("words");
+    assert!(detail.contains("which another node works on"), "{detail}");
+    let (status, decided) = its.post(&path, &yes).await;
+    assert_eq!(status, 200, "{decided}");
+    its.kill().await;
+    other.kill().await;
+}
+
 #[test]
 fn a_database_that_cannot_be_reached_stops_the_start() {
     let dir = tempfile::tempdir().expect("temporary directory");

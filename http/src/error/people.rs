@@ -26,6 +26,9 @@ impl From<ApprovalError> for ApiError {
             ApprovalError::Closed { id, state, .. } => Self::new(Code::ApprovalClosed, detail)
                 .with("approval", id.to_string())
                 .with("state", state.as_str()),
+            ApprovalError::Elsewhere { id, task } => Self::new(Code::WrongState, detail)
+                .with("approval", id.to_string())
+                .with("task", task.to_string()),
             ApprovalError::WrongToken(id) => {
                 Self::new(Code::WrongToken, detail).with("approval", id.to_string())
             }

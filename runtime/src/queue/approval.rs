@@ -256,6 +256,14 @@ pub enum ApprovalError {
         /// Where its task stands, if that is why.
         task_state: Option<TaskState>,
     },
+    /// Another node that shares the database takes care of its task.
+    #[error("approval {id} is for task {task}, which another node works on; answer it at that one")]
+    Elsewhere {
+        /// The question.
+        id: ApprovalId,
+        /// The task that waits.
+        task: TaskId,
+    },
     /// The token is another question's, or nobody's.
     #[error(
         "the token does not belong to approval {0}; leave it out, or use the one that was returned when it was asked"

@@ -137,6 +137,16 @@ impl Queue {
                 let row = self.store().approval(id).await?;
                 let row = row.ok_or(ApprovalError::Unknown(id))?;
                 let task = self.store().task(row.request.task).await?;
+                let here = {
+                    let machine = self.0.machine.lock();
+                    let now = self.0.clock.now();
+                    machine.explain(row.request.task, now).is_some()
+                };
+                let lives = task.as_ref().is_some_and(|view| view.end.is_none());
+                if row.state == ApprovalState::Open && lives && !here {
+                    let task = row.request.task;
+                    return Err(ApprovalError::Elsewhere { id, task });
+                }
                 // Open in the store but not here: it is being withdrawn.
                 let (state, ended) = match row.state {
                     ApprovalState::Open | ApprovalState::Withdrawn => {
