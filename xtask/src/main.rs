@@ -2,6 +2,7 @@
 //!
 //! `check` is exactly what continuous integration runs; it changes no files. `fix` does.
 
+mod needs;
 mod peers;
 mod postgres;
 
@@ -145,7 +146,7 @@ fn dependencies() -> Result<(), Failed> {
 }
 
 fn test(rest: &[String]) -> Result<(), Failed> {
-    prepare()?;
+    needs::check()?;
     let server = Server::start()?;
     let mut command = cargo(&["test", "--workspace"]);
     server.tell(&mut command);
@@ -204,19 +205,6 @@ impl Totals {
             }
         }
     }
-}
-
-/// What the tests need beyond Rust itself.
-fn prepare() -> Result<(), Failed> {
-    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    let found = Command::new(&compiler).arg("--version").output();
-    if found.is_ok_and(|answer| answer.status.success()) {
-        return Ok(());
-    }
-    Err(format!(
-        "no C compiler: `{compiler} --version` does not run, and SQLite is built from source; \
-         install one (Debian: `apt-get install gcc`, macOS: `xcode-select --install`) or set CC"
-    ))
 }
 
 /// Every bench with the package it belongs to.

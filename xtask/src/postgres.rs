@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::{Failed, report};
+use crate::{Failed, needs, report};
 
 /// What the tests read to find the server.
 const URL: &str = "REGROW_TEST_DATABASE_URL";
@@ -161,24 +161,7 @@ pub(crate) fn programs() -> Result<PathBuf, Failed> {
     let advice = "no PostgreSQL server: install one (Debian: `apt-get install postgresql`, macOS: \
         `brew install postgresql`), put its `initdb` and `pg_ctl` in PATH, or set DATABASE_URL to \
         a database in which the tests may create schemas";
-    if !is_root() || Command::new("apt-get").arg("--version").output().is_err() {
-        return Err(advice.to_owned());
-    }
-    report("PostgreSQL: not found, installing Debian's `postgresql` …");
-    for arguments in [
-        &["update", "-q"][..],
-        &[
-            "install",
-            "-q",
-            "-y",
-            "--no-install-recommends",
-            "postgresql",
-        ],
-    ] {
-        let mut apt = Command::new("apt-get");
-        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-        quietly("apt-get", apt).map_err(|error| format!("{advice}\n{error}"))?;
-    }
+    needs::install("postgresql", advice)?;
     installed().ok_or_else(|| advice.to_owned())
 }
 
@@ -305,7 +288,7 @@ fn answer(command: &mut Command) -> Option<String> {
 
 /// Runs a command, whose words matter only when it fails. A server that it leaves behind
 /// keeps what it was given for output, so that is a file, not a pipe.
-fn quietly(step: &str, mut command: Command) -> Result<(), Failed> {
+pub(crate) fn quietly(step: &str, mut command: Command) -> Result<(), Failed> {
     let failed = |error: std::io::Error| format!("PostgreSQL: {step}: {error}");
     let output = command
         .stdin(Stdio::null())

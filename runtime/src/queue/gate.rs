@@ -185,14 +185,16 @@ impl Gates {
         let Some(free) = self.free(&need.gate, now, rules) else {
             return true;
         };
-        let saving = self
-            .gates
-            .get(&need.gate)
-            .and_then(|gate| gate.saving.as_ref());
-        let saved = saving
-            .filter(|saving| saving.id != id && asked(&saving.kind))
-            .map_or(0, |saving| saving.units);
+        let saved = self.saved_beside(&need.gate, id, asked);
         need.units.saturating_add(saved) <= free
+    }
+
+    /// Units that are saved for another task than `id`.
+    pub(crate) fn saved_beside(&self, key: &GateKey, id: TaskId, asked: Asked<'_>) -> u64 {
+        let saving = self.gates.get(key).and_then(|gate| gate.saving.as_ref());
+        saving
+            .filter(|saving| saving.id != id && asked(&saving.kind))
+            .map_or(0, |saving| saving.units)
     }
 
     /// Units that are free; `None` when nothing limits them.
@@ -380,13 +382,19 @@ impl Gates {
         }
     }
 
-    /// When a need is met by the passing of time alone.
-    pub(crate) fn opens_at(&self, need: &Need, now: Timestamp, rules: &Rules) -> Option<Timestamp> {
-        match need.gate.discipline(rules) {
+    /// When a gate has `units` by the passing of time alone.
+    pub(crate) fn opens_at(
+        &self,
+        key: &GateKey,
+        units: u64,
+        now: Timestamp,
+        rules: &Rules,
+    ) -> Option<Timestamp> {
+        match key.discipline(rules) {
             Discipline::Open | Discipline::Held(_) => None,
             Discipline::Refill(rate) => {
-                let meter = self.gates.get(&need.gate).map(|gate| gate.meter);
-                meter.unwrap_or_default().opens_at(rate, need.units, now)
+                let meter = self.gates.get(key).map(|gate| gate.meter);
+                meter.unwrap_or_default().opens_at(rate, units, now)
             }
         }
     }

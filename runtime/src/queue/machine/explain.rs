@@ -118,7 +118,7 @@ impl Machine {
     fn explain_gate(&self, need: &Need, now: Timestamp) -> Cause {
         let rules = &self.control.rules;
         let gate = self.gates.standing(&need.gate, now, rules);
-        let opens_at = self.gates.opens_at(need, now, rules);
+        let opens_at = self.gates.opens_at(&need.gate, need.units, now, rules);
         let opens_at = opens_at.filter(|at| now < *at);
         match &need.gate {
             GateKey::Concurrency(key) => Cause::ConcurrencyLimit {

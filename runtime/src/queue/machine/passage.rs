@@ -183,8 +183,10 @@ impl Machine {
                 }
             }
             let next = self.gates.next(gate, &kind, lane);
-            let need = next.and_then(|id| self.need(id, gate));
-            let opens = need.and_then(|need| self.opens_at(need, now));
+            let opens = next.and_then(|id| {
+                let need = self.need(id, gate)?;
+                self.opens_at(need, id, now)
+            });
             opens_at = opens_at.into_iter().chain(opens).min();
         }
         self.gates.arm(gate, opens_at);
@@ -215,18 +217,20 @@ impl Machine {
         needs.iter().find(|need| need.gate == *gate)
     }
 
-    /// When to look again at a need that is not met, unless something happens before.
-    fn opens_at(&self, need: &Need, now: Timestamp) -> Option<Timestamp> {
+    /// When to look again at a need of task `id` that is not met, unless something happens
+    /// before: when there is enough for it beside what is saved for another, or when the kind
+    /// of that other may be claimed no more.
+    fn opens_at(&self, need: &Need, id: TaskId, now: Timestamp) -> Option<Timestamp> {
+        let asked = |kind: &str| self.is_asked(kind, now);
+        let saved = self.gates.saved_beside(&need.gate, id, &asked);
+        let units = need.units.saturating_add(saved);
         let rules = &self.control.rules;
-        let refilled = self.gates.opens_at(need, now, rules);
-        if refilled.is_some_and(|at| now < at) {
-            return refilled;
-        }
-        // The units may be there, but saved for a task whose kind may be claimed no more.
-        let (_, kind) = self.gates.saved_for(&need.gate)?;
-        let asked_at = self.asked.get(kind)?;
-        let ages = asked_at.after(super::ASKED_WITHIN + Duration::from_millis(1));
-        Some(ages).filter(|at| now < *at)
+        let refilled = self.gates.opens_at(&need.gate, units, now, rules);
+        let other = self.gates.saved_for(&need.gate).filter(|_| 0 < saved);
+        let asked_at = other.and_then(|(_, kind)| self.asked.get(kind));
+        let ages = asked_at.map(|at| at.after(super::ASKED_WITHIN + Duration::from_millis(1)));
+        let times = refilled.into_iter().chain(ages);
+        times.filter(|at| now < *at).min()
     }
 
     pub(super) fn is_open(&self, need: &Need, id: TaskId, now: Timestamp) -> bool {
@@ -242,7 +246,14 @@ impl Machine {
         };
         let asked = &self.asked;
         let asked = |kind: &str| super::asked_within(asked, kind, now);
-        asked(&entry.body.kind) && self.gates.save(&entry.needs, &entry.body, place, &asked)
+        let saved =
+            asked(&entry.body.kind) && self.gates.save(&entry.needs, &entry.body, place, &asked);
+        if saved {
+            // Less may be saved than before at another of its gates: others may pass there.
+            let gates = entry.needs.iter().map(|need| need.gate.clone());
+            self.stirred.extend(gates);
+        }
+        saved
     }
 
     /// Deletes the stored accounts of gates that refill no more.

@@ -136,7 +136,7 @@ async fn many_live_tasks_are_read_by_two_threads_and_each_once() {
          FROM n JOIN task t ON t.seq = 1; \
          INSERT INTO task_run SELECT t.seq, r.state, r.attempt, r.losses, r.epoch, r.run_at, \
              r.lease_until, r.worker, r.cancel_requested, \
-             CASE t.seq % 100 WHEN 50 THEN 'error ' || t.seq END, r.events \
+             CASE t.seq % 100 WHEN 50 THEN 'error ' || t.seq END, r.events, r.retries \
          FROM task t JOIN task_run r ON r.seq = 1 WHERE 3 < t.seq;";
     let writer = sqlite.writer().expect("open");
     let copied = writer.with(move |connection| {

@@ -376,7 +376,7 @@ fn read_log(world: &World, id: TaskId) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_acknowledged_is_lost_and_nothing_stands_still(
         ops in prop::collection::vec(op(), 1..150)

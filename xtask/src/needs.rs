@@ -1,0 +1,48 @@
+//! Programs that the tests need beyond Rust itself: found, or installed where that is possible.
+
+use std::process::Command;
+
+use crate::postgres::{is_root, quietly};
+use crate::{Failed, report};
+
+/// Checks for a C compiler, and for the languages of the example workers.
+pub(crate) fn check() -> Result<(), Failed> {
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    if !runs(&compiler) {
+        return Err(format!(
+            "no C compiler: `{compiler} --version` does not run, and SQLite is built from source; \
+             install one (Debian: `apt-get install gcc`, macOS: `xcode-select --install`) or set CC"
+        ));
+    }
+    for (program, package) in [("python3", "python3"), ("node", "nodejs")] {
+        if !runs(program) {
+            let advice = format!(
+                "no `{program}`: the example workers are tested in their languages; install it \
+                 (Debian: `apt-get install {package}`)"
+            );
+            install(package, &advice)?;
+        }
+    }
+    Ok(())
+}
+
+fn runs(program: &str) -> bool {
+    let answer = Command::new(program).arg("--version").output();
+    answer.is_ok_and(|answer| answer.status.success())
+}
+
+/// Installs one of Debian's packages where this process may; otherwise fails with `advice`.
+pub(crate) fn install(package: &str, advice: &str) -> Result<(), Failed> {
+    if !is_root() || !runs("apt-get") {
+        return Err(advice.to_owned());
+    }
+    report(&format!("installing Debian's `{package}` …"));
+    let update = &["update", "-q"][..];
+    let install = &["install", "-q", "-y", "--no-install-recommends", package];
+    for arguments in [update, install] {
+        let mut apt = Command::new("apt-get");
+        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        quietly("apt-get", apt).map_err(|error| format!("{advice}\n{error}"))?;
+    }
+    Ok(())
+}
