@@ -282,11 +282,25 @@ impl Journal {
     /// recovers: the work would have to be done, and paid for, again. False if the step is
     /// on record already.
     async fn record<E>(&self, step: FinishedStep) -> Result<bool, StepError<E>> {
+        let mut unsure = false;
         loop {
-            let recorded = self.queue.record_step(self.task, self.epoch, step.clone());
+            let recorded = async {
+                // A commit that failed may have been kept. Once the store has recovered, what
+                // it shows is what stands.
+                if unsure {
+                    self.queue.settle().await?;
+                    let store = self.queue.writer().store();
+                    if store.step(self.seq, &step.key).await?.is_some() {
+                        return Ok(false);
+                    }
+                }
+                let recorded = self.queue.record_step(self.task, self.epoch, step.clone());
+                recorded.await
+            };
             match recorded.await {
                 Ok(first) => return Ok(first),
                 Err(LeaseError::Store(reason)) if reason.is_retryable() => {
+                    unsure = true;
                     tracing::warn!(task_id = %self.task, step = step.key, %reason, "step waits to be recorded");
                     tokio::time::sleep(RECORD_PAUSE).await;
                 }

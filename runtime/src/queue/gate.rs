@@ -452,6 +452,8 @@ impl Gates {
     pub(crate) fn reweigh(&mut self, rules: &Rules) -> Vec<GateKey> {
         let mut crowded = Vec::new();
         for (key, gate) in &mut self.gates {
+            // Whoever can pass under the new rules is saved for again when he is looked at.
+            gate.saving = None;
             for group in gate.groups.values_mut().flatten() {
                 group.parked.reweigh(rules);
             }

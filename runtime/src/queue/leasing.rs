@@ -61,8 +61,9 @@ impl Queue {
             ..
         } = request;
         let leases = machine.claim(kinds, worker, *lease, request.max, now);
+        // A claim that finds gates closed moves tasks too, and sets timers.
+        self.hand_over(&mut machine, None);
         if !leases.is_empty() {
-            self.hand_over(&mut machine, None);
             // Whoever was called may have taken another task than the one he was called for.
             if !self.0.line.is_empty() {
                 self.0.line.call(&machine.claimable(kinds));

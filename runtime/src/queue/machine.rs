@@ -150,6 +150,9 @@ pub(crate) struct Machine {
     freed: Rate,
     next_seq: u64,
     next_epoch: u64,
+    /// Numbers of reservations, within this life. Unlike epochs they are never raised by
+    /// those of other nodes.
+    next_reservation: u64,
     rng: SmallRng,
     outbox: Outbox,
 }
@@ -178,6 +181,7 @@ impl Machine {
             freed: Rate::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
+            next_reservation: u64::from(boot) << 32,
             rng: SmallRng::seed_from_u64(seed),
             outbox: Outbox::default(),
         }

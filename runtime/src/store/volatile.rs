@@ -49,12 +49,19 @@ struct Tables {
 pub struct Volatile {
     tables: Arc<Mutex<Tables>>,
     fail_next: Arc<AtomicBool>,
+    lose_next_answer: Arc<AtomicBool>,
 }
 
 impl Volatile {
     /// Makes the next commit fail, as a full disk would.
     pub fn fail_next_commit(&self) {
         self.fail_next.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes the next commit be kept and reported as failed, as a connection that ends
+    /// between the two does.
+    pub fn lose_next_answer(&self) {
+        self.lose_next_answer.store(true, Ordering::SeqCst);
     }
 
     pub(super) async fn next_boot(&self) -> Result<u32, StoreError> {
@@ -289,6 +296,12 @@ impl Volatile {
             return Err(StoreError::DiskFull { attempt: "commit" });
         }
         self.tables.lock().apply(changes);
+        if self.lose_next_answer.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Failed {
+                attempt: "commit",
+                cause: "the answer was lost".into(),
+            });
+        }
         Ok(())
     }
 

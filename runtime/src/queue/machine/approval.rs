@@ -318,7 +318,15 @@ impl Machine {
                         self.withdraw(id);
                         self.wake(id, now);
                     }
-                    Some(short) if short.short.iter().any(|short| short.scope == *scope) => break,
+                    // Only one that fits once what is under way has settled is waited for.
+                    Some(short)
+                        if short.short.iter().any(|one| {
+                            one.scope == *scope
+                                && one.spent.saturating_add(needs.of(one.unit)) <= one.limit
+                        }) =>
+                    {
+                        break;
+                    }
                     Some(_) => {}
                 }
             }

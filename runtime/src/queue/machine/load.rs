@@ -45,6 +45,7 @@ impl Machine {
         self.control = snapshot.control;
         // A batch whose outcome was unknown never shares its numbers with a later one.
         self.next_seq = snapshot.next_seq.max(old.next_seq);
+        self.next_reservation = old.next_reservation;
         for (_, key, id) in &old.recent_keys {
             self.keys.insert(key.clone(), *id);
         }

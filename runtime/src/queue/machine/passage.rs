@@ -244,6 +244,19 @@ impl Machine {
         let Some(entry) = self.tasks.get(&id).filter(|_| place.0 <= now) else {
             return false;
         };
+        let rules = &self.control.rules;
+        // Saved for one that can never pass, units would be idle for ever.
+        let possible = entry
+            .needs
+            .iter()
+            .all(|need| match need.gate.discipline(rules) {
+                Discipline::Open => true,
+                Discipline::Held(total) => need.units <= total,
+                Discipline::Refill(rate) => need.units <= rate.burst,
+            });
+        if !possible {
+            return false;
+        }
         let asked = &self.asked;
         let asked = |kind: &str| super::asked_within(asked, kind, now);
         let saved =

@@ -49,8 +49,9 @@ impl Machine {
         if max <= entry.run.events {
             return Err(LeaseError::LogFull { task: id, max });
         }
-        if self.ledger.reserved(id, key).is_some() {
-            if !afresh {
+        if let Some(before) = self.ledger.reserved(id, key) {
+            // A larger estimate is another try: the same is answered only to the same.
+            if !afresh && estimate.minus(before).is_zero() {
                 return Ok(());
             }
             self.charge_unknown(id, key, now);
@@ -61,8 +62,8 @@ impl Machine {
             let max = OPEN_MAX;
             return Err(LeaseError::TooManyReservations { task: id, max });
         }
-        // Unique like an epoch, from the same count.
-        let Epoch(row_id) = self.fresh_epoch();
+        self.next_reservation += 1;
+        let row_id = self.next_reservation;
         let row = ReservationRow {
             id: row_id,
             seq,

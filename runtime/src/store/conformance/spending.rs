@@ -16,7 +16,7 @@ use crate::queue::asking::Asking;
 use crate::queue::budget::{Amounts, Cost, Limits, Period, Scope};
 use crate::queue::error::{BudgetError, LeaseError};
 use crate::queue::task::{NewChild, NewTask, OnChildFailure, TaskState, TaskTerms};
-use crate::store::Changes;
+use crate::store::{Changes, Store};
 
 conforms! {
     a_priced_step_is_paid_for_once_whatever_is_killed,
@@ -431,4 +431,23 @@ async fn budgets_and_questions_go_with_their_task(subject: Subject) {
     assert!(subject.queue.budget(&Scope::Task(id)).await.is_err());
     let row = subject.queue.approval(approval).await.expect("readable");
     assert!(row.is_none());
+}
+
+#[tokio::test]
+async fn a_step_whose_commit_was_kept_without_an_answer_is_paid_for_once() {
+    let subject = Subject::memory().await;
+    let id = subject.submit(budgeted(100)).await;
+    let lease = subject.claim("w", LEASE).await;
+    let journal = Journal::new(subject.queue.clone(), &lease);
+    let Store::Volatile(disk) = subject.queue.writer().store().clone() else {
+        unreachable!("made above")
+    };
+    let work = |meter: crate::journal::meter::Meter| async move {
+        meter.add(Cost::from(tokens(30)));
+        disk.lose_next_answer();
+        Ok::<u64, std::io::Error>(30)
+    };
+    let paid = journal.priced_step("a", "in", tokens(60), work).await;
+    assert_eq!(paid.expect("recorded"), 30);
+    assert_eq!(spent(&subject, &Scope::Task(id)).await, (30, 0));
 }

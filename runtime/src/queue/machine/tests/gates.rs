@@ -351,3 +351,26 @@ fn every_reason_to_wait_is_told() {
     };
     assert_eq!((gate.total, gate.free, gate.parked), (Some(1), Some(0), 1));
 }
+
+#[test]
+fn nothing_is_saved_for_whoever_can_never_pass() {
+    let mut rules = gpus(4);
+    rules.resources.insert("lic".to_owned(), Resource::Slots(1));
+    let mut world = world(rules);
+    let mut both = TaskTerms::default();
+    both.needs.insert("gpu".to_owned(), 4);
+    both.needs.insert("lic".to_owned(), 1);
+    let both = NewTask {
+        terms: Some(Box::new(both)),
+        ..NewTask::new("a", Json::null())
+    };
+    accepted(&mut world, both);
+    world.turn(|control| {
+        control.rules.resources.remove("lic");
+    });
+    world.settle();
+    world.pass(10 * MINUTE);
+    assert!(world.claim().is_none());
+    let small = accepted(&mut world, needing("a", 1));
+    assert_eq!(world.claim().map(|lease| lease.task.id), Some(small));
+}

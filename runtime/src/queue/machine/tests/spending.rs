@@ -428,3 +428,49 @@ fn a_cancelled_task_takes_its_question_with_it() {
         .expect("kept");
     assert_eq!(row.state.as_str(), "withdrawn");
 }
+
+#[test]
+fn who_fits_goes_on_although_one_before_him_never_will() {
+    let mut world = world();
+    world.set_budget(Scope::Node, limited(100), None);
+    let big = submitted(&mut world, with(TaskTerms::default()));
+    let small = submitted(&mut world, with(TaskTerms::default()));
+    let running = submitted(&mut world, with(TaskTerms::default()));
+    let (a, b, c) = (
+        claimed(&mut world),
+        claimed(&mut world),
+        claimed(&mut world),
+    );
+    assert_eq!([a.0, b.0, c.0], [big, small, running]);
+    world.reserve(c, "s", 100, false).expect("room");
+    world.wait_for_budget(a, "s", 1_000).expect("held");
+    world.wait_for_budget(b, "s", 10).expect("held");
+    world.settle();
+    assert!(world.pay(c, "s", 50).expect("held"));
+    world.settle();
+    assert_eq!(world.state(small), Some(TaskState::Available));
+}
+
+#[test]
+fn a_new_period_wakes_who_fits() {
+    let mut world = world();
+    world.set_budget(Scope::Node, limited(100), Some(Period::Day));
+    let big = submitted(&mut world, with(TaskTerms::default()));
+    let small = submitted(&mut world, with(TaskTerms::default()));
+    let running = submitted(&mut world, with(TaskTerms::default()));
+    let (a, b, c) = (
+        claimed(&mut world),
+        claimed(&mut world),
+        claimed(&mut world),
+    );
+    assert_eq!([a.0, b.0, c.0], [big, small, running]);
+    world.reserve(c, "s", 100, false).expect("room");
+    assert!(world.pay(c, "s", 100).expect("held"));
+    world.wait_for_budget(a, "s", 1_000).expect("held");
+    world.wait_for_budget(b, "s", 10).expect("held");
+    world.settle();
+    world.complete(c).expect("held");
+    world.pass(Duration::from_secs(3 * 24 * 3600));
+    world.settle();
+    assert_eq!(world.state(small), Some(TaskState::Available));
+}
