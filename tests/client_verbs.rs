@@ -536,6 +536,8 @@ async fn what_was_given_up_is_shown_by_its_reason_and_tried_again() {
 #[tokio::test]
 async fn rules_are_set_from_the_command_line_and_a_waiting_task_is_explained() {
     let node = Node::start().await;
+    let nameless = node.regrow(&["queue", "set-limit", "", "1"]).await;
+    assert_eq!(nameless.code, 2, "{nameless:?}");
     for verb in [
         &["queue", "set-weight", "class", "bulk", "0.5"][..],
         &["queue", "set-limit", "k", "2"],

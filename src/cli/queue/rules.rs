@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ pub(super) enum RulesVerb {
         #[arg(value_enum)]
         side: Side,
         /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// 0.01 to 100, or `default` for 1
         #[arg(value_parser = number::<f64>)]
@@ -30,6 +32,7 @@ pub(super) enum RulesVerb {
     /// Set how many tasks of a concurrency key may execute at once
     SetLimit {
         /// The key
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         key: String,
         /// A number of tasks, or `default` for the default limit
         #[arg(value_parser = number::<u64>)]
@@ -44,6 +47,7 @@ pub(super) enum RulesVerb {
     /// Set how often tasks of a rate key may start
     SetRate {
         /// The key
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         key: String,
         #[command(flatten)]
         rate: RateArgs,
@@ -54,6 +58,7 @@ pub(super) enum RulesVerb {
     /// Define a resource that tasks may need: slots, or units that come back with time
     SetResource {
         /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// Slots, held while a task executes
         #[arg(long, conflicts_with_all = ["units", "per", "burst"])]
