@@ -7,7 +7,7 @@
 //! later, which bounds every wait without a second mechanism for ageing. This is
 //! earliest-deadline-first (Liu and Layland, 1973) with per-lane relative deadlines.
 //!
-//! Within a lane, classes take turns by [deficit round robin](ring), and within a class its
+//! Within a lane, classes take turns by deficit round robin (`ring`), and within a class its
 //! tenants do; within a tenant the order is first in, first out. Turns are kept per kind of
 //! task, since kinds do not share workers unless a worker asks for several: then the kind
 //! whose oldest task is the most overdue goes first.

@@ -5,13 +5,13 @@
 //! | Gate | Units | Come back |
 //! |---|---|---|
 //! | concurrency key | the key's limit, one per task | when the task is no longer leased |
-//! | rate key | the rate's burst, one per start | [with time](meter) |
+//! | rate key | the rate's burst, one per start | with time (`meter`) |
 //! | resource | slots, or a refilling stock | like the one or the other |
 //!
 //! Tasks that find a gate closed are parked there and not looked at again until units come
 //! back. A parked task keeps its place in the order; per kind and lane, classes and tenants
 //! take turns at the gate as they do in the backlog, and nobody there overtakes the one
-//! whose turn it is. Per kind and lane at most [`EXPOSED_MAX`] tasks of a gate stand in the
+//! whose turn it is. Per kind and lane at most `EXPOSED_MAX` tasks of a gate stand in the
 //! backlog at once, so that no claim meets many who find their gate closed.
 //!
 //! A task that needs many units could be starved by tasks of other kinds or lanes that need

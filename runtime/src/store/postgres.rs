@@ -1,7 +1,7 @@
 //! A store in a PostgreSQL database that several nodes may share.
 //!
 //! As with the file, the queue's memory is the order and the database is the log; besides,
-//! the database says whose tasks are whose. A *life* is one boot of one node ([`life`]): it
+//! the database says whose tasks are whose. A *life* is one boot of one node (`life`): it
 //! owns tasks, renews a lease of its own by the database's clock, and every transaction that
 //! writes for it first locks its row and finds it alive. Whoever takes its tasks over ends it
 //! under a stronger lock, so nothing is written for a life that has ended (fencing; Kleppmann,
@@ -252,7 +252,7 @@ impl Postgres {
         // Not put back unless all went well: half of a conversation is of no use.
         let mut connection = self.taken(&mut writer)?;
         let started = Instant::now();
-        let committed = write::commit(&mut connection, fence, changes);
+        let committed = write::commit(&mut connection, &self.0.config.node, fence, changes);
         match timeout(COMMIT_TIMEOUT, committed).await {
             Ok(Ok(())) => {
                 writer.connection = Some(connection);

@@ -37,15 +37,32 @@ pub(super) const APPROVALS: &str = "INSERT INTO approval \
      $6::text[], $7::text[], $8::text[]) \
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, decision = excluded.decision";
 
+/// Under which name a budget is kept. What a tenant or the node may spend is decided in one
+/// node's memory, so it counts what that node spends and each node has a row of its own.
+fn stored(node: &str, scope: &Scope) -> String {
+    match scope {
+        Scope::Task(_) => scope.to_string(),
+        Scope::Tenant(_) | Scope::Node => format!("{}{scope}", of_node(node)),
+    }
+}
+
+fn of_node(node: &str) -> String {
+    format!("on:{node}/")
+}
+
 /// Writes what changed in the ledgers.
-pub(super) async fn write(to: &mut PgConnection, changes: &Changes) -> Result<(), sqlx::Error> {
+pub(super) async fn write(
+    to: &mut PgConnection,
+    node: &str,
+    changes: &Changes,
+) -> Result<(), sqlx::Error> {
     // Of several rows for one scope or question only the last is written: one statement
     // cannot touch a row twice. In one order everywhere, so that no two transactions wait
     // for each other in a circle.
     let budgets: BTreeMap<String, &BudgetRow> = changes
         .budgets
         .iter()
-        .map(|row| (row.scope.to_string(), row))
+        .map(|row| (stored(node, &row.scope), row))
         .collect();
     if !budgets.is_empty() {
         let (scopes, rows): (Vec<String>, Vec<&BudgetRow>) = budgets.into_iter().unzip();
@@ -117,6 +134,7 @@ fn json<'a, R, T: Serialize + 'a>(
 /// Reads what `tasks` need of the ledgers. For use within a transaction.
 pub(super) async fn live(
     reader: &mut PgConnection,
+    node: &str,
     tasks: &[(Arc<TaskBody>, TaskRun)],
 ) -> Result<Ledgers, ReadError> {
     let trees: HashSet<TaskId> = tasks
@@ -129,8 +147,9 @@ pub(super) async fn live(
         .collect();
     let seqs: Vec<i64> = tasks.iter().map(|(body, _)| signed(body.seq)).collect();
     let budgets =
-        sqlx::query("SELECT * FROM budget WHERE scope NOT LIKE 'task:%' OR scope = ANY($1)")
+        sqlx::query("SELECT * FROM budget WHERE scope = ANY($1) OR starts_with(scope, $2)")
             .bind(trees)
+            .bind(written(&of_node(node)).into_owned())
             .fetch_all(&mut *reader)
             .await?;
     let reservations = sqlx::query("SELECT * FROM reservation WHERE seq = ANY($1)")
@@ -157,7 +176,7 @@ impl Postgres {
         scope: &Scope,
     ) -> Result<Option<BudgetRow>, StoreError> {
         let row = sqlx::query("SELECT * FROM budget WHERE scope = $1")
-            .bind(written(&scope.to_string()).into_owned())
+            .bind(written(&stored(&self.0.config.node, scope)).into_owned())
             .fetch_optional(&self.0.readers)
             .await
             .map_err(|error| self.failure("read a budget", &error))?;
@@ -204,7 +223,7 @@ impl Postgres {
 
 fn budget(row: &PgRow) -> Result<BudgetRow, StoreError> {
     Ok(BudgetRow {
-        scope: parse("a budget's scope", &text(row, "scope")?)?,
+        scope: scope(&text(row, "scope")?)?,
         limits: decoded(row, "limits")?,
         period: optional::<String>(row, "period")?
             .map(|period| parse("a period", &period))
@@ -213,6 +232,15 @@ fn budget(row: &PgRow) -> Result<BudgetRow, StoreError> {
         spent: decoded(row, "spent")?,
         granted: decoded(row, "granted")?,
     })
+}
+
+/// Names of nodes hold no `/`.
+fn scope(stored: &str) -> Result<Scope, StoreError> {
+    let scope = match stored.strip_prefix("on:") {
+        Some(rest) => rest.split_once('/').map_or(rest, |(_, scope)| scope),
+        None => stored,
+    };
+    parse("a budget's scope", scope)
 }
 
 fn reservation(row: &PgRow) -> Result<ReservationRow, StoreError> {

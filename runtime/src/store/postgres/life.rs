@@ -324,7 +324,7 @@ impl Postgres {
         sqlx::query("SET LOCAL statement_timeout = 0")
             .execute(&mut *reader)
             .await?;
-        let live = live(&mut reader, lives).await?;
+        let live = live(&mut reader, &self.0.config.node, lives).await?;
         reader.commit().await?;
         Ok(live)
     }

@@ -47,7 +47,11 @@ pub(super) struct Live {
 }
 
 /// Reads the live tasks of `lives`, in order of acceptance. For use within a transaction.
-pub(super) async fn live(reader: &mut PgConnection, lives: &[i64]) -> Result<Live, ReadError> {
+pub(super) async fn live(
+    reader: &mut PgConnection,
+    node: &str,
+    lives: &[i64],
+) -> Result<Live, ReadError> {
     let mut tasks = Vec::new();
     let mut names = Names::default();
     {
@@ -77,7 +81,7 @@ pub(super) async fn live(reader: &mut PgConnection, lives: &[i64]) -> Result<Liv
             ended.insert(TaskId::from(id), parse("a task state", state)?);
         }
     }
-    let ledgers = ledger::live(reader, &tasks).await?;
+    let ledgers = ledger::live(reader, node, &tasks).await?;
     Ok(Live {
         tasks,
         ended,
@@ -153,7 +157,7 @@ impl Postgres {
             tasks,
             ended,
             ledgers,
-        } = live(&mut reader, &lives).await?;
+        } = live(&mut reader, &self.0.config.node, &lives).await?;
         reader.commit().await?;
         Ok(Snapshot {
             control,

@@ -282,11 +282,11 @@ async fn an_older_connection_of_a_life_writes_no_more() {
         session: 1,
     };
     let mut older = schema.connect().await;
-    write::commit(&mut older, fence, &document("before"))
+    write::commit(&mut older, "node", fence, &document("before"))
         .await
         .expect("the present session");
     node.store.reopen().await.expect("alive");
-    let late = write::commit(&mut older, fence, &document("late")).await;
+    let late = write::commit(&mut older, "node", fence, &document("late")).await;
     assert!(matches!(late, Err(CommitError::Fenced)), "{late:?}");
     node.queue
         .writer()

@@ -149,6 +149,7 @@ pub(super) const FORGET: [&str; 7] = [
 /// may have ended before the answer came.
 pub(super) async fn commit(
     connection: &mut PgConnection,
+    node: &str,
     fence: Fence,
     changes: &Changes,
 ) -> Result<(), CommitError> {
@@ -194,7 +195,7 @@ pub(super) async fn commit(
     for piece in pieces(&changes.steps, size) {
         steps(to, piece).await?;
     }
-    ledger::write(to, changes).await?;
+    ledger::write(to, node, changes).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
         let control =
