@@ -22,6 +22,7 @@ mod life;
 mod line;
 pub(crate) mod machine;
 mod operating;
+pub mod promotion;
 pub mod retry;
 pub mod rules;
 mod spending;
@@ -98,6 +99,8 @@ struct Inner {
     loading: tokio::sync::Mutex<()>,
     /// Held by who brings back the budgets of ended tasks.
     budgets_returning: tokio::sync::Mutex<()>,
+    /// A move to another store.
+    promotion: promotion::Promotion,
 }
 
 /// The right to reopen one task: what the store says about it stays true meanwhile.
@@ -135,7 +138,7 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
-        machine.restore_gates(&Self::gates(writer.store()).await?);
+        machine.restore_gates(&Self::gates(&writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
@@ -150,6 +153,7 @@ impl Queue {
             reopening: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
             budgets_returning: tokio::sync::Mutex::default(),
+            promotion: promotion::Promotion::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
         Ok(queue)
@@ -275,7 +279,7 @@ impl Queue {
         Ok(answer)
     }
 
-    fn store(&self) -> &crate::store::Store {
+    fn store(&self) -> Store {
         self.0.writer.store()
     }
 }

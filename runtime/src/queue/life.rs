@@ -15,11 +15,9 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 impl Queue {
     /// Renews this node's life and takes over the tasks of nodes that are gone. Ends when
     /// another node has taken over this one's, which the [writer](super::Writer) then knows; on a store
-    /// of one node there is nothing to do, and it never ends.
+    /// of one node there is nothing to do until it is moved.
     pub async fn keep_life(&self) {
-        let Some(term) = self.store().life_term() else {
-            return std::future::pending().await;
-        };
+        let term = self.writer().shared().await;
         tokio::select! {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}

@@ -14,6 +14,7 @@
 //! Left out: pooling proxies that swap the server's session between transactions. Prepared
 //! statements and the settings of a session would not survive them.
 
+pub(super) mod import;
 mod ledger;
 mod life;
 mod read;
@@ -39,6 +40,7 @@ use tracing::warn;
 pub use self::life::Takeover;
 pub use self::url::{DatabaseUrl, InvalidDatabaseUrl};
 use self::write::{CommitError, Fence};
+use super::promotion::Mark;
 use super::{Changes, StoreError};
 use crate::clock::{Clock, Timestamp};
 
@@ -83,6 +85,8 @@ struct Inner {
     /// Lives whose tasks are in the queue's memory.
     loaded: Lock<HashSet<i64>>,
     renewals: Lock<life::Renewals>,
+    /// A file's tasks that are all here; the life that owns them begins when it is marked.
+    prepared: Lock<Option<Mark>>,
     closed: AtomicBool,
 }
 
@@ -217,6 +221,7 @@ impl Postgres {
             fence: Lock::default(),
             loaded: Lock::default(),
             renewals: Lock::default(),
+            prepared: Lock::default(),
             closed: AtomicBool::new(false),
         })))
     }
@@ -280,6 +285,11 @@ impl Postgres {
         let failed = |error: sqlx::Error| self.failure(ATTEMPT, &error);
         let (mut fresh, backend) = writing(&self.0.config).await.map_err(failed)?;
         let before = std::mem::replace(&mut writer.backend, backend);
+        if self.0.fence.lock().is_none() && self.0.prepared.lock().is_some() {
+            writer.connection = Some(fresh);
+            drop(writer);
+            return self.activate().await;
+        }
         let fence = self.fence()?;
         let session = life::next_session(&mut fresh, fence.boot, &before)
             .await
