@@ -187,7 +187,8 @@ impl Postgres {
                 "the server runs with fsync = off: what is acknowledged may be lost when its machine stops"
             );
         }
-        MIGRATOR.run(&mut connection).await.map_err(|error| {
+        let migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
+        migrated.map_err(|error| {
             let (database, cause) = (database(), error.to_string());
             if let MigrateError::VersionMissing(migration) = error {
                 OpenError::Newer {

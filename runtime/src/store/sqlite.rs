@@ -143,16 +143,15 @@ impl Sqlite {
             (_, 0) => {}
             _ => examine(&path, bytes).await?,
         }
-        if 0 < bytes
-            && let Some(mark) = export::mark(&path).await?
-        {
-            return Err(OpenError::Promoted { path, mark });
-        }
         let failed = |cause: sqlx::Error| OpenError::Failed {
             path: path.clone(),
             cause: cause.to_string(),
         };
         migrate(&path).await?;
+        // Only now: a log or a journal that a killed process left is in the file.
+        if let Some(mark) = export::mark(&path).await? {
+            return Err(OpenError::Promoted { path, mark });
+        }
         dir.seal()?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)

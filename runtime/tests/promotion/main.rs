@@ -92,5 +92,6 @@ impl Node {
 
 async fn is_marked(dir: &Path) -> bool {
     let mark = sqlite::export::mark(&dir.join(sqlite::FILE)).await;
-    mark.expect("readable").is_some()
+    // A file that was killed while it was made cannot be read, and is not marked.
+    mark.is_ok_and(|mark| mark.is_some())
 }
