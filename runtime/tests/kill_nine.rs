@@ -301,7 +301,11 @@ async fn check_budget(place: &Place, told: &Told, kills: u64) -> u64 {
     let finished = told.steps.keys().filter(|(_, key)| key == PRICED).count() as u64;
     let for_nothing = view.spent.calls.checked_sub(COSTS * finished);
     let for_nothing = for_nothing.expect("a step on record was not charged");
-    assert_eq!(for_nothing % SET_ASIDE, 0, "charged more than once, or in part");
+    assert_eq!(
+        for_nothing % SET_ASIDE,
+        0,
+        "charged more than once, or in part"
+    );
     let interrupted = for_nothing / SET_ASIDE;
     // One that was begun and is not on record was interrupted. Of one that had its room and
     // was killed before it could say that it began, nothing was heard.

@@ -1,6 +1,8 @@
 //! SIGTERM while everybody goes on asking: the node ends in time, hands every lease back, and
 //! keeps what it acknowledged.
 
+#![expect(clippy::panic, reason = "a test may panic")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
