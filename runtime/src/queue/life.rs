@@ -13,14 +13,17 @@ use crate::store::StoreError;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 impl Queue {
-    /// Renews this node's life and takes over the tasks of nodes that are gone. Ends when
+    /// Renews this node's life, takes over the tasks of nodes that are gone, and exchanges
+    /// signals with those that are not. Ends when
     /// another node has taken over this one's, which the [writer](super::Writer) then knows; on a store
     /// of one node there is nothing to do until it is moved.
     pub async fn keep_life(&self) {
         let term = self.writer().shared().await;
+        let store = self.store();
         tokio::select! {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
+            () = store.exchange_signals() => {}
         }
     }
 

@@ -18,6 +18,7 @@ pub(super) mod import;
 mod ledger;
 mod life;
 mod read;
+mod signal;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -38,6 +39,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 pub use self::life::Takeover;
+pub(crate) use self::signal::{Hearing, Signal};
 pub use self::url::{DatabaseUrl, InvalidDatabaseUrl};
 use self::write::{CommitError, Fence};
 use super::promotion::Mark;
@@ -87,6 +89,7 @@ struct Inner {
     renewals: Lock<life::Renewals>,
     /// A file's tasks that are all here; the life that owns them begins when it is marked.
     prepared: Lock<Option<Mark>>,
+    signals: signal::Signals,
     closed: AtomicBool,
 }
 
@@ -223,6 +226,7 @@ impl Postgres {
             loaded: Lock::default(),
             renewals: Lock::default(),
             prepared: Lock::default(),
+            signals: signal::Signals::default(),
             closed: AtomicBool::new(false),
         })))
     }
