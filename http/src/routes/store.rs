@@ -68,7 +68,14 @@ pub(crate) async fn promote(State(state): State<ApiState>, mut fields: Fields) -
     if !fields.given("to") {
         fields.problem("to", "is missing; name a PostgreSQL database");
     }
-    let to = fields.named::<DatabaseUrl>("to");
+    let to = fields.text("to", false);
+    let to = to.and_then(|text| match text.parse::<DatabaseUrl>() {
+        Ok(to) => Some(to),
+        Err(invalid) => {
+            fields.problem("to", invalid.to_string());
+            None
+        }
+    });
     fields.finish()?;
     // Without it, `finish` has refused.
     let to = to.ok_or_else(|| ApiError::new(Code::ValidationFailed, "`to` is missing"))?;

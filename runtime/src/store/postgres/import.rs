@@ -427,7 +427,8 @@ impl Import {
         if let Some(control) = of_file {
             sqlx::query(
                 "INSERT INTO meta (name, value) SELECT 'control', $1 \
-                 WHERE NOT EXISTS (SELECT 1 FROM life) ON CONFLICT (name) DO NOTHING",
+                 WHERE NOT EXISTS (SELECT 1 FROM life) \
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             )
             .bind(control)
             .execute(&mut self.connection)
