@@ -29,6 +29,7 @@ use crate::json::Json;
 use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
 use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
+use crate::queue::machine::Want;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
 use postgres::{Hearing, Signal};
@@ -59,6 +60,10 @@ pub struct Changes {
     pub approvals: Vec<ApprovalRow>,
     /// Documents to put, in order; `body` of `None` deletes.
     pub documents: Vec<DocumentRow>,
+    /// Live tasks that another node goes on with; written after `runs`.
+    pub handed_over: Vec<HandedOver>,
+    /// Tasks from other nodes that are in this node's memory, by their orders of acceptance.
+    pub taken_in: Vec<u64>,
     /// The queue's switches, if they changed.
     pub control: Option<Control>,
     /// Forget some of the tasks that ended before this instant.
@@ -80,6 +85,8 @@ impl Changes {
             && self.reservations_ended.is_empty()
             && self.approvals.is_empty()
             && self.documents.is_empty()
+            && self.handed_over.is_empty()
+            && self.taken_in.is_empty()
             && self.control.is_none()
             && self.prune_before.is_none()
     }
@@ -98,9 +105,23 @@ impl Changes {
             .append(&mut later.reservations_ended);
         self.approvals.append(&mut later.approvals);
         self.documents.append(&mut later.documents);
+        self.handed_over.append(&mut later.handed_over);
+        self.taken_in.append(&mut later.taken_in);
         self.control = later.control.or(self.control.take());
         self.prune_before = later.prune_before.or(self.prune_before);
     }
+}
+
+/// A live task that another node goes on with, if that one lives when this is committed;
+/// otherwise it comes back to the node that gave it, like a task handed to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// The task's order of acceptance.
+    pub seq: u64,
+    /// The task.
+    pub id: TaskId,
+    /// The life of the node that is to have it.
+    pub to: i64,
 }
 
 /// A finished step of a task.
@@ -169,7 +190,12 @@ pub struct Snapshot {
     pub reservations: Vec<ReservationRow>,
     /// Questions that are open.
     pub approvals: Vec<ApprovalRow>,
+    /// Those of the live tasks that were handed over to this node and not taken in before.
+    pub(crate) handed: Vec<u64>,
 }
+
+/// Tasks that live, and how they stand.
+pub(crate) type LiveTasks = Vec<(Arc<TaskBody>, TaskRun)>;
 
 /// What live tasks need of the ledgers.
 #[derive(Debug, Default)]
@@ -524,9 +550,56 @@ impl Store {
         }
     }
 
+    /// Says which tasks this node wants from others; the whole of it, each time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; others go by what was said before, for a short time.
+    pub(crate) async fn want(&self, wants: &[(Arc<str>, usize)]) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.want(wants).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(()),
+        }
+    }
+
+    /// What other nodes want.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn wants(&self) -> Result<Vec<Want>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.wants().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// No other node lives on this store.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn is_alone(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Postgres(store) => store.is_alone().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(true),
+        }
+    }
+
+    /// Tasks that were handed over to this node, at most `max`, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn handed(&self, max: usize) -> Result<LiveTasks, StoreError> {
+        match self {
+            Self::Postgres(store) => store.handed(max).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Hears one kind of signal from other nodes from now on; nothing where no other node
     /// shares the store. Needs [`exchange_signals`](Self::exchange_signals) to run.
-    #[allow(dead_code, reason = "the pool is about to use it")]
     pub(crate) fn hearing(&self, signal: Signal) -> Hearing {
         match self {
             Self::Postgres(store) => store.hearing(signal),
@@ -536,7 +609,6 @@ impl Store {
 
     /// Gives other nodes a hint: those that live these lives, or all if none is named. Does
     /// not wait; a hint may be lost, so what it is about is also looked for in time.
-    #[allow(dead_code, reason = "the pool is about to use it")]
     pub(crate) fn signal(&self, signal: Signal, lives: &[i64]) {
         match self {
             Self::Postgres(store) => store.signal(signal, lives),

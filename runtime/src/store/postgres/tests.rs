@@ -1,5 +1,6 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
+mod hand_over;
 mod signals;
 
 use std::time::Duration;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::hand_over;
 use super::ledger;
 use super::text::written;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun};
@@ -196,6 +197,7 @@ pub(super) async fn commit(
         steps(to, piece).await?;
     }
     ledger::write(to, node, changes).await?;
+    hand_over::write(to, fence.boot, changes).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
         let control =
