@@ -17,6 +17,7 @@
 mod ledger;
 mod life;
 mod read;
+mod signal;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -37,6 +38,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 pub use self::life::Takeover;
+pub(crate) use self::signal::{Hearing, Signal};
 pub use self::url::{DatabaseUrl, InvalidDatabaseUrl};
 use self::write::{CommitError, Fence};
 use super::{Changes, StoreError};
@@ -83,6 +85,7 @@ struct Inner {
     /// Lives whose tasks are in the queue's memory.
     loaded: Lock<HashSet<i64>>,
     renewals: Lock<life::Renewals>,
+    signals: signal::Signals,
     closed: AtomicBool,
 }
 
@@ -217,6 +220,7 @@ impl Postgres {
             fence: Lock::default(),
             loaded: Lock::default(),
             renewals: Lock::default(),
+            signals: signal::Signals::default(),
             closed: AtomicBool::new(false),
         })))
     }

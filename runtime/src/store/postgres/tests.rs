@@ -1,6 +1,7 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
 mod batches;
+mod signals;
 
 use std::time::Duration;
 
