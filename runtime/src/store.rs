@@ -12,6 +12,7 @@
 mod conformance;
 pub mod content;
 pub mod data_dir;
+mod lines;
 pub mod postgres;
 mod sharing;
 pub mod sqlite;
