@@ -24,6 +24,7 @@ impl Queue {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
             () = store.exchange_signals() => {}
+            () = self.keep_pool() => {}
         }
     }
 
@@ -76,6 +77,7 @@ impl Queue {
         machine.adopt(takeover, self.0.clock.now());
         self.store().loaded(&lives);
         self.hand_over(&mut machine, None);
+        self.0.pool.unsettle();
         drop(machine);
         info!(tasks, "tasks of nodes that are gone are here");
         Ok(())

@@ -14,6 +14,7 @@
 //! Left out: pooling proxies that swap the server's session between transactions. Prepared
 //! statements and the settings of a session would not survive them.
 
+mod hand_over;
 pub(super) mod import;
 mod ledger;
 mod life;
@@ -87,6 +88,8 @@ struct Inner {
     /// Lives whose tasks are in the queue's memory.
     loaded: Lock<HashSet<i64>>,
     renewals: Lock<life::Renewals>,
+    /// For saying what this node wants.
+    wanting: Mutex<Option<PgConnection>>,
     /// A file's tasks that are all here; the life that owns them begins when it is marked.
     prepared: Lock<Option<Mark>>,
     signals: signal::Signals,
@@ -225,6 +228,7 @@ impl Postgres {
             fence: Lock::default(),
             loaded: Lock::default(),
             renewals: Lock::default(),
+            wanting: Mutex::default(),
             prepared: Lock::default(),
             signals: signal::Signals::default(),
             closed: AtomicBool::new(false),

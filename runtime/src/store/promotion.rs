@@ -98,6 +98,9 @@ impl Touched {
             reservations_ended: _,
             approvals,
             documents,
+            // Nobody shares a file.
+            handed_over: _,
+            taken_in: _,
             // The switches are copied at the end.
             control: _,
             // Nothing is forgotten while tasks are copied; see the writer.
