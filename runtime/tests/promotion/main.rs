@@ -13,6 +13,7 @@
 mod everything;
 mod kills;
 mod refusals;
+#[path = "../database/rows.rs"]
 mod rows;
 #[path = "../database/schema.rs"]
 mod schema;
