@@ -23,8 +23,8 @@ impl Queue {
         tokio::select! {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
-            () = store.exchange_signals() => {}
-            () = self.keep_pool() => {}
+            () = Box::pin(store.exchange_signals()) => {}
+            () = Box::pin(self.keep_pool()) => {}
         }
     }
 

@@ -93,6 +93,9 @@ pub struct Progress {
     pub error: Option<String>,
 }
 
+/// Changes what is told of a move.
+type Tell<'a> = &'a (dyn Fn(&dyn Fn(&mut Progress)) + Sync);
+
 /// A move that was asked for, and how far it is.
 #[derive(Debug, Default)]
 pub(super) struct Promotion {
@@ -211,11 +214,7 @@ impl Queue {
         moved
     }
 
-    async fn move_to(
-        &self,
-        to: PostgresConfig,
-        told: &(dyn Fn(&dyn Fn(&mut Progress)) + Sync),
-    ) -> Result<(), PromotionError> {
+    async fn move_to(&self, to: PostgresConfig, told: Tell<'_>) -> Result<(), PromotionError> {
         let file = match self.store() {
             Store::Sqlite(file) => file,
             other @ (Store::Postgres(_) | Store::Volatile(_)) => {
@@ -255,7 +254,7 @@ impl Queue {
         &self,
         copying: &mut Copying,
         tap: &Tap,
-        told: &(dyn Fn(&dyn Fn(&mut Progress)) + Sync),
+        told: Tell<'_>,
     ) -> Result<(), PromotionError> {
         // What was under way when the tap began is committed, and will be read.
         self.writer().write(Changes::default()).await?;
