@@ -7,12 +7,14 @@
 //!
 //! Waiting for tasks, for time and for the disk happens outside the lock.
 
+pub(crate) mod allotment;
 pub mod approval;
 pub mod asking;
 pub mod backlog;
 pub mod budget;
 pub mod control;
 pub mod error;
+mod escrow;
 pub mod explain;
 pub mod fairness;
 pub mod gate;
@@ -96,6 +98,8 @@ struct Inner {
     /// Held while tasks are read in order to be put into the machine, so that nothing older
     /// replaces what is newer.
     loading: tokio::sync::Mutex<()>,
+    /// A gate may need units that nodes share, or give some back.
+    wishes: Notify,
     /// Held by who brings back the budgets of ended tasks.
     budgets_returning: tokio::sync::Mutex<()>,
 }
@@ -135,6 +139,9 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
+        if writer.store().is_shared() {
+            machine.share_gates();
+        }
         machine.restore_gates(&Self::gates(writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
@@ -149,6 +156,7 @@ impl Queue {
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            wishes: Notify::new(),
             budgets_returning: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
@@ -233,6 +241,9 @@ impl Queue {
         done: Option<oneshot::Sender<Result<(), StoreError>>>,
     ) {
         self.hurry(machine);
+        if machine.has_wishes() {
+            self.0.wishes.notify_one();
+        }
         let outbox = machine.take_outbox();
         self.0.line.call(&outbox.fresh);
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {

@@ -17,7 +17,7 @@ pub mod sqlite;
 pub mod volatile;
 pub mod writer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use futures::future::{BoxFuture, FutureExt, ready};
 use crate::clock::{Clock, Timestamp};
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::queue::allotment::{Answer, PoolKey, Wish};
 use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
 use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
@@ -487,6 +488,40 @@ impl Store {
         match self {
             Self::Postgres(store) => Some(store.life_term()),
             Self::Sqlite(_) | Self::Volatile(_) => None,
+        }
+    }
+
+    /// Nodes may share this store.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.life_term().is_some()
+    }
+
+    /// Tells the pools that nodes share what this node keeps and wants, in one transaction of
+    /// its own. Answers in the order of the wishes, when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; what was given back may have been, and nothing may be counted on that
+    /// was asked for.
+    pub(crate) async fn exchange(&self, wishes: &[Wish]) -> Result<Vec<Answer>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.exchange(wishes).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(vec![Answer::default(); wishes.len()]),
+        }
+    }
+
+    /// At which of these pools other nodes stand in line.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn contended(
+        &self,
+        pools: &[PoolKey],
+    ) -> Result<BTreeSet<PoolKey>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.contended(pools).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(BTreeSet::new()),
         }
     }
 

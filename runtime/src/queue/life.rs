@@ -13,7 +13,8 @@ use crate::store::StoreError;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 impl Queue {
-    /// Renews this node's life and takes over the tasks of nodes that are gone. Ends when
+    /// Renews this node's life, takes over the tasks of nodes that are gone, and exchanges
+    /// units of gates with the other nodes. Ends when
     /// another node has taken over this one's, which the [writer](super::Writer) then knows; on a store
     /// of one node there is nothing to do, and it never ends.
     pub async fn keep_life(&self) {
@@ -23,6 +24,7 @@ impl Queue {
         tokio::select! {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
+            () = self.share_units() => {}
         }
     }
 

@@ -1,5 +1,7 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
+mod sharing;
+
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Execute};
