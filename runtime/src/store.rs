@@ -12,6 +12,7 @@
 mod conformance;
 pub mod content;
 pub mod data_dir;
+mod lines;
 pub mod postgres;
 pub mod sqlite;
 pub mod volatile;
@@ -32,6 +33,7 @@ use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
+use postgres::{Hearing, Signal};
 
 /// Rows to be committed together.
 #[derive(Debug, Default)]
@@ -555,6 +557,34 @@ impl Store {
         match self {
             Self::Postgres(store) => store.loaded(lives),
             Self::Sqlite(_) | Self::Volatile(_) => {}
+        }
+    }
+
+    /// Hears one kind of signal from other nodes from now on; nothing where no other node
+    /// shares the store. Needs [`exchange_signals`](Self::exchange_signals) to run.
+    #[allow(dead_code, reason = "the pool is about to use it")]
+    pub(crate) fn hearing(&self, signal: Signal) -> Hearing {
+        match self {
+            Self::Postgres(store) => store.hearing(signal),
+            Self::Sqlite(_) | Self::Volatile(_) => Hearing::silent(),
+        }
+    }
+
+    /// Gives other nodes a hint: those that live these lives, or all if none is named. Does
+    /// not wait; a hint may be lost, so what it is about is also looked for in time.
+    #[allow(dead_code, reason = "the pool is about to use it")]
+    pub(crate) fn signal(&self, signal: Signal, lives: &[i64]) {
+        match self {
+            Self::Postgres(store) => store.signal(signal, lives),
+            Self::Sqlite(_) | Self::Volatile(_) => {}
+        }
+    }
+
+    /// Sends and hears signals; never ends.
+    pub(crate) async fn exchange_signals(&self) {
+        match self {
+            Self::Postgres(store) => store.exchange_signals().await,
+            Self::Sqlite(_) | Self::Volatile(_) => std::future::pending().await,
         }
     }
 

@@ -103,6 +103,8 @@ pub(crate) struct Wish {
     pub(crate) least: u64,
     /// The most that are of use.
     pub(crate) most: u64,
+    /// It asked before in vain.
+    pub(crate) again: bool,
 }
 
 /// What became of a wish.

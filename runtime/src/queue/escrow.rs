@@ -6,11 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::Queue;
 use super::allotment::{Answer, Wish};
 use crate::store::StoreError;
+use crate::store::postgres::Signal;
 
 /// Longest time between two looks at what became idle, and at who stands in line.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
@@ -25,8 +27,9 @@ impl Queue {
     /// there is nothing to do.
     pub(super) async fn share_units(&self) {
         let mut pause = PAUSE_MIN;
-        let mut looked_at = tokio::time::Instant::now();
+        let mut looked_at = None;
         let mut failing = false;
+        let mut hearing = self.store().hearing(Signal::Units);
         loop {
             match self.share_once(&mut looked_at).await {
                 Ok(round) => {
@@ -37,8 +40,10 @@ impl Queue {
                         (pause * 2).min(PAUSE_MAX)
                     };
                     let wait = round.next(pause);
-                    if !wait.is_zero() {
-                        let _ = tokio::time::timeout(wait, self.0.wishes.notified()).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.0.wishes.notified() => {}
+                        true = hearing.next() => looked_at = None,
                     }
                 }
                 Err(StoreError::Closed | StoreError::Superseded { .. }) => {
@@ -54,10 +59,10 @@ impl Queue {
         }
     }
 
-    async fn share_once(&self, looked_at: &mut tokio::time::Instant) -> Result<Round, StoreError> {
-        let now = tokio::time::Instant::now();
-        if LOOK_PERIOD <= now.duration_since(*looked_at) {
-            *looked_at = now;
+    async fn share_once(&self, looked_at: &mut Option<Instant>) -> Result<Round, StoreError> {
+        let now = Instant::now();
+        if looked_at.is_none_or(|at| LOOK_PERIOD <= now.duration_since(at)) {
+            *looked_at = Some(now);
             let pools = self.0.machine.lock().pools();
             let contended = if pools.is_empty() {
                 BTreeSet::new()
@@ -110,6 +115,13 @@ impl Queue {
             self.settle().await?;
         }
         let answers = self.store().exchange(wishes).await?;
+        let mut told = wishes.iter().zip(&answers);
+        if told.any(|(wish, answer)| {
+            let waits = 0 < wish.least && answer.granted == 0 && !wish.again;
+            waits || (0 < wish.back && answer.contended)
+        }) {
+            self.store().signal(Signal::Units, &[]);
+        }
         Ok(wishes.iter().cloned().zip(answers).collect())
     }
 }

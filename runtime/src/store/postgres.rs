@@ -18,6 +18,7 @@ mod escrow;
 mod ledger;
 mod life;
 mod read;
+mod signal;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -38,6 +39,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 pub use self::life::Takeover;
+pub(crate) use self::signal::{Hearing, Signal};
 pub use self::url::{DatabaseUrl, InvalidDatabaseUrl};
 use self::write::{CommitError, Fence};
 use super::{Changes, StoreError};
@@ -86,6 +88,7 @@ struct Inner {
     /// Lives whose tasks are in the queue's memory.
     loaded: Lock<HashSet<i64>>,
     renewals: Lock<life::Renewals>,
+    signals: signal::Signals,
     closed: AtomicBool,
 }
 
@@ -221,6 +224,7 @@ impl Postgres {
             fence: Lock::default(),
             loaded: Lock::default(),
             renewals: Lock::default(),
+            signals: signal::Signals::default(),
             closed: AtomicBool::new(false),
         })))
     }

@@ -19,6 +19,7 @@ fn wish(terms: Terms) -> Wish {
         used_ago: Duration::ZERO,
         least: 0,
         most: 0,
+        again: false,
     }
 }
 

@@ -38,14 +38,18 @@ struct Share {
     /// Others stood in line when last heard.
     contended: bool,
     sharers: u64,
+    /// It stands in line itself.
+    waits: bool,
 }
 
 /// This node's part of all pools.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
     by_pool: BTreeMap<PoolKey, Share>,
-    /// Gates where something happened, and those that ask in vain.
+    /// Gates where something happened.
     needy: BTreeSet<GateKey>,
+    /// Gates that asked in vain, and ask again after a while.
+    waiting: BTreeSet<GateKey>,
 }
 
 /// What waits at a gate, as far as somebody here claims tasks of its kind.
@@ -85,7 +89,7 @@ impl Shares {
 
     /// Something happened at a gate after which it may need or give back units.
     pub(super) fn touch(&mut self, gate: &GateKey) {
-        if !self.needy.contains(gate) {
+        if !self.needy.contains(gate) && !self.waiting.contains(gate) {
             self.needy.insert(gate.clone());
         }
     }
@@ -183,12 +187,12 @@ impl Gates {
         let Some(shares) = &mut self.shares else {
             return Vec::new();
         };
-        let needy = shares.needy.iter().take(WISHES_MAX).cloned();
-        let needy: Vec<GateKey> = needy.collect();
-        for gate in &needy {
-            shares.needy.remove(gate);
-        }
-        needy
+        let mut needy = std::mem::take(&mut shares.waiting);
+        needy.append(&mut shares.needy);
+        let mut needy = needy.into_iter();
+        let first = needy.by_ref().take(WISHES_MAX).collect();
+        shares.needy = needy.collect();
+        first
     }
 
     /// What to tell the pools of a gate, if there is anything. What goes back is taken off at
@@ -242,6 +246,7 @@ impl Gates {
                 continue;
             }
             wish.back = back;
+            wish.again = share.waits;
             wish.used = std::mem::take(&mut share.used);
             wish.used_ago = now.since(share.used_at);
             wishes.push(wish);
@@ -270,6 +275,7 @@ impl Gates {
         if let Some(share) = shares.by_pool.get_mut(&wish.pool) {
             share.contended = answer.contended;
             share.sharers = answer.sharers;
+            share.waits = answer.granted == 0 && 0 < wish.least;
             share.idle_since = None;
             if 0 < answer.granted {
                 share.units = share.units.saturating_add(answer.granted);
@@ -284,7 +290,7 @@ impl Gates {
             shares.by_pool.insert(wish.pool.clone(), share);
         }
         if answer.granted == 0 && 0 < wish.least {
-            shares.needy.insert(wish.pool.gate.clone());
+            shares.waiting.insert(wish.pool.gate.clone());
         }
         0 < answer.granted
     }
@@ -348,5 +354,6 @@ fn wish(pool: PoolKey, terms: Terms, keep: u64, held: u64, demand: Demand) -> Wi
         used_ago: Duration::ZERO,
         least,
         most: if least == 0 { 0 } else { most },
+        again: false,
     }
 }
