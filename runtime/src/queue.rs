@@ -24,6 +24,7 @@ mod life;
 mod line;
 pub(crate) mod machine;
 mod operating;
+mod pool;
 pub mod retry;
 pub mod rules;
 mod spending;
@@ -41,6 +42,7 @@ use tokio::sync::{Notify, oneshot};
 use self::control::QueueLimits;
 use self::line::Line;
 use self::machine::{Loading, Machine, Published};
+use self::pool::Pool;
 use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
@@ -100,6 +102,8 @@ struct Inner {
     loading: tokio::sync::Mutex<()>,
     /// A gate may need units that nodes share, or give some back.
     wishes: Notify,
+    /// What this node exchanges with others of its database.
+    pool: Pool,
     /// Held by who brings back the budgets of ended tasks.
     budgets_returning: tokio::sync::Mutex<()>,
 }
@@ -139,8 +143,8 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
-        if writer.store().is_shared() {
-            machine.share_gates();
+        if writer.store().life_term().is_some() {
+            machine.share();
         }
         machine.restore_gates(&Self::gates(writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
@@ -157,6 +161,7 @@ impl Queue {
             reopening: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
             wishes: Notify::new(),
+            pool: Pool::default(),
             budgets_returning: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
@@ -174,6 +179,7 @@ impl Queue {
         // the store misses nothing.
         let queue = self.clone();
         let committed = move |changes: &Changes, published: &[Published]| {
+            queue.announce_handed(&changes.handed_over);
             if !published.is_empty() {
                 queue.publish(published);
             }
@@ -229,6 +235,7 @@ impl Queue {
         }
         self.0.writer.readmit();
         self.hand_over(&mut machine, None);
+        self.0.pool.unsettle();
         drop(machine);
         self.0.line.call_all();
         Ok(())
@@ -244,8 +251,12 @@ impl Queue {
         if machine.has_wishes() {
             self.0.wishes.notify_one();
         }
+        self.0.line.call(&machine.take_fresh());
+        if machine.is_wanted() {
+            let waits = |kind: &str| self.0.line.waits_for(kind);
+            machine.give_away(self.0.line.called(), &waits, self.0.clock.now());
+        }
         let outbox = machine.take_outbox();
-        self.0.line.call(&outbox.fresh);
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
             return;
         }

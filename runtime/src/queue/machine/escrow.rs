@@ -8,11 +8,6 @@ use crate::queue::allotment::{Answer, PoolKey, Wish};
 use crate::queue::gate::{Demand, GateKey};
 
 impl Machine {
-    /// From here on this machine gives out only what it was allotted.
-    pub(crate) fn share_gates(&mut self) {
-        self.gates.share();
-    }
-
     /// There may be something to ask for or to give back.
     pub(crate) fn has_wishes(&self) -> bool {
         self.gates.is_needy()
