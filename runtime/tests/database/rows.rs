@@ -48,7 +48,9 @@ pub(crate) fn of_file(dir: &Path) -> Rows {
             let value = |at: usize| match row.get_ref(at).expect("a value") {
                 ValueRef::Null => "NULL".to_owned(),
                 ValueRef::Integer(number) => number.to_string(),
-                other => other.as_str().expect("text").to_owned(),
+                text @ (ValueRef::Text(_) | ValueRef::Real(_) | ValueRef::Blob(_)) => {
+                    text.as_str().expect("text").to_owned()
+                }
             };
             let cells = names.iter().enumerate();
             found.push(cells.map(|(at, name)| (name.clone(), value(at))).collect());

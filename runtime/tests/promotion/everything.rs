@@ -225,10 +225,12 @@ async fn all_that_a_file_holds_goes_along_and_nobody_notices() {
         (fresh, TaskState::Available),
     ] {
         let view = node.queue.task(id).await.expect("readable").expect("kept");
-        let state_now = match view.state() {
-            // A lease that was out at the stop is lost first.
-            TaskState::Retryable => TaskState::Available,
-            other => other,
+        // A lease that was out at the stop is lost first.
+        let lost = view.state() == TaskState::Retryable;
+        let state_now = if lost {
+            TaskState::Available
+        } else {
+            view.state()
         };
         assert_eq!(state_now, state, "{id}");
     }

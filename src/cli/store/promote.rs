@@ -93,11 +93,11 @@ pub(super) async fn running(arguments: Arguments, json: bool) -> ExitCode {
         // The exit code tells of the failure whether or not this can be written.
         let _ = print(&refusal.text);
     }
-    let hint = match &failure {
-        Failure::Client(ClientError::Unreachable { .. }) => {
-            "; when no node runs, name its --data-dir"
-        }
-        _ => "",
+    let away = matches!(&failure, Failure::Client(ClientError::Unreachable { .. }));
+    let hint = if away {
+        "; when no node runs, name its --data-dir"
+    } else {
+        ""
     };
     print_error(&format!("{failure}{hint}"));
     ExitCode::from(failure.exit_code())
