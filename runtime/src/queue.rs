@@ -22,11 +22,13 @@ mod life;
 mod line;
 pub(crate) mod machine;
 mod operating;
+pub mod order;
 pub mod retry;
 pub mod rules;
 mod spending;
 mod submission;
 pub mod task;
+mod ties;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -135,6 +137,9 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
+        if writer.store().is_shared() {
+            machine.share_store();
+        }
         machine.restore_gates(&Self::gates(writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
@@ -169,6 +174,7 @@ impl Queue {
             if !published.is_empty() {
                 queue.publish(published);
             }
+            queue.store().tell_others(changes);
             let bus = &queue.0.bus;
             if bus.is_deserted() {
                 return;

@@ -29,6 +29,8 @@ use crate::json::Json;
 use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
 use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
+use crate::queue::machine::{DistantChild, News};
+use crate::queue::order::{Answered, NewOrder, Order};
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
 use postgres::{Hearing, Signal};
@@ -59,6 +61,10 @@ pub struct Changes {
     pub approvals: Vec<ApprovalRow>,
     /// Documents to put, in order; `body` of `None` deletes.
     pub documents: Vec<DocumentRow>,
+    /// What the nodes that have some tasks are asked to do.
+    pub orders: Vec<NewOrder>,
+    /// Orders that were carried out, or cannot be.
+    pub answers: Vec<Answered>,
     /// The queue's switches, if they changed.
     pub control: Option<Control>,
     /// Forget some of the tasks that ended before this instant.
@@ -80,6 +86,8 @@ impl Changes {
             && self.reservations_ended.is_empty()
             && self.approvals.is_empty()
             && self.documents.is_empty()
+            && self.orders.is_empty()
+            && self.answers.is_empty()
             && self.control.is_none()
             && self.prune_before.is_none()
     }
@@ -98,6 +106,8 @@ impl Changes {
             .append(&mut later.reservations_ended);
         self.approvals.append(&mut later.approvals);
         self.documents.append(&mut later.documents);
+        self.orders.append(&mut later.orders);
+        self.answers.append(&mut later.answers);
         self.control = later.control.or(self.control.take());
         self.prune_before = later.prune_before.or(self.prune_before);
     }
@@ -157,8 +167,10 @@ pub struct Snapshot {
     pub next_seq: u64,
     /// Tasks that have not ended, with their bodies, in order of acceptance.
     pub live: Vec<(Arc<TaskBody>, TaskRun)>,
-    /// How tasks ended that a live one depends on.
+    /// How tasks ended that a live one depends on, and how those stand that live elsewhere.
     pub ended: HashMap<TaskId, TaskState>,
+    /// Children of these that live elsewhere, or failed there unheard.
+    pub(crate) children: Vec<DistantChild>,
     /// Whose tasks these are, where a store is shared.
     pub(crate) lives: Vec<i64>,
     /// Set when some of them were inherited since the last reading: epochs go on above it.
@@ -480,6 +492,95 @@ impl Store {
                 async move { store.commit(&changes).await }.boxed()
             }
             Self::Volatile(store) => ready(store.commit(&changes)).boxed(),
+        }
+    }
+
+    /// Whether other nodes may work on it at the same time.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self {
+            Self::Postgres(_) => true,
+            Self::Sqlite(_) | Self::Volatile(_) => false,
+        }
+    }
+
+    /// Tasks of other nodes that are looked up, one by one.
+    pub(crate) async fn standing(&self, ids: &[TaskId]) -> Result<Vec<(TaskId, News)>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.standing(ids).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// One of `others` that cannot end before `id` has, as far as it is stored; on a store of
+    /// one node its memory knows.
+    pub(crate) async fn waits_for(
+        &self,
+        id: TaskId,
+        others: &[TaskId],
+    ) -> Result<Option<TaskId>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.waits_for(id, others).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
+        }
+    }
+
+    /// Open orders that this node is to carry out.
+    pub(crate) async fn open_orders(&self) -> Result<Vec<Order>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.open_orders().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The answer to an order, once there is one.
+    pub(crate) async fn answer_to(&self, order: uuid::Uuid) -> Result<Option<Json>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.answer_to(order).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
+        }
+    }
+
+    /// The name of the node that has a live task.
+    pub(crate) async fn node_of(&self, task: TaskId) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.node_of(task).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
+        }
+    }
+
+    /// The switches that all nodes follow.
+    pub(crate) async fn control(&self) -> Result<Control, StoreError> {
+        match self {
+            Self::Postgres(store) => store.control().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Control::default()),
+        }
+    }
+
+    /// Changes the switches that all nodes follow.
+    pub(crate) async fn change_control<E>(
+        &self,
+        change: impl FnOnce(&mut Control) -> Result<(), E>,
+    ) -> Result<Result<Control, E>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.change_control(change).await,
+            Self::Sqlite(_) | Self::Volatile(_) => {
+                let mut control = Control::default();
+                Ok(change(&mut control).map(|()| control))
+            }
+        }
+    }
+
+    /// Gives other nodes hints about what was committed here and is theirs to know.
+    pub(crate) fn tell_others(&self, changes: &Changes) {
+        if let Self::Postgres(store) = self {
+            if !changes.orders.is_empty() || !changes.answers.is_empty() {
+                store.signal(Signal::Ordered, &[]);
+            }
+            // Who accepted a task waits for it, if anybody does.
+            let lives = store.lives_of(changes.ends.iter().map(|(seq, _)| *seq));
+            if !lives.is_empty() {
+                store.signal(Signal::Ended, &lives);
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Postgres as Dialect, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::Postgres;
+use super::distant;
 use super::ledger;
 use super::text::{read, written};
 use super::write::signed;
@@ -18,6 +19,7 @@ use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::control::Control;
+use crate::queue::machine::DistantChild;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use crate::store::content::{Content, ContentHash};
 use crate::store::{Document, Ledgers, Snapshot, StepRow, StoreError, TaskFilter};
@@ -40,8 +42,9 @@ const LIVE: &str = "SELECT t.*, \
 /// The live tasks of some lives.
 pub(super) struct Live {
     pub(super) tasks: Vec<(Arc<TaskBody>, TaskRun)>,
-    /// How tasks ended that one of them depends on.
+    /// How tasks ended that one of them depends on, and how those stand that live elsewhere.
     pub(super) ended: HashMap<TaskId, TaskState>,
+    pub(super) children: Vec<DistantChild>,
     /// What they need of the ledgers.
     pub(super) ledgers: Ledgers,
 }
@@ -69,10 +72,12 @@ pub(super) async fn live(
     if !wanted.is_empty() {
         let wanted: Vec<Uuid> = wanted.into_iter().collect();
         let rows = sqlx::query(
-            "SELECT t.id, e.state FROM task t JOIN task_end e ON e.seq = t.seq \
-             WHERE t.id = ANY($1)",
+            "SELECT t.id, COALESCE(e.state, r.state) FROM task t \
+             LEFT JOIN task_end e ON e.seq = t.seq LEFT JOIN task_run r ON r.seq = t.seq \
+             WHERE t.id = ANY($1) AND (e.seq IS NOT NULL OR r.owner <> ALL($2))",
         )
         .bind(wanted)
+        .bind(lives)
         .fetch_all(&mut *reader)
         .await?;
         for row in &rows {
@@ -81,10 +86,12 @@ pub(super) async fn live(
             ended.insert(TaskId::from(id), parse("a task state", state)?);
         }
     }
+    let children = distant::children(reader, lives, &tasks).await?;
     let ledgers = ledger::live(reader, node, &tasks).await?;
     Ok(Live {
         tasks,
         ended,
+        children,
         ledgers,
     })
 }
@@ -156,6 +163,7 @@ impl Postgres {
         let Live {
             tasks,
             ended,
+            children,
             ledgers,
         } = live(&mut reader, &self.0.config.node, &lives).await?;
         reader.commit().await?;
@@ -164,6 +172,7 @@ impl Postgres {
             next_seq: newest.map_or(boot << 32, |seq| seq + 1).unsigned_abs(),
             live: tasks,
             ended,
+            children,
             budgets: ledgers.budgets,
             reservations: ledgers.reservations,
             approvals: ledgers.approvals,

@@ -1,6 +1,7 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
 mod signals;
+mod ties;
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::ledger;
+use super::order;
 use super::text::written;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun};
 use crate::store::content::{Content, ContentHash};
@@ -196,6 +197,7 @@ pub(super) async fn commit(
         steps(to, piece).await?;
     }
     ledger::write(to, node, changes).await?;
+    order::write(to, node, &changes.orders, &changes.answers).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
         let control =
@@ -204,6 +206,7 @@ pub(super) async fn commit(
     }
     if let Some(before) = changes.prune_before {
         forget(to, signed(before.0)).await?;
+        sqlx::query(order::FORGET_ORDERS).execute(&mut *to).await?;
     }
     transaction.commit().await?;
     Ok(())
