@@ -12,6 +12,7 @@
 mod conformance;
 pub mod content;
 pub mod data_dir;
+mod lines;
 pub mod postgres;
 pub mod sqlite;
 pub mod volatile;

@@ -22,6 +22,7 @@ use crate::queue::control::Control;
 use crate::queue::machine::DistantChild;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use crate::store::content::{Content, ContentHash};
+use crate::store::lines;
 use crate::store::{Document, Ledgers, Snapshot, StepRow, StoreError, TaskFilter};
 
 const VIEW: &str = "SELECT t.*, \
@@ -33,7 +34,9 @@ const VIEW: &str = "SELECT t.*, \
     FROM task t LEFT JOIN task_run r ON r.seq = t.seq LEFT JOIN task_end e ON e.seq = t.seq \
     WHERE true";
 
-const LIVE: &str = "SELECT t.*, \
+const LIVE: &str = "SELECT t.seq, t.id, t.kind, t.payload, t.goal, t.priority, t.class, \
+    t.tenant, t.idempotency_key, t.parent, t.depends_on, t.max_attempts, t.submitted_at, \
+    t.deadline, t.terms, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
     r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events, \
     r.retries \
@@ -236,27 +239,28 @@ impl Postgres {
         after: u64,
         limit: u32,
     ) -> Result<Vec<TaskEvent>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT n, at, v.kind, epoch, detail FROM task t JOIN task_event v ON v.seq = t.seq \
-             WHERE t.id = $1 AND $2 < n ORDER BY n LIMIT $3",
-        )
-        .bind(*id.as_uuid())
-        .bind(signed(after))
-        .bind(i64::from(limit))
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(|error| self.failure("read a task's log", &error))?;
-        rows.iter()
-            .map(|row| {
-                Ok(TaskEvent {
-                    n: number(row, "n")?,
-                    at: Timestamp(number(row, "at")?),
-                    kind: parse("an event", &text(row, "kind")?)?,
-                    epoch: optional::<i64>(row, "epoch")?.map(|e| Epoch(e.unsigned_abs())),
-                    detail: optional_text(row, "detail")?,
-                })
-            })
-            .collect()
+        let rows = sqlx::query(lines::LOG)
+            .bind(*id.as_uuid())
+            .bind(signed(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(|error| self.failure("read a task's log", &error))?;
+        let mut log = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let Some(n) = optional::<i64>(row, "n")? else {
+                log.extend(lines::read(&cell::<String>(row, "detail")?)?);
+                continue;
+            };
+            log.push(TaskEvent {
+                n: n.unsigned_abs(),
+                at: Timestamp(number(row, "at")?),
+                kind: parse("an event", &text(row, "kind")?)?,
+                epoch: optional::<i64>(row, "epoch")?.map(|e| Epoch(e.unsigned_abs())),
+                detail: optional_text(row, "detail")?,
+            });
+        }
+        Ok(lines::in_order(log, after, limit))
     }
 
     pub(in crate::store) async fn by_idempotency_key(
