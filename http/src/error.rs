@@ -380,8 +380,11 @@ impl IntoResponse for ApiError {
         problem.insert("detail".into(), self.detail.into());
         let mut response = (status, Value::Object(problem).to_string()).into_response();
         let headers = response.headers_mut();
-        let kind = HeaderValue::from_static("application/problem+json");
-        headers.insert(CONTENT_TYPE, kind);
+        let kind = match status.is_success() {
+            true => "application/json",
+            false => "application/problem+json",
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if let Some(pause) = self.retry_after {
             // The header knows whole seconds only; too late is better than too early.
             let seconds = pause.as_millis().div_ceil(1_000).clamp(1, 3_600);
