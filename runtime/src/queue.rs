@@ -23,6 +23,7 @@ mod line;
 pub(crate) mod machine;
 mod operating;
 pub mod order;
+mod pool;
 pub mod retry;
 pub mod rules;
 mod spending;
@@ -41,6 +42,7 @@ use tokio::sync::{Notify, oneshot};
 use self::control::QueueLimits;
 use self::line::Line;
 use self::machine::{Loading, Machine, Published};
+use self::pool::Pool;
 use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
@@ -98,6 +100,8 @@ struct Inner {
     /// Held while tasks are read in order to be put into the machine, so that nothing older
     /// replaces what is newer.
     loading: tokio::sync::Mutex<()>,
+    /// What this node exchanges with others of its database.
+    pool: Pool,
     /// Held by who brings back the budgets of ended tasks.
     budgets_returning: tokio::sync::Mutex<()>,
 }
@@ -137,11 +141,11 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
-        if writer.store().is_shared() {
-            machine.share_store();
-        }
         machine.restore_gates(&Self::gates(writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
+        if writer.store().life_term().is_some() {
+            machine.share();
+        }
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
             machine: Mutex::new(machine),
@@ -154,6 +158,7 @@ impl Queue {
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            pool: Pool::default(),
             budgets_returning: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
@@ -171,6 +176,7 @@ impl Queue {
         // the store misses nothing.
         let queue = self.clone();
         let committed = move |changes: &Changes, published: &[Published]| {
+            queue.announce_handed(&changes.handed_over);
             if !published.is_empty() {
                 queue.publish(published);
             }
@@ -227,6 +233,7 @@ impl Queue {
         }
         self.0.writer.readmit();
         self.hand_over(&mut machine, None);
+        self.0.pool.unsettle();
         drop(machine);
         self.0.line.call_all();
         Ok(())
@@ -239,8 +246,12 @@ impl Queue {
         done: Option<oneshot::Sender<Result<(), StoreError>>>,
     ) {
         self.hurry(machine);
+        self.0.line.call(&machine.take_fresh());
+        if machine.is_wanted() {
+            let waits = |kind: &str| self.0.line.waits_for(kind);
+            machine.give_away(self.0.line.called(), &waits, self.0.clock.now());
+        }
         let outbox = machine.take_outbox();
-        self.0.line.call(&outbox.fresh);
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
             return;
         }

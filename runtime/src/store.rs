@@ -14,13 +14,13 @@ pub mod content;
 pub mod data_dir;
 mod lines;
 pub mod postgres;
+mod sharing;
 pub mod sqlite;
 pub mod volatile;
 pub mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, ready};
 
@@ -30,11 +30,10 @@ use crate::json::Json;
 use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
 use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
-use crate::queue::machine::{DistantChild, News};
-use crate::queue::order::{Answered, NewOrder, Order};
+use crate::queue::machine::DistantChild;
+use crate::queue::order::{Answered, NewOrder};
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
-use postgres::{Hearing, Signal};
 
 /// Rows to be committed together.
 #[derive(Debug, Default)]
@@ -66,6 +65,10 @@ pub struct Changes {
     pub orders: Vec<NewOrder>,
     /// Orders that were carried out, or cannot be.
     pub answers: Vec<Answered>,
+    /// Live tasks that another node goes on with; written after `runs`.
+    pub handed_over: Vec<HandedOver>,
+    /// Tasks from other nodes that are in this node's memory, by their orders of acceptance.
+    pub taken_in: Vec<u64>,
     /// The queue's switches, if they changed.
     pub control: Option<Control>,
     /// Forget some of the tasks that ended before this instant.
@@ -89,6 +92,8 @@ impl Changes {
             && self.documents.is_empty()
             && self.orders.is_empty()
             && self.answers.is_empty()
+            && self.handed_over.is_empty()
+            && self.taken_in.is_empty()
             && self.control.is_none()
             && self.prune_before.is_none()
     }
@@ -109,9 +114,23 @@ impl Changes {
         self.documents.append(&mut later.documents);
         self.orders.append(&mut later.orders);
         self.answers.append(&mut later.answers);
+        self.handed_over.append(&mut later.handed_over);
+        self.taken_in.append(&mut later.taken_in);
         self.control = later.control.or(self.control.take());
         self.prune_before = later.prune_before.or(self.prune_before);
     }
+}
+
+/// A live task that another node goes on with, if that one lives when this is committed;
+/// otherwise it comes back to the node that gave it, like a task handed to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// The task's order of acceptance.
+    pub seq: u64,
+    /// The task.
+    pub id: TaskId,
+    /// The life of the node that is to have it.
+    pub to: i64,
 }
 
 /// A finished step of a task.
@@ -182,7 +201,12 @@ pub struct Snapshot {
     pub reservations: Vec<ReservationRow>,
     /// Questions that are open.
     pub approvals: Vec<ApprovalRow>,
+    /// Those of the live tasks that were handed over to this node and not taken in before.
+    pub(crate) handed: Vec<u64>,
 }
+
+/// Tasks that live, and how they stand.
+pub(crate) type LiveTasks = Vec<(Arc<TaskBody>, TaskRun)>;
 
 /// What live tasks need of the ledgers.
 #[derive(Debug, Default)]
@@ -493,164 +517,6 @@ impl Store {
                 async move { store.commit(&changes).await }.boxed()
             }
             Self::Volatile(store) => ready(store.commit(&changes)).boxed(),
-        }
-    }
-
-    /// Whether other nodes may work on it at the same time.
-    pub(crate) fn is_shared(&self) -> bool {
-        match self {
-            Self::Postgres(_) => true,
-            Self::Sqlite(_) | Self::Volatile(_) => false,
-        }
-    }
-
-    /// Tasks of other nodes that are looked up, one by one.
-    pub(crate) async fn standing(&self, ids: &[TaskId]) -> Result<Vec<(TaskId, News)>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.standing(ids).await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
-        }
-    }
-
-    /// One of `others` that cannot end before `id` has, as far as it is stored; on a store of
-    /// one node its memory knows.
-    pub(crate) async fn waits_for(
-        &self,
-        id: TaskId,
-        others: &[TaskId],
-    ) -> Result<Option<TaskId>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.waits_for(id, others).await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
-        }
-    }
-
-    /// Open orders that this node is to carry out.
-    pub(crate) async fn open_orders(&self) -> Result<Vec<Order>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.open_orders().await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
-        }
-    }
-
-    /// The answer to an order, once there is one.
-    pub(crate) async fn answer_to(&self, order: uuid::Uuid) -> Result<Option<Json>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.answer_to(order).await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
-        }
-    }
-
-    /// The name of the node that has a live task.
-    pub(crate) async fn node_of(&self, task: TaskId) -> Result<Option<String>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.node_of(task).await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
-        }
-    }
-
-    /// The switches that all nodes follow.
-    pub(crate) async fn control(&self) -> Result<Control, StoreError> {
-        match self {
-            Self::Postgres(store) => store.control().await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(Control::default()),
-        }
-    }
-
-    /// Changes the switches that all nodes follow.
-    pub(crate) async fn change_control<E>(
-        &self,
-        change: impl FnOnce(&mut Control) -> Result<(), E>,
-    ) -> Result<Result<Control, E>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.change_control(change).await,
-            Self::Sqlite(_) | Self::Volatile(_) => {
-                let mut control = Control::default();
-                Ok(change(&mut control).map(|()| control))
-            }
-        }
-    }
-
-    /// Gives other nodes hints about what was committed here and is theirs to know.
-    pub(crate) fn tell_others(&self, changes: &Changes) {
-        if let Self::Postgres(store) = self {
-            if !changes.orders.is_empty() || !changes.answers.is_empty() {
-                store.signal(Signal::Ordered, &[]);
-            }
-            // Who accepted a task waits for it, if anybody does.
-            let lives = store.lives_of(changes.ends.iter().map(|(seq, _)| *seq));
-            if !lives.is_empty() {
-                store.signal(Signal::Ended, &lives);
-            }
-        }
-    }
-
-    /// How long this node's life lasts without renewal; `None` where it needs none.
-    pub(crate) fn life_term(&self) -> Option<Duration> {
-        match self {
-            Self::Postgres(store) => Some(store.life_term()),
-            Self::Sqlite(_) | Self::Volatile(_) => None,
-        }
-    }
-
-    /// Renews this node's life, so that nobody takes its tasks over.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Superseded`] when somebody has; any other means try again.
-    pub(crate) async fn renew_life(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Postgres(store) => store.renew_life().await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(()),
-        }
-    }
-
-    /// Takes over from nodes whose lives ran out; what is returned has to be put into
-    /// memory and [confirmed](Self::loaded).
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; what was taken over is returned by a later call.
-    pub(crate) async fn take_over(&self) -> Result<Option<postgres::Takeover>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.take_over().await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
-        }
-    }
-
-    /// The tasks of `lives` are in memory.
-    pub(crate) fn loaded(&self, lives: &[i64]) {
-        match self {
-            Self::Postgres(store) => store.loaded(lives),
-            Self::Sqlite(_) | Self::Volatile(_) => {}
-        }
-    }
-
-    /// Hears one kind of signal from other nodes from now on; nothing where no other node
-    /// shares the store. Needs [`exchange_signals`](Self::exchange_signals) to run.
-    #[allow(dead_code, reason = "the pool is about to use it")]
-    pub(crate) fn hearing(&self, signal: Signal) -> Hearing {
-        match self {
-            Self::Postgres(store) => store.hearing(signal),
-            Self::Sqlite(_) | Self::Volatile(_) => Hearing::silent(),
-        }
-    }
-
-    /// Gives other nodes a hint: those that live these lives, or all if none is named. Does
-    /// not wait; a hint may be lost, so what it is about is also looked for in time.
-    #[allow(dead_code, reason = "the pool is about to use it")]
-    pub(crate) fn signal(&self, signal: Signal, lives: &[i64]) {
-        match self {
-            Self::Postgres(store) => store.signal(signal, lives),
-            Self::Sqlite(_) | Self::Volatile(_) => {}
-        }
-    }
-
-    /// Sends and hears signals; never ends.
-    pub(crate) async fn exchange_signals(&self) {
-        match self {
-            Self::Postgres(store) => store.exchange_signals().await,
-            Self::Sqlite(_) | Self::Volatile(_) => std::future::pending().await,
         }
     }
 

@@ -26,6 +26,7 @@ impl Queue {
             () = self.inherit(term) => {}
             () = self.store().exchange_signals() => {}
             () = self.keep_ties() => {}
+            () = self.keep_pool() => {}
         }
     }
 
@@ -78,6 +79,7 @@ impl Queue {
         machine.adopt(takeover, self.0.clock.now());
         self.store().loaded(&lives);
         self.hand_over(&mut machine, None);
+        self.0.pool.unsettle();
         drop(machine);
         info!(tasks, "tasks of nodes that are gone are here");
         Ok(())

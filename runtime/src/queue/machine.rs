@@ -17,6 +17,7 @@ mod budget;
 mod distant;
 mod end;
 mod explain;
+mod hand_over;
 mod lease;
 mod load;
 mod parts;
@@ -48,6 +49,7 @@ use crate::store::Changes;
 
 pub(crate) use approval::Asked;
 pub(crate) use distant::{DistantChild, News};
+pub(crate) use hand_over::Want;
 pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
 pub(crate) use parts::Part;
@@ -131,8 +133,6 @@ pub(crate) struct Machine {
     tasks: HashMap<TaskId, Box<Entry>>,
     /// Tasks of other nodes that are waited for here.
     distant: distant::Elsewhere,
-    /// Other nodes may work on the same store.
-    shared: bool,
     backlog: Backlog,
     gates: Gates,
     /// Gates at which something happened that may let others pass.
@@ -157,6 +157,8 @@ pub(crate) struct Machine {
     freed: Rate,
     next_seq: u64,
     next_epoch: u64,
+    /// What goes to other nodes and comes from them.
+    exchange: hand_over::Exchange,
     /// Numbers of reservations, within this life. Unlike epochs they are never raised by
     /// those of other nodes.
     next_reservation: u64,
@@ -176,7 +178,6 @@ impl Machine {
             control: Control::default(),
             tasks: HashMap::new(),
             distant: distant::Elsewhere::default(),
-            shared: false,
             timers: BTreeSet::new(),
             keys: HashMap::new(),
             recent_keys: VecDeque::new(),
@@ -188,6 +189,7 @@ impl Machine {
             ledger: budget::Ledger::default(),
             rate: Rate::default(),
             freed: Rate::default(),
+            exchange: hand_over::Exchange::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
             next_reservation: u64::from(boot) << 32,
@@ -199,6 +201,11 @@ impl Machine {
     /// Takes what the decisions since the last call left behind.
     pub(crate) fn take_outbox(&mut self) -> Outbox {
         std::mem::take(&mut self.outbox)
+    }
+
+    /// Kinds of which a task has become claimable since the last call, once per task.
+    pub(crate) fn take_fresh(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.outbox.fresh)
     }
 
     /// Continues what became durable at `now`, in the order of the decisions.
@@ -289,7 +296,11 @@ impl Machine {
                 .per_kind()
                 .map(|(kind, count)| (kind.to_string(), count as u64))
                 .collect(),
-            counters: self.counters,
+            counters: Counters {
+                handed_over: self.exchange.handed_over,
+                taken_in: self.exchange.taken_in,
+                ..self.counters
+            },
             fairness: self.served.report(
                 self.backlog
                     .per_flow()

@@ -15,6 +15,7 @@
 //! statements and the settings of a session would not survive them.
 
 mod distant;
+mod hand_over;
 mod ledger;
 mod life;
 mod order;
@@ -87,6 +88,8 @@ struct Inner {
     /// Lives whose tasks are in the queue's memory.
     loaded: Lock<HashSet<i64>>,
     renewals: Lock<life::Renewals>,
+    /// For saying what this node wants.
+    wanting: Mutex<Option<PgConnection>>,
     signals: signal::Signals,
     closed: AtomicBool,
 }
@@ -222,6 +225,7 @@ impl Postgres {
             fence: Lock::default(),
             loaded: Lock::default(),
             renewals: Lock::default(),
+            wanting: Mutex::default(),
             signals: signal::Signals::default(),
             closed: AtomicBool::new(false),
         })))

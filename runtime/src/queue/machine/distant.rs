@@ -97,14 +97,8 @@ impl Elsewhere {
 }
 
 impl Machine {
-    /// The store is shared with other nodes: a task that is not here may live there.
-    pub(crate) fn share_store(&mut self) {
-        self.shared = true;
-    }
-
     /// A live task of this node has left for another one. Those who wait for it go on
     /// waiting, for its end there.
-    #[allow(dead_code, reason = "the hand-over is about to use it")]
     pub(crate) fn became_distant(
         &mut self,
         id: TaskId,
@@ -224,7 +218,7 @@ impl Machine {
         known: &Dependencies,
     ) -> bool {
         let state = known.get(&dependency).copied();
-        let state = state.filter(|state| self.shared && !state.is_terminal());
+        let state = state.filter(|state| self.is_shared() && !state.is_terminal());
         if let Some(state) = state {
             self.distant.await_end(dependency, dependant, state);
         }

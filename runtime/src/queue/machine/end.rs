@@ -235,7 +235,7 @@ impl Machine {
         let retries = match parent {
             Some(Some(parent)) if parent.end.is_none() => parent.body.on_child_failure().retries,
             // It waits on another node; if it has ended, this one is called off from there.
-            Some(None) if self.shared => entry.body.as_child().retries,
+            Some(None) if self.is_shared() => entry.body.as_child().retries,
             Some(_) | None => 0,
         };
         let (tried, epoch) = (entry.run.retries, entry.run.epoch);

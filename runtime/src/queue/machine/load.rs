@@ -36,8 +36,8 @@ impl Machine {
         self.freed = old.freed;
         self.served = old.served;
         self.asked = old.asked;
-        self.shared = old.shared;
         self.adopt_meters(&old.gates, now);
+        self.exchange = old.exchange;
         self.rng = old.rng;
         self.next_epoch = old.next_epoch;
         if let Some(boots) = snapshot.boots {
@@ -56,6 +56,7 @@ impl Machine {
         }
         self.recent_keys = old.recent_keys;
         self.ledger.load(snapshot.budgets);
+        self.outbox.changes.taken_in = snapshot.handed;
         let mut held = Vec::new();
         let mut blocked = Vec::new();
         // A million tasks may live: everything is visited in their order, and no oftener
@@ -118,8 +119,10 @@ impl Machine {
             ended,
             children,
             ledgers,
+            handed,
             ..
         } = takeover;
+        self.outbox.changes.taken_in.extend(handed);
         self.raise_epochs(boots);
         self.ledger.inherit(ledgers.budgets);
         let mut adopted = Vec::with_capacity(live.len());
@@ -194,7 +197,7 @@ impl Machine {
                 blocked = true;
             } else {
                 let state = ended.get(dependency);
-                blocked |= state.is_some_and(|state| self.shared && !state.is_terminal());
+                blocked |= state.is_some_and(|state| self.is_shared() && !state.is_terminal());
             }
         }
         if let Some(parent) = body.parent.and_then(|parent| self.tasks.get_mut(&parent)) {

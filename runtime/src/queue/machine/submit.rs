@@ -322,7 +322,7 @@ impl Machine {
                 }
                 Some(state) if live.is_some() || state == TaskState::Completed => continue,
                 // It lives on another node, or has ended since.
-                Some(_) if self.shared => continue,
+                Some(_) if self.is_shared() => continue,
                 Some(_) => "has ended meanwhile".to_owned(),
                 None => "does not exist".to_owned(),
             };

@@ -39,6 +39,8 @@ pub struct Takeover {
     pub(crate) children: Vec<DistantChild>,
     /// What they need of the ledgers.
     pub(crate) ledgers: Ledgers,
+    /// Those of them that had been handed over and not taken in.
+    pub(crate) handed: Vec<u64>,
     /// Whose they were.
     pub(crate) lives: Vec<i64>,
 }
@@ -278,6 +280,7 @@ impl Postgres {
             ended,
             children,
             ledgers,
+            handed,
         } = read.map_err(|error| match error {
             ReadError::Database(error) => self.failure(ATTEMPT, &error),
             ReadError::Store(error) => error,
@@ -288,6 +291,7 @@ impl Postgres {
             ended,
             children,
             ledgers,
+            handed,
             lives,
         }))
     }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Postgres;
 use super::distant;
+use super::hand_over;
 use super::ledger;
 use super::text::{read, written};
 use super::write::signed;
@@ -50,6 +51,8 @@ pub(super) struct Live {
     pub(super) children: Vec<DistantChild>,
     /// What they need of the ledgers.
     pub(super) ledgers: Ledgers,
+    /// Those of them that were handed over and not taken in.
+    pub(super) handed: Vec<u64>,
 }
 
 /// Reads the live tasks of `lives`, in order of acceptance. For use within a transaction.
@@ -91,11 +94,13 @@ pub(super) async fn live(
     }
     let children = distant::children(reader, lives, &tasks).await?;
     let ledgers = ledger::live(reader, node, &tasks).await?;
+    let handed = hand_over::handed_to(reader, lives).await?;
     Ok(Live {
         tasks,
         ended,
         children,
         ledgers,
+        handed,
     })
 }
 
@@ -168,6 +173,7 @@ impl Postgres {
             ended,
             children,
             ledgers,
+            handed,
         } = live(&mut reader, &self.0.config.node, &lives).await?;
         reader.commit().await?;
         Ok(Snapshot {
@@ -179,6 +185,7 @@ impl Postgres {
             budgets: ledgers.budgets,
             reservations: ledgers.reservations,
             approvals: ledgers.approvals,
+            handed,
             lives,
             boots: None,
         })
@@ -396,7 +403,7 @@ pub(super) fn listing(filter: &TaskFilter) -> QueryBuilder<Dialect> {
 
 /// Kinds, classes and tenants: few, and shared by many tasks.
 #[derive(Default)]
-struct Names(HashMap<String, Arc<str>>);
+pub(super) struct Names(HashMap<String, Arc<str>>);
 
 impl Names {
     fn shared(&mut self, name: String) -> Arc<str> {
@@ -445,7 +452,7 @@ fn view(row: &PgRow) -> Result<TaskView, StoreError> {
     })
 }
 
-fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
+pub(super) fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
     let depends_on = text(row, "depends_on")?;
     Ok(TaskBody {
         id: cell::<Uuid>(row, "id")?.into(),
@@ -472,7 +479,7 @@ fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
     })
 }
 
-fn run(row: &PgRow) -> Result<Option<TaskRun>, StoreError> {
+pub(super) fn run(row: &PgRow) -> Result<Option<TaskRun>, StoreError> {
     let Some(state) = optional::<String>(row, "r_state")? else {
         return Ok(None);
     };

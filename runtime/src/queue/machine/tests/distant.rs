@@ -83,7 +83,7 @@ impl Nodes {
         self.boots += 1;
         let mut machine = Machine::new(QueueLimits::default(), self.boots, u64::from(self.boots));
         machine.next_seq = u64::from(self.boots) << 32;
-        machine.share_store();
+        machine.share();
         machine
     }
 
@@ -167,19 +167,12 @@ impl Nodes {
         if from == to || !claimable {
             return false;
         }
-        machine.displace(id);
-        let entry = machine.tasks.remove(&id).expect("claimable");
-        machine.states[entry.run.state as usize] -= 1;
-        machine.bytes -= super::super::weight(&entry.body);
-        machine.became_distant(id, &entry.dependants, entry.body.parent);
+        machine.leave(id, 1, self.now);
+        self.settle(from);
         self.owner.insert(id, to);
         let view = self.view(id);
-        let known = self.known_to(to, &view.body.depends_on);
-        let machine = &mut self.machines[to];
-        machine.insert(view.body, view.run.expect("it lives"));
-        assert_eq!(machine.arrived(id, &known), None);
-        machine.publish_task(id, self.now);
-        self.settle(from);
+        let task = (view.body, view.run.expect("it lives"));
+        self.machines[to].take_in(vec![task], self.now);
         self.settle(to);
         true
     }
@@ -274,6 +267,7 @@ impl Nodes {
             ended,
             children,
             ledgers: Ledgers::default(),
+            handed: Vec::new(),
             lives: Vec::new(),
         };
         self.machines[heir].adopt(takeover, self.now);

@@ -4,7 +4,7 @@ use super::*;
 use crate::queue::approval::{Answer, ApprovalFilter, ApprovalState};
 use crate::queue::error::ControlError;
 use crate::queue::explain::Explained;
-use crate::queue::task::TaskTerms;
+use crate::queue::task::{OnChildFailure, TaskTerms};
 
 async fn two(schema: &Schema) -> (Node, Node) {
     (
@@ -261,4 +261,74 @@ async fn switches_are_followed_by_every_node_and_none_is_lost() {
     .await;
     first.stop().await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parent_wakes_at_its_node_when_its_children_were_worked_on_at_another() {
+    let schema = Schema::create().await;
+    let (first, second) = two(&schema).await;
+    for policy in [false, true] {
+        let terms = TaskTerms {
+            on_child_failure: OnChildFailure {
+                fail: policy,
+                retries: 0,
+            },
+            ..TaskTerms::default()
+        };
+        let task = NewTask {
+            terms: Some(Box::new(terms)),
+            ..plain(vec![])
+        };
+        let parent = first.queue.submit(task).await.expect("accepted").id;
+        let lease = first.claim().await;
+        let family = (0..6)
+            .map(|place| NewChild {
+                task: plain(vec![]),
+                after: (0..place).filter(|_| place == 5).collect(),
+            })
+            .collect();
+        let suspended = first.queue.suspend(parent, lease.epoch, family);
+        suspended.await.expect("held");
+        let mut there = 0;
+        for turn in 0..6 {
+            if policy && turn == 3 {
+                break;
+            }
+            let lease = second.claim().await;
+            let (id, epoch) = (lease.task.id, lease.epoch);
+            assert_eq!(lease.task.parent, Some(parent));
+            there += 1;
+            if policy && turn == 2 {
+                let failed = second.queue.fail(id, epoch, "broke".to_owned(), false);
+                failed.await.expect("held");
+            } else {
+                let done = second.queue.complete(id, epoch, Json::null());
+                done.await.expect("held");
+            }
+        }
+        if policy {
+            first.reaches(parent, TaskState::Discarded).await;
+            let filter = TaskFilter {
+                parent: Some(parent),
+                limit: 10,
+                ..TaskFilter::default()
+            };
+            soon("the end of all children", async {
+                while !all_ended(&first, &filter).await {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+        } else {
+            assert_eq!(there, 6);
+            assert_eq!(first.claim().await.task.id, parent);
+        }
+    }
+    first.stop().await;
+    second.stop().await;
+}
+
+async fn all_ended(node: &Node, filter: &TaskFilter) -> bool {
+    let tasks = node.queue.tasks(filter).await.expect("open");
+    tasks.iter().all(|view| view.end.is_some())
 }
