@@ -1,5 +1,6 @@
 //! What a node does on a store that other nodes share. Nothing, on one that is its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use super::postgres::{Hearing, Signal, Takeover};
 use super::{Changes, LiveTasks, Store, StoreError};
 use crate::ids::TaskId;
 use crate::json::Json;
+use crate::queue::allotment::{Answer, PoolKey, Wish};
 use crate::queue::control::Control;
 use crate::queue::machine::{News, Want};
 use crate::queue::order::Order;
@@ -213,6 +215,35 @@ impl Store {
         match self {
             Self::Postgres(store) => store.exchange_signals().await,
             Self::Sqlite(_) | Self::Volatile(_) => std::future::pending().await,
+        }
+    }
+
+    /// Tells the pools that nodes share what this node keeps and wants, in one transaction of
+    /// its own. Answers in the order of the wishes, when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; what was given back may have been, and nothing may be counted on that
+    /// was asked for.
+    pub(crate) async fn exchange(&self, wishes: &[Wish]) -> Result<Vec<Answer>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.exchange(wishes).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(vec![Answer::default(); wishes.len()]),
+        }
+    }
+
+    /// At which of these pools other nodes stand in line.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn contended(
+        &self,
+        pools: &[PoolKey],
+    ) -> Result<BTreeSet<PoolKey>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.contended(pools).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(BTreeSet::new()),
         }
     }
 }

@@ -103,6 +103,7 @@ impl Machine {
     /// Other nodes share the store: tasks may come and go.
     pub(crate) fn share(&mut self) {
         self.exchange.shared = true;
+        self.gates.share();
     }
 
     /// A task that is not here may live on another node.

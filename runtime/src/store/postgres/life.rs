@@ -20,7 +20,7 @@ use tracing::info;
 
 use super::read::{Live, ReadError, live};
 use super::write::Fence;
-use super::{Backend, Postgres, connect, named};
+use super::{Backend, Postgres, connect, escrow, named};
 use crate::ids::TaskId;
 use crate::queue::machine::DistantChild;
 use crate::queue::task::{TaskBody, TaskRun, TaskState};
@@ -206,6 +206,7 @@ impl Postgres {
             .bind(&replaced)
             .execute(&mut *transaction)
             .await?;
+        escrow::free(&mut transaction, &replaced).await?;
         sqlx::query(TIDY)
             .bind(boot)
             .execute(&mut *transaction)
@@ -320,6 +321,7 @@ impl Postgres {
             .bind(&expired)
             .execute(&mut *transaction)
             .await?;
+        escrow::free(&mut transaction, &expired).await?;
         transaction.commit().await?;
         info!(life = boot, from = %names, "took over tasks of nodes whose lives ran out");
         Ok(())
