@@ -24,6 +24,7 @@ mod life;
 mod line;
 pub(crate) mod machine;
 mod operating;
+pub mod order;
 mod pool;
 pub mod promotion;
 pub mod retry;
@@ -31,6 +32,7 @@ pub mod rules;
 mod spending;
 mod submission;
 pub mod task;
+mod ties;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -187,6 +189,7 @@ impl Queue {
             if !published.is_empty() {
                 queue.publish(published);
             }
+            queue.store().tell_others(changes);
             let bus = &queue.0.bus;
             if bus.is_deserted() {
                 return;

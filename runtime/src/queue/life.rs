@@ -24,6 +24,7 @@ impl Queue {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
             () = Box::pin(store.exchange_signals()) => {}
+            () = Box::pin(self.keep_ties()) => {}
             () = Box::pin(self.share_units()) => {}
             () = Box::pin(self.keep_pool()) => {}
         }

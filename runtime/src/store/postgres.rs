@@ -14,11 +14,13 @@
 //! Left out: pooling proxies that swap the server's session between transactions. Prepared
 //! statements and the settings of a session would not survive them.
 
+mod distant;
 mod escrow;
 mod hand_over;
 pub(super) mod import;
 mod ledger;
 mod life;
+mod order;
 mod read;
 mod signal;
 #[cfg(test)]

@@ -99,6 +99,8 @@ impl Touched {
             approvals,
             documents,
             // Nobody shares a file.
+            orders: _,
+            answers: _,
             handed_over: _,
             taken_in: _,
             // The switches are copied at the end.
