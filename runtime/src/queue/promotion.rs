@@ -318,18 +318,14 @@ impl Queue {
         let Ok(Some(control)) = own.await else {
             return Ok(());
         };
-        let differs = *self.0.machine.lock().control() != control;
-        if differs {
+        let mut machine = self.0.machine.lock();
+        if *machine.control() != control {
             info!("the queue's switches and rules are those of the database from now on");
-            let turned = self.decide(|machine, now| {
-                machine.set_control(control, now);
-                Ok::<_, crate::store::StoreError>(())
-            });
-            if let Err(reason) = turned.await {
-                warn!(%reason, "the database's switches are followed from the next start on");
-            }
-            self.0.line.call_all();
+            machine.apply_control(control, self.0.clock.now());
+            self.hand_over(&mut machine, None);
         }
+        drop(machine);
+        self.0.line.call_all();
         Ok(())
     }
 }

@@ -215,6 +215,8 @@ async fn all_that_a_file_holds_goes_along_and_nobody_notices() {
     // The file is kept as it was, and a start goes on with the database.
     let node = Node::start(dir.path(), &schema.url()).await;
     assert_eq!(node.store(), "postgres");
+    let settled = node.queue.writer().write(Changes::default());
+    settled.await.expect("what the start decided is durable");
     for (id, state) in [
         (done, TaskState::Completed),
         (failed, TaskState::Discarded),
