@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
+use crate::queue::explain::Explained;
 use crate::queue::rules::{Rate, Resource, Rules};
 use crate::queue::task::TaskTerms;
 
@@ -197,7 +198,9 @@ async fn units_of_a_node_that_died_come_back_when_its_life_ends() {
     assert!(asked.is_empty(), "the other node has all units");
     let why = other.queue.why(waiting).await.expect("readable");
     let why: Vec<String> = why
-        .expect("live")
+        .as_ref()
+        .and_then(Explained::here)
+        .expect("live here")
         .reasons
         .iter()
         .map(|reason| reason.text.clone())
@@ -236,6 +239,8 @@ async fn commits_that_fail_give_no_unit_out_twice() {
                     let leases = queue.claim(&short).await.unwrap_or_default();
                     for lease in leases {
                         let (id, epoch) = (lease.task.id, lease.epoch);
+                        // Long enough for its lease to be committed before its end.
+                        tokio::time::sleep(Duration::from_millis(10)).await;
                         loop {
                             match queue.complete(id, epoch, Json::null()).await {
                                 Ok(()) => {
