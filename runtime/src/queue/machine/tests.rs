@@ -3,6 +3,7 @@
 mod accounts;
 mod families;
 mod gates;
+mod hand_over;
 mod laws;
 mod rules;
 mod spending;
