@@ -328,6 +328,7 @@ impl Pool {
             boots: self.db.boots as u32,
             live,
             ended: Dependencies::new(),
+            children: Vec::new(),
             ledgers: Ledgers::default(),
             handed,
             lives: lives.iter().copied().collect(),
