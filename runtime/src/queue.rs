@@ -7,12 +7,14 @@
 //!
 //! Waiting for tasks, for time and for the disk happens outside the lock.
 
+pub(crate) mod allotment;
 pub mod approval;
 pub mod asking;
 pub mod backlog;
 pub mod budget;
 pub mod control;
 pub mod error;
+mod escrow;
 pub mod explain;
 pub mod fairness;
 pub mod gate;
@@ -22,6 +24,7 @@ mod life;
 mod line;
 pub(crate) mod machine;
 mod operating;
+mod pool;
 pub mod retry;
 pub mod rules;
 mod spending;
@@ -39,6 +42,7 @@ use tokio::sync::{Notify, oneshot};
 use self::control::QueueLimits;
 use self::line::Line;
 use self::machine::{Loading, Machine, Published};
+use self::pool::Pool;
 use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
@@ -96,6 +100,10 @@ struct Inner {
     /// Held while tasks are read in order to be put into the machine, so that nothing older
     /// replaces what is newer.
     loading: tokio::sync::Mutex<()>,
+    /// A gate may need units that nodes share, or give some back.
+    wishes: Notify,
+    /// What this node exchanges with others of its database.
+    pool: Pool,
     /// Held by who brings back the budgets of ended tasks.
     budgets_returning: tokio::sync::Mutex<()>,
 }
@@ -135,6 +143,9 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
+        if writer.store().life_term().is_some() {
+            machine.share();
+        }
         machine.restore_gates(&Self::gates(writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
@@ -149,6 +160,8 @@ impl Queue {
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            wishes: Notify::new(),
+            pool: Pool::default(),
             budgets_returning: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock(), None);
@@ -166,6 +179,7 @@ impl Queue {
         // the store misses nothing.
         let queue = self.clone();
         let committed = move |changes: &Changes, published: &[Published]| {
+            queue.announce_handed(&changes.handed_over);
             if !published.is_empty() {
                 queue.publish(published);
             }
@@ -221,6 +235,7 @@ impl Queue {
         }
         self.0.writer.readmit();
         self.hand_over(&mut machine, None);
+        self.0.pool.unsettle();
         drop(machine);
         self.0.line.call_all();
         Ok(())
@@ -233,8 +248,15 @@ impl Queue {
         done: Option<oneshot::Sender<Result<(), StoreError>>>,
     ) {
         self.hurry(machine);
+        if machine.has_wishes() {
+            self.0.wishes.notify_one();
+        }
+        self.0.line.call(&machine.take_fresh());
+        if machine.is_wanted() {
+            let waits = |kind: &str| self.0.line.waits_for(kind);
+            machine.give_away(self.0.line.called(), &waits, self.0.clock.now());
+        }
         let outbox = machine.take_outbox();
-        self.0.line.call(&outbox.fresh);
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
             return;
         }

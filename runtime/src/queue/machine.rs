@@ -15,7 +15,9 @@
 mod approval;
 mod budget;
 mod end;
+mod escrow;
 mod explain;
+mod hand_over;
 mod lease;
 mod load;
 mod parts;
@@ -45,6 +47,7 @@ use crate::ids::{Epoch, TaskId};
 use crate::store::Changes;
 
 pub(crate) use approval::Asked;
+pub(crate) use hand_over::Want;
 pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
 pub(crate) use parts::Part;
@@ -150,6 +153,8 @@ pub(crate) struct Machine {
     freed: Rate,
     next_seq: u64,
     next_epoch: u64,
+    /// What goes to other nodes and comes from them.
+    exchange: hand_over::Exchange,
     /// Numbers of reservations, within this life. Unlike epochs they are never raised by
     /// those of other nodes.
     next_reservation: u64,
@@ -179,6 +184,7 @@ impl Machine {
             ledger: budget::Ledger::default(),
             rate: Rate::default(),
             freed: Rate::default(),
+            exchange: hand_over::Exchange::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
             next_reservation: u64::from(boot) << 32,
@@ -190,6 +196,11 @@ impl Machine {
     /// Takes what the decisions since the last call left behind.
     pub(crate) fn take_outbox(&mut self) -> Outbox {
         std::mem::take(&mut self.outbox)
+    }
+
+    /// Kinds of which a task has become claimable since the last call, once per task.
+    pub(crate) fn take_fresh(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.outbox.fresh)
     }
 
     /// Continues what became durable at `now`, in the order of the decisions.
@@ -224,9 +235,13 @@ impl Machine {
     pub(crate) fn asked_for<S: AsRef<str>>(&mut self, kinds: &[S], now: Timestamp) {
         for kind in kinds {
             if let Some(at) = self.asked.get_mut(kind.as_ref()) {
+                if ASKED_WITHIN < now.since(*at) {
+                    self.gates.look_at_crowds();
+                }
                 *at = now;
                 continue;
             }
+            self.gates.look_at_crowds();
             if ASKED_MAX <= self.asked.len() {
                 self.asked.retain(|_, at| now.since(*at) <= ASKED_WITHIN);
             }
@@ -270,7 +285,11 @@ impl Machine {
                 .per_kind()
                 .map(|(kind, count)| (kind.to_string(), count as u64))
                 .collect(),
-            counters: self.counters,
+            counters: Counters {
+                handed_over: self.exchange.handed_over,
+                taken_in: self.exchange.taken_in,
+                ..self.counters
+            },
             fairness: self.served.report(
                 self.backlog
                     .per_flow()

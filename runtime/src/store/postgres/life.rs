@@ -20,7 +20,7 @@ use tracing::info;
 
 use super::read::{Live, ReadError, live};
 use super::write::Fence;
-use super::{Backend, Postgres, connect, named};
+use super::{Backend, Postgres, connect, escrow, named};
 use crate::ids::TaskId;
 use crate::queue::task::{TaskBody, TaskRun, TaskState};
 use crate::store::{Ledgers, StoreError};
@@ -36,6 +36,8 @@ pub struct Takeover {
     pub(crate) ended: HashMap<TaskId, TaskState>,
     /// What they need of the ledgers.
     pub(crate) ledgers: Ledgers,
+    /// Those of them that had been handed over and not taken in.
+    pub(crate) handed: Vec<u64>,
     /// Whose they were.
     pub(crate) lives: Vec<i64>,
 }
@@ -201,6 +203,7 @@ impl Postgres {
             .bind(&replaced)
             .execute(&mut *transaction)
             .await?;
+        escrow::free(&mut transaction, &replaced).await?;
         sqlx::query(TIDY)
             .bind(boot)
             .execute(&mut *transaction)
@@ -274,6 +277,7 @@ impl Postgres {
             tasks,
             ended,
             ledgers,
+            handed,
         } = read.map_err(|error| match error {
             ReadError::Database(error) => self.failure(ATTEMPT, &error),
             ReadError::Store(error) => error,
@@ -283,6 +287,7 @@ impl Postgres {
             live: tasks,
             ended,
             ledgers,
+            handed,
             lives,
         }))
     }
@@ -311,6 +316,7 @@ impl Postgres {
             .bind(&expired)
             .execute(&mut *transaction)
             .await?;
+        escrow::free(&mut transaction, &expired).await?;
         transaction.commit().await?;
         info!(life = boot, from = %names, "took over tasks of nodes whose lives ran out");
         Ok(())

@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Postgres as Dialect, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::Postgres;
+use super::hand_over;
 use super::ledger;
 use super::text::{read, written};
 use super::write::signed;
@@ -47,6 +48,8 @@ pub(super) struct Live {
     pub(super) ended: HashMap<TaskId, TaskState>,
     /// What they need of the ledgers.
     pub(super) ledgers: Ledgers,
+    /// Those of them that were handed over and not taken in.
+    pub(super) handed: Vec<u64>,
 }
 
 /// Reads the live tasks of `lives`, in order of acceptance. For use within a transaction.
@@ -85,10 +88,12 @@ pub(super) async fn live(
         }
     }
     let ledgers = ledger::live(reader, node, &tasks).await?;
+    let handed = hand_over::handed_to(reader, lives).await?;
     Ok(Live {
         tasks,
         ended,
         ledgers,
+        handed,
     })
 }
 
@@ -160,6 +165,7 @@ impl Postgres {
             tasks,
             ended,
             ledgers,
+            handed,
         } = live(&mut reader, &self.0.config.node, &lives).await?;
         reader.commit().await?;
         Ok(Snapshot {
@@ -170,6 +176,7 @@ impl Postgres {
             budgets: ledgers.budgets,
             reservations: ledgers.reservations,
             approvals: ledgers.approvals,
+            handed,
             lives,
             boots: None,
         })
@@ -387,7 +394,7 @@ pub(super) fn listing(filter: &TaskFilter) -> QueryBuilder<Dialect> {
 
 /// Kinds, classes and tenants: few, and shared by many tasks.
 #[derive(Default)]
-struct Names(HashMap<String, Arc<str>>);
+pub(super) struct Names(HashMap<String, Arc<str>>);
 
 impl Names {
     fn shared(&mut self, name: String) -> Arc<str> {
@@ -436,7 +443,7 @@ fn view(row: &PgRow) -> Result<TaskView, StoreError> {
     })
 }
 
-fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
+pub(super) fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
     let depends_on = text(row, "depends_on")?;
     Ok(TaskBody {
         id: cell::<Uuid>(row, "id")?.into(),
@@ -463,7 +470,7 @@ fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
     })
 }
 
-fn run(row: &PgRow) -> Result<Option<TaskRun>, StoreError> {
+pub(super) fn run(row: &PgRow) -> Result<Option<TaskRun>, StoreError> {
     let Some(state) = optional::<String>(row, "r_state")? else {
         return Ok(None);
     };

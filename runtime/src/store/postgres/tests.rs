@@ -1,6 +1,8 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
 mod batches;
+mod hand_over;
+mod sharing;
 mod signals;
 
 use std::time::Duration;
@@ -479,6 +481,8 @@ async fn the_writers_statements_scan_no_table() {
         write::DOCUMENTS,
         write::DELETED_DOCUMENTS,
         write::OLD,
+        super::hand_over::HANDED,
+        super::hand_over::TAKEN_IN,
     ];
     for statement in statements.into_iter().chain(write::FORGET) {
         let plan = plan(&mut connection, statement).await;

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::{PgConnection, Row};
 
+use super::hand_over;
 use super::ledger;
 use super::text::written;
 use crate::queue::task::TaskRun;
@@ -152,6 +153,7 @@ pub(super) async fn commit(
         statement.run(to, fence).await?;
     }
     ledger::write(to, node, changes).await?;
+    hand_over::write(to, fence.boot, changes).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
         let control =

@@ -74,6 +74,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         && changes.reservations_ended.is_empty()
         && changes.approvals.is_empty()
         && changes.documents.is_empty()
+        && changes.handed_over.is_empty()
+        && changes.taken_in.is_empty()
         && changes.control.is_none()
         && changes.prune_before.is_none()
         && !changes.steps.iter().any(large)
