@@ -21,7 +21,10 @@ pub(crate) fn ran(asked: &[String]) -> bool {
     let run = Command::new(std::env::current_exe().expect("this program"))
         .args(rest)
         .env("LD_PRELOAD", shim.path("shim.so"))
-        .env("REGROW_DISK_DIR", dir.path().canonicalize().expect("exists"))
+        .env(
+            "REGROW_DISK_DIR",
+            dir.path().canonicalize().expect("exists"),
+        )
         .env("REGROW_DISK_DELAY_US", delay)
         .env("TMPDIR", dir.path())
         .status()
