@@ -24,12 +24,14 @@ mod life;
 mod line;
 pub(crate) mod machine;
 mod operating;
+pub mod order;
 mod pool;
 pub mod retry;
 pub mod rules;
 mod spending;
 mod submission;
 pub mod task;
+mod ties;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -183,6 +185,7 @@ impl Queue {
             if !published.is_empty() {
                 queue.publish(published);
             }
+            queue.store().tell_others(changes);
             let bus = &queue.0.bus;
             if bus.is_deserted() {
                 return;

@@ -80,6 +80,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         reservations_ended,
         approvals,
         documents,
+        orders,
+        answers,
         handed_over,
         taken_in,
         control,
@@ -93,6 +95,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         && reservations_ended.is_empty()
         && approvals.is_empty()
         && documents.is_empty()
+        && orders.is_empty()
+        && answers.is_empty()
         && handed_over.is_empty()
         && taken_in.is_empty()
         && control.is_none()
