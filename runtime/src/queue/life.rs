@@ -23,11 +23,11 @@ impl Queue {
         };
         tokio::select! {
             superseded = self.renew(term) => self.writer().supersede(superseded),
-            () = self.inherit(term) => {}
-            () = self.store().exchange_signals() => {}
-            () = self.keep_ties() => {}
-            () = self.share_units() => {}
-            () = self.keep_pool() => {}
+            () = Box::pin(self.inherit(term)) => {}
+            () = Box::pin(self.store().exchange_signals()) => {}
+            () = Box::pin(self.keep_ties()) => {}
+            () = Box::pin(self.share_units()) => {}
+            () = Box::pin(self.keep_pool()) => {}
         }
     }
 
