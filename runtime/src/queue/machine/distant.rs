@@ -109,6 +109,9 @@ impl Machine {
             let parent = self.tasks.get(parent);
             parent.is_some_and(|parent| parent.end.is_none())
         });
+        if counted.is_none() && dependants.is_empty() {
+            return;
+        }
         let distant = self.distant.of(id, TaskState::Available);
         distant.dependants.extend_from_slice(dependants);
         distant.parent = counted;
