@@ -28,6 +28,7 @@ use serde::Serialize;
 
 pub(crate) use self::meter::Meter;
 use super::backlog::{LaneQueue, Place};
+use super::names::NameMap;
 use super::rules::{Rate, Resource, Rules};
 use super::task::{TaskBody, TaskTerms};
 use crate::clock::Timestamp;
@@ -155,7 +156,7 @@ struct Group {
 struct Gate {
     held: u64,
     meter: Meter,
-    groups: HashMap<Arc<str>, [Group; 4]>,
+    groups: NameMap<[Group; 4]>,
     parked: usize,
     saving: Option<Saving>,
     timer: Option<Timestamp>,

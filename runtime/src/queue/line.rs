@@ -5,12 +5,14 @@
 //! is a hint, not a lease: another may have been faster, then the called one joins again.
 //! A call to somebody who left meanwhile is passed on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use super::names::NameMap;
 
 #[derive(Debug)]
 struct Waiter {
@@ -24,7 +26,7 @@ struct Waiter {
 struct Waiters {
     next: u64,
     /// By kind, in order of joining.
-    kinds: HashMap<Arc<str>, BTreeMap<u64, Arc<Waiter>>>,
+    kinds: NameMap<BTreeMap<u64, Arc<Waiter>>>,
 }
 
 impl Waiters {

@@ -39,9 +39,10 @@ use super::backlog::{Backlog, Place};
 use super::control::{Control, Counters, QueueLimits, QueueStats};
 use super::fairness::Served;
 use super::gate::{GateKey, Gates, Need};
+use super::names::{NameMap, Names};
 use super::task::{Lane, TaskBody, TaskEnd, TaskEvent, TaskEventKind, TaskRun, TaskState};
 use crate::clock::Timestamp;
-use crate::ids::{Epoch, TaskId};
+use crate::ids::{Epoch, TaskId, TaskMap};
 use crate::store::Changes;
 
 pub(crate) use approval::Asked;
@@ -49,7 +50,7 @@ pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
 pub(crate) use parts::Part;
 pub(crate) use passage::GATE_SPACE;
-pub(crate) use submit::Dependencies;
+pub(crate) use submit::{Dependencies, Submitted};
 
 /// What happens once the changes that led to it are durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ const ASKED_WITHIN: Duration = Duration::from_secs(30);
 /// Kinds of which it is remembered when they were asked for.
 const ASKED_MAX: usize = 4_096;
 
-fn asked_within(asked: &HashMap<Arc<str>, Timestamp>, kind: &str, now: Timestamp) -> bool {
+fn asked_within(asked: &NameMap<Timestamp>, kind: &str, now: Timestamp) -> bool {
     asked
         .get(kind)
         .is_some_and(|at| now.since(*at) <= ASKED_WITHIN)
@@ -125,13 +126,15 @@ pub(crate) struct Machine {
     limits: QueueLimits,
     control: Control,
     /// Boxed: a table of a million entries is half empty, and its room must be paid for.
-    tasks: HashMap<TaskId, Box<Entry>>,
+    tasks: TaskMap<Box<Entry>>,
     backlog: Backlog,
     gates: Gates,
     /// Gates at which something happened that may let others pass.
     stirred: Vec<GateKey>,
     /// When tasks of a kind were last asked for.
-    asked: HashMap<Arc<str>, Timestamp>,
+    asked: NameMap<Timestamp>,
+    /// Kinds, classes and tenants.
+    names: Names,
     timers: BTreeSet<(Timestamp, u64, TaskId)>,
     keys: HashMap<Key, TaskId>,
     /// Keys of ended tasks, kept until every lookup that began before the end is over.
@@ -164,10 +167,11 @@ impl Machine {
             backlog: Backlog::default(),
             gates: Gates::default(),
             stirred: Vec::new(),
-            asked: HashMap::new(),
+            asked: NameMap::default(),
+            names: Names::default(),
             limits,
             control: Control::default(),
-            tasks: HashMap::new(),
+            tasks: TaskMap::default(),
             timers: BTreeSet::new(),
             keys: HashMap::new(),
             recent_keys: VecDeque::new(),
@@ -194,10 +198,22 @@ impl Machine {
 
     /// Continues what became durable at `now`, in the order of the decisions.
     pub(crate) fn publish(&mut self, published: &[Published], now: Timestamp) {
+        let mut ended = [0; TaskState::ALL.len()];
         for one in published {
             match one {
                 Published::Task(id) => self.publish_task(*id, now),
-                Published::Ended(id) => self.publish_end(*id, now),
+                Published::Ended(id) => {
+                    if let Some(state) = self.publish_end(*id, now) {
+                        ended[state as usize] += 1;
+                    }
+                }
+            }
+        }
+        for state in TaskState::ALL {
+            let count = ended[state as usize];
+            if 0 < count {
+                let state = state.as_str();
+                metrics::counter!(crate::metrics::TASKS_ENDED, "state" => state).increment(count);
             }
         }
     }
