@@ -5,6 +5,7 @@
 //! cannot be reached, 2 when the command line or the configuration is wrong.
 
 mod agents;
+mod amount;
 mod approvals;
 mod budget;
 mod dead_letters;

@@ -15,6 +15,8 @@ mod escalation;
 mod killed;
 #[path = "binary/postgres.rs"]
 mod postgres;
+#[path = "binary/pressure.rs"]
+mod pressure;
 #[path = "binary/stopping.rs"]
 mod stopping;
 #[path = "binary/store.rs"]

@@ -23,6 +23,10 @@ pub const QUEUE_SHARE: &str = "regrow_queue_served_share";
 pub const QUEUE_FAIR_SHARE: &str = "regrow_queue_fair_share";
 /// Share of `queue.max_size` in use (0 to 1). Above 0.75: submissions will soon be refused.
 pub const QUEUE_UTILIZATION: &str = "regrow_queue_utilization";
+/// Tasks handed over to other nodes of the database (count).
+pub const TASKS_HANDED_OVER: &str = "regrow_tasks_handed_over_total";
+/// Tasks taken in from other nodes of the database (count).
+pub const TASKS_TAKEN_IN: &str = "regrow_tasks_taken_in_total";
 /// Leases given (count).
 pub const LEASES_GIVEN: &str = "regrow_leases_given_total";
 /// Leases lost, by `cause` (count). Rising: agents crash or hang.

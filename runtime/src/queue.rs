@@ -23,6 +23,7 @@ mod line;
 pub(crate) mod machine;
 mod names;
 mod operating;
+mod pool;
 pub mod retry;
 pub mod rules;
 mod spending;
@@ -40,6 +41,7 @@ use tokio::sync::{Notify, oneshot};
 use self::control::QueueLimits;
 use self::line::Line;
 use self::machine::{Loading, Machine, Published};
+use self::pool::Pool;
 use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
@@ -97,6 +99,8 @@ struct Inner {
     /// Held while tasks are read in order to be put into the machine, so that nothing older
     /// replaces what is newer.
     loading: tokio::sync::Mutex<()>,
+    /// What this node exchanges with others of its database.
+    pool: Pool,
     /// Held by who brings back the budgets of ended tasks.
     budgets_returning: tokio::sync::Mutex<()>,
 }
@@ -138,6 +142,9 @@ impl Queue {
         let mut machine = Machine::new(limits, boot, seed);
         machine.restore_gates(&Self::gates(writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
+        if writer.store().life_term().is_some() {
+            machine.share();
+        }
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
             machine: Mutex::new(machine),
@@ -150,6 +157,7 @@ impl Queue {
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            pool: Pool::default(),
             budgets_returning: tokio::sync::Mutex::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock());
@@ -167,6 +175,7 @@ impl Queue {
         // the store misses nothing.
         let queue = self.clone();
         let committed = move |changes: &Changes, published: &[Published]| {
+            queue.announce_handed(&changes.handed_over);
             if !published.is_empty() {
                 queue.publish(published);
             }
@@ -217,6 +226,7 @@ impl Queue {
         }
         self.0.writer.readmit();
         self.hand_over(&mut machine);
+        self.0.pool.unsettle();
         drop(machine);
         self.0.line.call_all();
         Ok(())
@@ -247,8 +257,12 @@ impl Queue {
             return Some(outcome);
         }
         self.hurry(machine);
+        self.0.line.call(&machine.take_fresh());
+        if machine.is_wanted() {
+            let waits = |kind: &str| self.0.line.waits_for(kind);
+            machine.give_away(self.0.line.called(), &waits, self.0.clock.now());
+        }
         let outbox = machine.take_outbox();
-        self.0.line.call(&outbox.fresh);
         let done = done();
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
             return None;
@@ -262,14 +276,16 @@ impl Queue {
     /// follows any more.
     fn commit_now(&self, machine: &mut Machine) -> Result<(), StoreError> {
         loop {
-            let outbox = machine.take_outbox();
-            self.0.line.call(&outbox.fresh);
+            self.0.line.call(&machine.take_fresh());
+            let mut outbox = machine.take_outbox();
             if outbox.changes.is_empty() && outbox.publish.is_empty() {
                 return Ok(());
             }
             let watched = || !self.0.bus.is_deserted();
-            let lines = self.0.writer.commit_now(outbox.changes, watched)?;
-            machine.publish(&outbox.publish, self.0.clock.now());
+            let lines = self.0.writer.commit_now(&mut outbox.changes, watched)?;
+            let published = std::mem::take(&mut outbox.publish);
+            machine.reuse(outbox);
+            machine.publish(&published, self.0.clock.now());
             self.tell_watchers(lines);
         }
     }

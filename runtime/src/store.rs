@@ -12,14 +12,15 @@
 mod conformance;
 pub mod content;
 pub mod data_dir;
+mod lines;
 pub mod postgres;
+mod sharing;
 pub mod sqlite;
 pub mod volatile;
 pub mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, ready};
 
@@ -31,7 +32,6 @@ use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
-use postgres::{Hearing, Signal};
 
 /// A line of a task's log, with the task and its order of acceptance.
 pub type LogLine = (TaskId, u64, TaskEvent);
@@ -62,6 +62,10 @@ pub struct Changes {
     pub approvals: Vec<ApprovalRow>,
     /// Documents to put, in order; `body` of `None` deletes.
     pub documents: Vec<DocumentRow>,
+    /// Live tasks that another node goes on with; written after `runs`.
+    pub handed_over: Vec<HandedOver>,
+    /// Tasks from other nodes that are in this node's memory, by their orders of acceptance.
+    pub taken_in: Vec<u64>,
     /// The queue's switches, if they changed.
     pub control: Option<Control>,
     /// Forget some of the tasks that ended before this instant.
@@ -83,6 +87,8 @@ impl Changes {
             && self.reservations_ended.is_empty()
             && self.approvals.is_empty()
             && self.documents.is_empty()
+            && self.handed_over.is_empty()
+            && self.taken_in.is_empty()
             && self.control.is_none()
             && self.prune_before.is_none()
     }
@@ -101,9 +107,23 @@ impl Changes {
             .append(&mut later.reservations_ended);
         self.approvals.append(&mut later.approvals);
         self.documents.append(&mut later.documents);
+        self.handed_over.append(&mut later.handed_over);
+        self.taken_in.append(&mut later.taken_in);
         self.control = later.control.or(self.control.take());
         self.prune_before = later.prune_before.or(self.prune_before);
     }
+}
+
+/// A live task that another node goes on with, if that one lives when this is committed;
+/// otherwise it comes back to the node that gave it, like a task handed to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// The task's order of acceptance.
+    pub seq: u64,
+    /// The task.
+    pub id: TaskId,
+    /// The life of the node that is to have it.
+    pub to: i64,
 }
 
 /// A finished step of a task.
@@ -172,7 +192,12 @@ pub struct Snapshot {
     pub reservations: Vec<ReservationRow>,
     /// Questions that are open.
     pub approvals: Vec<ApprovalRow>,
+    /// Those of the live tasks that were handed over to this node and not taken in before.
+    pub(crate) handed: Vec<u64>,
 }
+
+/// Tasks that live, and how they stand.
+pub(crate) type LiveTasks = Vec<(Arc<TaskBody>, TaskRun)>;
 
 /// What live tasks need of the ledgers.
 #[derive(Debug, Default)]
@@ -483,75 +508,6 @@ impl Store {
                 async move { store.commit(&changes).await }.boxed()
             }
             Self::Volatile(store) => ready(store.commit(Arc::unwrap_or_clone(changes))).boxed(),
-        }
-    }
-
-    /// How long this node's life lasts without renewal; `None` where it needs none.
-    pub(crate) fn life_term(&self) -> Option<Duration> {
-        match self {
-            Self::Postgres(store) => Some(store.life_term()),
-            Self::Sqlite(_) | Self::Volatile(_) => None,
-        }
-    }
-
-    /// Renews this node's life, so that nobody takes its tasks over.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Superseded`] when somebody has; any other means try again.
-    pub(crate) async fn renew_life(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Postgres(store) => store.renew_life().await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(()),
-        }
-    }
-
-    /// Takes over from nodes whose lives ran out; what is returned has to be put into
-    /// memory and [confirmed](Self::loaded).
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; what was taken over is returned by a later call.
-    pub(crate) async fn take_over(&self) -> Result<Option<postgres::Takeover>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.take_over().await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
-        }
-    }
-
-    /// The tasks of `lives` are in memory.
-    pub(crate) fn loaded(&self, lives: &[i64]) {
-        match self {
-            Self::Postgres(store) => store.loaded(lives),
-            Self::Sqlite(_) | Self::Volatile(_) => {}
-        }
-    }
-
-    /// Hears one kind of signal from other nodes from now on; nothing where no other node
-    /// shares the store. Needs [`exchange_signals`](Self::exchange_signals) to run.
-    #[allow(dead_code, reason = "the pool is about to use it")]
-    pub(crate) fn hearing(&self, signal: Signal) -> Hearing {
-        match self {
-            Self::Postgres(store) => store.hearing(signal),
-            Self::Sqlite(_) | Self::Volatile(_) => Hearing::silent(),
-        }
-    }
-
-    /// Gives other nodes a hint: those that live these lives, or all if none is named. Does
-    /// not wait; a hint may be lost, so what it is about is also looked for in time.
-    #[allow(dead_code, reason = "the pool is about to use it")]
-    pub(crate) fn signal(&self, signal: Signal, lives: &[i64]) {
-        match self {
-            Self::Postgres(store) => store.signal(signal, lives),
-            Self::Sqlite(_) | Self::Volatile(_) => {}
-        }
-    }
-
-    /// Sends and hears signals; never ends.
-    pub(crate) async fn exchange_signals(&self) {
-        match self {
-            Self::Postgres(store) => store.exchange_signals().await,
-            Self::Sqlite(_) | Self::Volatile(_) => std::future::pending().await,
         }
     }
 

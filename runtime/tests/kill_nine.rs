@@ -5,6 +5,9 @@
 //! directory or database. `REGROW_KILLS` sets how often (15), `REGROW_SEED` replays a run's
 //! moments.
 //!
+//! One step is priced, so that the tenant's budget is in play: a step on record is charged
+//! what it cost, one that was interrupted what was set aside for it, each once.
+//!
 //! A killed process loses nothing that it handed to the system, so this proves the order of
 //! acknowledgements, not the flush to the disk.
 
@@ -27,7 +30,9 @@ use rand::{RngExt, SeedableRng};
 use regrow_runtime::events::EventBus;
 use regrow_runtime::ids::{Epoch, TaskId};
 use regrow_runtime::journal::Journal;
+use regrow_runtime::journal::meter::Meter;
 use regrow_runtime::json::Json;
+use regrow_runtime::queue::budget::{Amounts, Cost, Limits, Scope};
 use regrow_runtime::queue::control::QueueLimits;
 use regrow_runtime::queue::task::{Lease, NewChild, NewTask, TaskState};
 use regrow_runtime::queue::{ClaimRequest, Queue};
@@ -40,6 +45,23 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 
 const STEPS: [&str; 3] = ["plan", "draft", "check"];
+
+/// The step that costs something, what is set aside for it, and what it does cost.
+const PRICED: &str = "draft";
+const SET_ASIDE: u64 = 3;
+const COSTS: u64 = 2;
+const WORKERS: usize = 8;
+
+fn calls(calls: u64) -> Amounts {
+    Amounts {
+        calls,
+        ..Amounts::ZERO
+    }
+}
+
+fn tenant() -> Scope {
+    Scope::Tenant("default".into())
+}
 
 /// Where the victims keep what has to last.
 enum Place {
@@ -104,7 +126,13 @@ async fn victim() {
     running.spawn(async move { keeper.keep_time().await });
     let keeper = queue.clone();
     running.spawn(async move { keeper.keep_life().await });
-    for worker in 0..8 {
+    let limits = Limits {
+        calls: Some(1_000_000_000),
+        ..Limits::default()
+    };
+    let set = queue.set_budget(tenant(), limits, None).await;
+    set.expect("the store takes it");
+    for worker in 0..WORKERS {
         running.spawn(work(queue.clone(), format!("w{worker}")));
     }
     if draining {
@@ -156,7 +184,16 @@ async fn work_on(queue: &Queue, lease: &Lease) {
             println!("@ ran/{key} {id} {epoch}");
             Ok::<u64, std::io::Error>(epoch.0)
         };
-        journal.step(key, &id, work).await.expect("held");
+        let ran = if key == PRICED {
+            let work = |meter: Meter| {
+                meter.add(Cost::from(calls(COSTS)));
+                work
+            };
+            journal.priced_step(key, &id, calls(SET_ASIDE), work).await
+        } else {
+            journal.step(key, &id, work).await
+        };
+        ran.expect("held");
         println!("@ step/{key} {id} {epoch}");
     }
     let family = TaskFilter {
@@ -196,6 +233,8 @@ struct Told {
     completed: HashMap<TaskId, Epoch>,
     steps: HashMap<(TaskId, String), Epoch>,
     leased: HashMap<TaskId, Epoch>,
+    /// How often the priced step was begun.
+    priced: u64,
 }
 
 impl Told {
@@ -226,6 +265,7 @@ impl Told {
             "ran" => {
                 let step = (id, key.to_owned());
                 assert!(!self.steps.contains_key(&step), "{step:?} ran again");
+                self.priced += u64::from(key == PRICED);
             }
             "step" => drop(self.steps.insert((id, key.to_owned()), epoch)),
             "completed" => {
@@ -250,6 +290,32 @@ impl Told {
         }
         queue.writer().close().await;
     }
+}
+
+/// Holds what was spent against what was done, and returns how many steps were interrupted.
+async fn check_budget(place: &Place, told: &Told, kills: u64) -> u64 {
+    let (queue, _dir) = open(place).await;
+    let view = queue.budget(&tenant()).await.expect("it was set");
+    queue.writer().close().await;
+    assert_eq!(view.reserved, Amounts::ZERO, "everything has ended");
+    let finished = told.steps.keys().filter(|(_, key)| key == PRICED).count() as u64;
+    let for_nothing = view.spent.calls.checked_sub(COSTS * finished);
+    let for_nothing = for_nothing.expect("a step on record was not charged");
+    assert_eq!(
+        for_nothing % SET_ASIDE,
+        0,
+        "charged more than once, or in part"
+    );
+    let interrupted = for_nothing / SET_ASIDE;
+    // One that was begun and is not on record was interrupted. Of one that had its room and
+    // was killed before it could say that it began, nothing was heard.
+    let known = told.priced - finished;
+    let unheard = interrupted.checked_sub(known);
+    assert!(
+        unheard.is_some_and(|unheard| unheard <= kills * WORKERS as u64),
+        "{interrupted} charged as interrupted, {known} known to be"
+    );
+    interrupted
 }
 
 /// One life of the victim; killed after `life`, or left to finish.
@@ -332,8 +398,10 @@ async fn kill_and_kill_again(store: &str, place: &Place) {
     for id in &told.submitted {
         assert!(told.completed.contains_key(id) || is_completed(place, *id).await);
     }
+    let interrupted = check_budget(place, &told, kills).await;
     println!(
-        "{store}: {kills} kills; {} submitted, {} suspended, {} completed, {} steps; 0 lost, 0 twice",
+        "{store}: {kills} kills; {} submitted, {} suspended, {} completed, {} steps; 0 lost, \
+         0 twice; {interrupted} priced steps interrupted, each charged once",
         told.submitted.len(),
         told.suspended.len(),
         told.completed.len(),

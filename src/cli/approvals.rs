@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Failure;
+use super::amount::{amount, count};
 use super::output::{line, print, relative, table};
 use super::tasks::{encoded, show};
 use crate::client::{Client, NodeArgs};
@@ -36,16 +37,16 @@ enum ApprovalsVerb {
         #[arg(long, value_name = "ANSWER")]
         choice: Option<String>,
         /// For a budget: let it grow by this many tokens, instead of what is missing
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
         tokens: Option<u64>,
         /// For a budget: let it grow by this much money
-        #[arg(long, value_name = "AMOUNT")]
+        #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, value_parser = amount)]
         usd: Option<f64>,
         /// For a budget: let it grow by this many calls
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
         calls: Option<u64>,
         /// For a budget: let it grow by this many seconds of work
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = amount)]
         seconds: Option<f64>,
     },
     /// Say no: a worker that asked goes on without; a start or a budget denied cancels the task

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Failure;
+use super::amount::{amount, count};
 use super::output::{facts, line, table};
 use super::tasks::{encoded, show};
 use crate::client::{Client, NodeArgs};
@@ -31,16 +32,16 @@ enum BudgetVerb {
         /// node, tenant:NAME or task:ID
         scope: String,
         /// Tokens, read and written together
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
         tokens: Option<u64>,
         /// Money
-        #[arg(long, value_name = "AMOUNT")]
+        #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, value_parser = amount)]
         usd: Option<f64>,
         /// Calls of models and tools
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
         calls: Option<u64>,
         /// Seconds of work
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = amount)]
         seconds: Option<f64>,
         /// Count from zero again each day or month, in UTC
         #[arg(long, value_name = "PERIOD", value_parser = ["day", "month"])]

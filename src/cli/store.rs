@@ -134,7 +134,7 @@ fn summary(findings: &Findings) -> String {
         rows("task_run"),
         rows("task_end"),
         rows("step"),
-        rows("task_event"),
+        rows("line"),
     )];
     match findings.problems.as_slice() {
         [] => lines.push(format!(

@@ -61,7 +61,7 @@ enum TasksVerb {
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
         /// At most this many
-        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Say why a task is not running yet
@@ -306,7 +306,7 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
         TasksVerb::Events { id, follow: true } => follow(&client, json, &id).await,
         TasksVerb::Steps { id, key, limit } => match key {
             Some(key) => steps::show_one(&client, json, &id, &key).await,
-            None => steps::list(&client, json, &id, limit).await,
+            None => steps::list(&client, json, &id, limit as usize).await,
         },
         TasksVerb::Explain { id } => {
             let path = format!("/v1/tasks/{}/explain", encoded(&id));

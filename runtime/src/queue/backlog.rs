@@ -116,6 +116,32 @@ impl Backlog {
         self.kinds.get_mut(kind)?[lane].first()
     }
 
+    /// The task of `kind` that goes first among those of which `may` says so; looks at no
+    /// more than `looks` tasks.
+    pub(crate) fn first_that(
+        &mut self,
+        kind: &str,
+        mut looks: usize,
+        may: &dyn Fn(TaskId) -> bool,
+    ) -> Option<TaskId> {
+        let lanes = self.kinds.get_mut(kind)?;
+        let mut order: Vec<(Place, usize)> = lanes
+            .iter()
+            .enumerate()
+            .filter_map(|(lane, queue)| Some((queue.oldest()?, lane)))
+            .collect();
+        order.sort_unstable();
+        order
+            .into_iter()
+            .find_map(|(_, lane)| lanes[lane].first_that(&mut looks, may))
+    }
+
+    /// Tasks of `kind` that wait.
+    pub(crate) fn waiting(&self, kind: &str) -> usize {
+        let lanes = self.kinds.get(kind);
+        lanes.map_or(0, |lanes| lanes.iter().map(LaneQueue::len).sum())
+    }
+
     /// The task was leased: its class and its tenant had their turn.
     pub(crate) fn charge(&mut self, body: &TaskBody) {
         if let Some(lanes) = self.kinds.get_mut(&body.kind) {

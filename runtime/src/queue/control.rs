@@ -139,4 +139,8 @@ pub struct Counters {
     pub steps: u64,
     /// Effects refused because their epoch was stale.
     pub stale_refused: u64,
+    /// Tasks handed over to other nodes of the same database.
+    pub handed_over: u64,
+    /// Tasks taken in from them.
+    pub taken_in: u64,
 }

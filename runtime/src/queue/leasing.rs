@@ -29,11 +29,12 @@ impl Queue {
         }
         loop {
             // Whoever stands in line before he looks misses nothing.
-            let place = self.0.line.join(&request.kinds);
+            let place = self.0.line.join(&request.kinds, request.max);
             let leases = self.claim_now(request)?;
             if !leases.is_empty() {
                 return Ok(leases);
             }
+            self.0.pool.look();
             if tokio::time::timeout_at(deadline, place.called())
                 .await
                 .is_err()
@@ -69,6 +70,7 @@ impl Queue {
                 self.0.line.call(&machine.claimable(kinds));
             }
             metrics::counter!(crate::metrics::LEASES_GIVEN).increment(leases.len() as u64);
+            self.0.pool.look();
         }
         Ok(leases)
     }

@@ -25,6 +25,7 @@ impl Queue {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
             () = self.store().exchange_signals() => {}
+            () = self.keep_pool() => {}
         }
     }
 
@@ -77,6 +78,7 @@ impl Queue {
         machine.adopt(takeover, self.0.clock.now());
         self.store().loaded(&lives);
         self.hand_over(&mut machine);
+        self.0.pool.unsettle();
         drop(machine);
         info!(tasks, "tasks of nodes that are gone are here");
         Ok(())

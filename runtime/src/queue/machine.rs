@@ -16,6 +16,7 @@ mod approval;
 mod budget;
 mod end;
 mod explain;
+mod hand_over;
 mod lease;
 mod load;
 mod parts;
@@ -46,6 +47,7 @@ use crate::ids::{Epoch, TaskId, TaskMap};
 use crate::store::Changes;
 
 pub(crate) use approval::Asked;
+pub(crate) use hand_over::Want;
 pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
 pub(crate) use parts::Part;
@@ -69,6 +71,9 @@ pub(crate) struct Outbox {
     /// Kinds of which a task has become claimable, once per task.
     pub(crate) fresh: Vec<Arc<str>>,
 }
+
+/// An outbox with room for more log lines than this is not used again.
+const REUSED_MAX: usize = 4_096;
 
 /// A live task.
 #[derive(Debug)]
@@ -153,6 +158,8 @@ pub(crate) struct Machine {
     freed: Rate,
     next_seq: u64,
     next_epoch: u64,
+    /// What goes to other nodes and comes from them.
+    exchange: hand_over::Exchange,
     /// Numbers of reservations, within this life. Unlike epochs they are never raised by
     /// those of other nodes.
     next_reservation: u64,
@@ -183,6 +190,7 @@ impl Machine {
             ledger: budget::Ledger::default(),
             rate: Rate::default(),
             freed: Rate::default(),
+            exchange: hand_over::Exchange::default(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
             next_reservation: u64::from(boot) << 32,
@@ -194,6 +202,18 @@ impl Machine {
     /// Takes what the decisions since the last call left behind.
     pub(crate) fn take_outbox(&mut self) -> Outbox {
         std::mem::take(&mut self.outbox)
+    }
+
+    /// Goes on with the room of an outbox that is [taken](Self::take_outbox) and emptied.
+    pub(crate) fn reuse(&mut self, empty: Outbox) {
+        if empty.changes.events.capacity() <= REUSED_MAX {
+            self.outbox = empty;
+        }
+    }
+
+    /// Kinds of which a task has become claimable since the last call, once per task.
+    pub(crate) fn take_fresh(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.outbox.fresh)
     }
 
     /// Continues what became durable at `now`, in the order of the decisions.
@@ -286,7 +306,11 @@ impl Machine {
                 .per_kind()
                 .map(|(kind, count)| (kind.to_string(), count as u64))
                 .collect(),
-            counters: self.counters,
+            counters: Counters {
+                handed_over: self.exchange.handed_over,
+                taken_in: self.exchange.taken_in,
+                ..self.counters
+            },
             fairness: self.served.report(
                 self.backlog
                     .per_flow()

@@ -14,6 +14,7 @@
 //! Left out: pooling proxies that swap the server's session between transactions. Prepared
 //! statements and the settings of a session would not survive them.
 
+mod hand_over;
 mod ledger;
 mod life;
 mod read;
@@ -85,6 +86,8 @@ struct Inner {
     /// Lives whose tasks are in the queue's memory.
     loaded: Lock<HashSet<i64>>,
     renewals: Lock<life::Renewals>,
+    /// For saying what this node wants.
+    wanting: Mutex<Option<PgConnection>>,
     signals: signal::Signals,
     closed: AtomicBool,
 }
@@ -220,6 +223,7 @@ impl Postgres {
             fence: Lock::default(),
             loaded: Lock::default(),
             renewals: Lock::default(),
+            wanting: Mutex::default(),
             signals: signal::Signals::default(),
             closed: AtomicBool::new(false),
         })))

@@ -178,7 +178,8 @@ impl Writer {
         matches!(self.0.store, Store::Volatile(_))
     }
 
-    /// Commits where it stands, to a store that [can](Self::commits_now). What is pending
+    /// Commits where it stands, to a store that [can](Self::commits_now), and leaves `changes`
+    /// empty. What is pending
     /// from others may be committed later. `watched` says whether anybody wants the log's
     /// new lines; it is asked before anybody can read them.
     ///
@@ -187,7 +188,7 @@ impl Writer {
     /// [`StoreError`]; the loop recovers, and refuses until then.
     pub(crate) fn commit_now(
         &self,
-        changes: Changes,
+        changes: &mut Changes,
         watched: impl FnOnce() -> bool,
     ) -> Result<Vec<LogLine>, StoreError> {
         if let Some(refusal) = self.refusal() {

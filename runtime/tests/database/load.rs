@@ -256,8 +256,9 @@ impl Load {
         let known = told.submitted.len() as u64;
         counted.doubled += stored.saturating_sub(known);
         counted.lost += known.saturating_sub(stored);
-        let twice = "SELECT count(*) FROM (SELECT seq FROM task_event WHERE kind = 'completed' \
-            GROUP BY seq HAVING 1 < count(*)) AS twice";
+        let twice = "SELECT count(*) FROM task t LEFT JOIN task_end e ON e.seq = t.seq \
+            WHERE 1 < regexp_count(t.log || COALESCE(e.log, ''), ',\"completed\"') \
+            + (SELECT count(*) FROM task_event v WHERE v.seq = t.seq AND v.kind = 'completed')";
         counted.doubled += schema.number(twice).await.unsigned_abs();
         counted
     }

@@ -18,11 +18,13 @@ use regrow_runtime::queue::task::{Lease, NewTask, TaskState};
 use regrow_runtime::queue::{ClaimRequest, Queue};
 use regrow_runtime::store::Store;
 use regrow_runtime::store::data_dir::DataDir;
+use regrow_runtime::store::postgres::{Postgres, PostgresConfig};
 use regrow_runtime::store::sqlite::Sqlite;
 use regrow_runtime::store::writer::Writer;
 use tokio::task::JoinSet;
 
 use crate::checker::{Call, Moment, Operation, check};
+use crate::schema::Schema;
 
 const CLIENTS: u64 = 12;
 const TASKS_PER_CLIENT: usize = 25;
@@ -167,7 +169,7 @@ async fn histories_are_linearizable(store: Store) {
     let seed = std::env::var("REGROW_SEED").ok();
     let seed = seed.and_then(|text| text.parse().ok());
     let seed: u64 = seed.unwrap_or_else(rand::random);
-    let clock = Clock::system();
+    let clock = store.clock().await.expect("open");
     let limits = QueueLimits {
         backoff: RetryBackoff {
             first: Duration::from_millis(2),
@@ -184,6 +186,8 @@ async fn histories_are_linearizable(store: Store) {
     running.spawn(queue.clone().run_writer());
     let keeper = queue.clone();
     running.spawn(async move { keeper.keep_time().await });
+    let keeper = queue.clone();
+    running.spawn(async move { keeper.keep_life().await });
     let book = Arc::new(Book::new(clock));
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -231,4 +235,16 @@ async fn on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_memory() {
     histories_are_linearizable(Store::volatile()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres() {
+    let schema = Schema::create().await;
+    let config = PostgresConfig {
+        url: schema.url().parse().expect("an address"),
+        node: "clients".to_owned(),
+        life_term: Duration::from_secs(10),
+    };
+    let store = Postgres::open(config).await.expect("sound");
+    histories_are_linearizable(Store::Postgres(store)).await;
 }

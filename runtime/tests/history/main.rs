@@ -18,3 +18,5 @@
 
 mod checker;
 mod clients;
+#[path = "../database/schema.rs"]
+mod schema;

@@ -8,6 +8,9 @@ use super::super::output::{facts, line, pretty, print, relative, table};
 use super::{encoded, figures, show};
 use crate::client::Client;
 
+/// Steps in one request at most.
+const PAGE: usize = 200;
+
 /// A finished step, as the node says it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -76,25 +79,44 @@ pub(super) async fn show_one(
     show(&reply, json, || Ok(reply.decode::<Step>()?.facts()))
 }
 
-pub(super) async fn list(client: &Client, json: bool, id: &str, limit: u32) -> Result<(), Failure> {
-    let path = format!("/v1/tasks/{}/steps?limit={limit}", encoded(id));
-    let reply = client.get(&path).await?;
+/// Lists up to `limit` steps. As JSON, a list that needs several requests is printed as
+/// several documents, one a line.
+pub(super) async fn list(
+    client: &Client,
+    json: bool,
+    id: &str,
+    limit: usize,
+) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let wanted = (limit - rows.len()).min(PAGE);
+        let mut path = format!("/v1/tasks/{}/steps?limit={wanted}", encoded(id));
+        if let Some(cursor) = &cursor {
+            path.push_str(&format!("&cursor={}", encoded(cursor)));
+        }
+        let reply = client.get(&path).await?;
+        let page: Page = reply.decode()?;
+        if json {
+            print(&reply.text)?;
+        }
+        rows.extend(page.steps.iter().map(Step::row));
+        cursor = page.next_cursor;
+        if cursor.is_none() || limit <= rows.len() || page.steps.is_empty() {
+            break;
+        }
+    }
     if json {
-        print(&reply.text)?;
         return Ok(());
     }
-    let page: Page = reply.decode()?;
-    if page.steps.is_empty() {
+    if rows.is_empty() {
         print("no step of it is finished")?;
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = page.steps.iter().map(Step::row).collect();
-    print(&table(
-        &["KEY", "FINISHED", "EPOCH", "COST", "OUTPUT"],
-        &rows,
-    ))?;
-    if page.next_cursor.is_some() {
-        print("and more; show up to 200 with --limit, or all over GET /v1/tasks/{id}/steps")?;
+    let head = ["KEY", "FINISHED", "EPOCH", "COST", "OUTPUT"];
+    print(&table(&head, &rows))?;
+    if cursor.is_some() {
+        print(&format!("and more; show them with --limit {}", limit * 2))?;
     }
     Ok(())
 }

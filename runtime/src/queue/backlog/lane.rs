@@ -93,6 +93,29 @@ impl LaneQueue {
         tasks.first_key_value().map(|(_, id)| *id)
     }
 
+    /// The first in the order of turns of which `may` says so; looks at no more than `looks`
+    /// tasks. Those that may not keep their place.
+    pub(in crate::queue) fn first_that(
+        &mut self,
+        looks: &mut usize,
+        may: &dyn Fn(TaskId) -> bool,
+    ) -> Option<TaskId> {
+        // Whose turn it is often decides alone, and settles the order of the others.
+        let first = self.first()?;
+        if may(first) {
+            return Some(first);
+        }
+        let mut waiting = self
+            .classes
+            .in_turn()
+            .flat_map(|tenants| tenants.in_turn())
+            .flat_map(|tasks| tasks.values());
+        waiting.by_ref().take(*looks).copied().find(|id| {
+            *looks -= 1;
+            may(*id)
+        })
+    }
+
     pub(in crate::queue) fn charge(&mut self, body: &TaskBody) {
         if let Some(tenants) = self.classes.get_mut(&body.class) {
             tenants.charge(&body.tenant);

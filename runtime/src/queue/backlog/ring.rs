@@ -151,6 +151,14 @@ impl<F> Ring<F> {
         Some((key, &mut slot.flow))
     }
 
+    /// Everybody who waits, beginning with [`front`](Self::front), in the order of turns.
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = &F> {
+        self.turns.iter().filter_map(|(key, turn)| {
+            let slot = self.flows.get(key).filter(|slot| slot.turn == *turn);
+            slot.map(|slot| &slot.flow)
+        })
+    }
+
     /// A task of `key` was served; its visit ends when its deficit is used up.
     pub(super) fn charge(&mut self, key: &str) {
         let cost = self.cost();

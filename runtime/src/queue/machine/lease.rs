@@ -96,6 +96,7 @@ impl Machine {
         self.backlog.charge(&entry.body);
         self.served
             .count(&entry.body.class, &entry.body.tenant, now);
+        self.exchange.leased(&entry.body.kind, now);
         self.take_units(id, now);
         self.enter(id, TaskState::Executing, now);
         let entry = self.tasks.get_mut(&id)?;

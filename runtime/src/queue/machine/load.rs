@@ -37,6 +37,7 @@ impl Machine {
         self.served = old.served;
         self.asked = old.asked;
         self.adopt_meters(&old.gates, now);
+        self.exchange = old.exchange;
         self.rng = old.rng;
         self.next_epoch = old.next_epoch;
         if let Some(boots) = snapshot.boots {
@@ -51,6 +52,7 @@ impl Machine {
         }
         self.recent_keys = old.recent_keys;
         self.ledger.load(snapshot.budgets);
+        self.outbox.changes.taken_in = snapshot.handed;
         let mut held = Vec::new();
         let mut blocked = Vec::new();
         // A million tasks may live: everything is visited in their order, and no oftener
@@ -111,8 +113,10 @@ impl Machine {
             live,
             ended,
             ledgers,
+            handed,
             ..
         } = takeover;
+        self.outbox.changes.taken_in.extend(handed);
         self.raise_epochs(boots);
         self.ledger.inherit(ledgers.budgets);
         let mut adopted = Vec::with_capacity(live.len());

@@ -9,7 +9,7 @@ use crate::journal::{Journal, StepError};
 use crate::json::Json;
 use crate::queue::Submission;
 use crate::queue::error::{AdmitError, LeaseError};
-use crate::queue::task::{NewChild, NewTask, TaskState};
+use crate::queue::task::{NewChild, NewTask, TaskEventKind, TaskState};
 use crate::store::{Changes, DocumentRow, Store};
 
 conforms! {
@@ -25,6 +25,7 @@ conforms! {
     old_tasks_are_forgotten_but_not_what_a_live_one_refers_to,
     a_failed_commit_loses_nothing_acknowledged_and_the_node_goes_on,
     a_closed_queue_refuses_and_has_kept_everything,
+    a_log_is_whole_however_the_task_came_to_its_end,
 }
 
 async fn an_acknowledged_task_is_there_after_a_kill_exactly_as_submitted(subject: Subject) {
@@ -467,5 +468,69 @@ async fn a_closed_queue_refuses_and_has_kept_everything(subject: Subject) {
     let subject = subject.kill().await;
     for id in accepted {
         assert_eq!(subject.state(id).await, TaskState::Available);
+    }
+}
+
+/// Lines lie in three places; a task that lives again has had an end.
+async fn a_log_is_whole_however_the_task_came_to_its_end(subject: Subject) {
+    use TaskEventKind::{
+        Cancelled, Completed, Discarded, Failed, Leased, Retried, StepRecorded, Submitted,
+    };
+    let kinds = async |subject: &Subject, id| -> Vec<TaskEventKind> {
+        let log = subject.queue.events(id, 0, 100).await.expect("readable");
+        assert!(log.iter().zip(1..).all(|(line, n)| line.n == n), "{log:?}");
+        log.iter().map(|line| line.kind).collect()
+    };
+    // Between decisions, so that each is in a commit of its own.
+    let settled = async |subject: &Subject| subject.queue.settle().await.expect("open");
+    let at_once = subject.submit(task()).await;
+    subject.queue.cancel(at_once).await.expect("live");
+    assert_eq!(kinds(&subject, at_once).await, [Submitted, Cancelled]);
+    let id = subject
+        .submit(NewTask {
+            max_attempts: Some(1),
+            ..task()
+        })
+        .await;
+    let lease = subject.claim("w", LEASE).await;
+    settled(&subject).await;
+    let journal = Journal::new(subject.queue.clone(), &lease);
+    let work = async { Ok::<u32, std::io::Error>(1) };
+    journal.step("s", "in", work).await.expect("held");
+    let why = "nul\0 quote\" line\nend";
+    let failed = subject.queue.fail(id, lease.epoch, why.to_owned(), false);
+    failed.await.expect("held");
+    let mut expected = vec![Submitted, Leased, StepRecorded, Failed, Discarded];
+    let known = kinds(&subject, id).await;
+    expected.retain(|kind| *kind != Failed || known.contains(kind));
+    assert_eq!(known, expected);
+    let subject = subject.kill().await;
+    assert_eq!(kinds(&subject, id).await, expected);
+    // Twice, with nothing and with something between two ends.
+    subject.queue.retry(id).await.expect("discarded");
+    subject.queue.cancel(id).await.expect("live");
+    expected.extend([Retried, Cancelled]);
+    assert_eq!(kinds(&subject, id).await, expected);
+    subject.queue.retry(id).await.expect("cancelled");
+    let lease = subject.claim("w", LEASE).await;
+    settled(&subject).await;
+    subject
+        .queue
+        .complete(id, lease.epoch, json("1"))
+        .await
+        .expect("held");
+    expected.extend([Retried, Leased, Completed]);
+    assert_eq!(kinds(&subject, id).await, expected);
+    let subject = subject.kill().await;
+    assert_eq!(kinds(&subject, id).await, expected);
+    let log = subject.queue.events(id, 0, 100).await.expect("readable");
+    let told = |kind| log.iter().find(|line| line.kind == kind);
+    let told = told(Discarded).and_then(|line| line.detail.as_deref());
+    assert!(told.is_some_and(|told| told.contains(why)), "{told:?}");
+    for after in 0..=log.len() {
+        let page = subject.queue.events(id, after as u64, 2).await;
+        let page: Vec<u64> = page.expect("readable").iter().map(|line| line.n).collect();
+        let rest: Vec<u64> = log.iter().map(|line| line.n).skip(after).take(2).collect();
+        assert_eq!(page, rest);
     }
 }

@@ -36,6 +36,8 @@ pub struct Takeover {
     pub(crate) ended: HashMap<TaskId, TaskState>,
     /// What they need of the ledgers.
     pub(crate) ledgers: Ledgers,
+    /// Those of them that had been handed over and not taken in.
+    pub(crate) handed: Vec<u64>,
     /// Whose they were.
     pub(crate) lives: Vec<i64>,
 }
@@ -274,6 +276,7 @@ impl Postgres {
             tasks,
             ended,
             ledgers,
+            handed,
         } = read.map_err(|error| match error {
             ReadError::Database(error) => self.failure(ATTEMPT, &error),
             ReadError::Store(error) => error,
@@ -283,6 +286,7 @@ impl Postgres {
             live: tasks,
             ended,
             ledgers,
+            handed,
             lives,
         }))
     }

@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Postgres as Dialect, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::Postgres;
+use super::hand_over;
 use super::ledger;
 use super::text::{read, written};
 use super::write::signed;
@@ -20,6 +21,7 @@ use crate::json::Json;
 use crate::queue::control::Control;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use crate::store::content::{Content, ContentHash};
+use crate::store::lines;
 use crate::store::{Document, Ledgers, Snapshot, StepRow, StoreError, TaskFilter};
 
 const VIEW: &str = "SELECT t.*, \
@@ -31,7 +33,9 @@ const VIEW: &str = "SELECT t.*, \
     FROM task t LEFT JOIN task_run r ON r.seq = t.seq LEFT JOIN task_end e ON e.seq = t.seq \
     WHERE true";
 
-const LIVE: &str = "SELECT t.*, \
+const LIVE: &str = "SELECT t.seq, t.id, t.kind, t.payload, t.goal, t.priority, t.class, \
+    t.tenant, t.idempotency_key, t.parent, t.depends_on, t.max_attempts, t.submitted_at, \
+    t.deadline, t.terms, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
     r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events, \
     r.retries \
@@ -44,6 +48,8 @@ pub(super) struct Live {
     pub(super) ended: HashMap<TaskId, TaskState>,
     /// What they need of the ledgers.
     pub(super) ledgers: Ledgers,
+    /// Those of them that were handed over and not taken in.
+    pub(super) handed: Vec<u64>,
 }
 
 /// Reads the live tasks of `lives`, in order of acceptance. For use within a transaction.
@@ -82,10 +88,12 @@ pub(super) async fn live(
         }
     }
     let ledgers = ledger::live(reader, node, &tasks).await?;
+    let handed = hand_over::handed_to(reader, lives).await?;
     Ok(Live {
         tasks,
         ended,
         ledgers,
+        handed,
     })
 }
 
@@ -157,6 +165,7 @@ impl Postgres {
             tasks,
             ended,
             ledgers,
+            handed,
         } = live(&mut reader, &self.0.config.node, &lives).await?;
         reader.commit().await?;
         Ok(Snapshot {
@@ -167,6 +176,7 @@ impl Postgres {
             budgets: ledgers.budgets,
             reservations: ledgers.reservations,
             approvals: ledgers.approvals,
+            handed,
             lives,
             boots: None,
         })
@@ -227,27 +237,28 @@ impl Postgres {
         after: u64,
         limit: u32,
     ) -> Result<Vec<TaskEvent>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT n, at, v.kind, epoch, detail FROM task t JOIN task_event v ON v.seq = t.seq \
-             WHERE t.id = $1 AND $2 < n ORDER BY n LIMIT $3",
-        )
-        .bind(*id.as_uuid())
-        .bind(signed(after))
-        .bind(i64::from(limit))
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(|error| self.failure("read a task's log", &error))?;
-        rows.iter()
-            .map(|row| {
-                Ok(TaskEvent {
-                    n: number(row, "n")?,
-                    at: Timestamp(number(row, "at")?),
-                    kind: parse("an event", &text(row, "kind")?)?,
-                    epoch: optional::<i64>(row, "epoch")?.map(|e| Epoch(e.unsigned_abs())),
-                    detail: optional_text(row, "detail")?,
-                })
-            })
-            .collect()
+        let rows = sqlx::query(lines::LOG)
+            .bind(*id.as_uuid())
+            .bind(signed(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(|error| self.failure("read a task's log", &error))?;
+        let mut log = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let Some(n) = optional::<i64>(row, "n")? else {
+                log.extend(lines::read(&cell::<String>(row, "detail")?)?);
+                continue;
+            };
+            log.push(TaskEvent {
+                n: n.unsigned_abs(),
+                at: Timestamp(number(row, "at")?),
+                kind: parse("an event", &text(row, "kind")?)?,
+                epoch: optional::<i64>(row, "epoch")?.map(|e| Epoch(e.unsigned_abs())),
+                detail: optional_text(row, "detail")?,
+            });
+        }
+        Ok(lines::in_order(log, after, limit))
     }
 
     pub(in crate::store) async fn by_idempotency_key(
@@ -383,7 +394,7 @@ pub(super) fn listing(filter: &TaskFilter) -> QueryBuilder<Dialect> {
 
 /// Kinds, classes and tenants: few, and shared by many tasks.
 #[derive(Default)]
-struct Names(HashMap<String, Arc<str>>);
+pub(super) struct Names(HashMap<String, Arc<str>>);
 
 impl Names {
     fn shared(&mut self, name: String) -> Arc<str> {
@@ -432,7 +443,7 @@ fn view(row: &PgRow) -> Result<TaskView, StoreError> {
     })
 }
 
-fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
+pub(super) fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
     let depends_on = text(row, "depends_on")?;
     Ok(TaskBody {
         id: cell::<Uuid>(row, "id")?.into(),
@@ -459,7 +470,7 @@ fn body(row: &PgRow, names: &mut Names) -> Result<TaskBody, StoreError> {
     })
 }
 
-fn run(row: &PgRow) -> Result<Option<TaskRun>, StoreError> {
+pub(super) fn run(row: &PgRow) -> Result<Option<TaskRun>, StoreError> {
     let Some(state) = optional::<String>(row, "r_state")? else {
         return Ok(None);
     };

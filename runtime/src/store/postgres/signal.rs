@@ -9,8 +9,6 @@
 //! commits of all who notify. The first of a kind leaves at once, and those that follow are
 //! gathered for [`DEBOUNCE`].
 
-#![allow(dead_code, reason = "the pool is about to use it")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;

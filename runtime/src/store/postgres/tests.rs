@@ -1,5 +1,7 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
+mod batches;
+mod hand_over;
 mod signals;
 
 use std::time::Duration;
@@ -444,7 +446,7 @@ async fn a_database_of_a_newer_version_is_refused() {
 
 /// The plan that the writer's connection uses, on tables without a row or a statistic.
 async fn plan(connection: &mut PgConnection, statement: &str) -> String {
-    let parameters = (1..20).take_while(|n| statement.contains(&format!("${n}")));
+    let parameters = (1..100).take_while(|n| statement.contains(&format!("${n}")));
     let nulls = vec!["NULL"; parameters.count()].join(", ");
     let prepare = format!("DEALLOCATE ALL; PREPARE one AS {statement}");
     execute(connection, prepare).await;
@@ -466,14 +468,8 @@ async fn the_writers_statements_scan_no_table() {
     let store = Postgres::open(config.clone()).await.expect("sound");
     let (mut connection, _) = writing(&config).await.expect("open");
     let statements = [
-        write::BODIES,
-        write::DEPENDENCIES,
+        write::rows::ROWS,
         write::REOPENED,
-        write::RUNS,
-        write::ENDS,
-        write::ENDED_RUNS,
-        write::EVENTS,
-        write::STEPS,
         write::BLOBS,
         write::OLD_BLOBS,
         write::FORGET_BLOBS,
@@ -484,6 +480,8 @@ async fn the_writers_statements_scan_no_table() {
         write::DOCUMENTS,
         write::DELETED_DOCUMENTS,
         write::OLD,
+        super::hand_over::HANDED,
+        super::hand_over::TAKEN_IN,
     ];
     for statement in statements.into_iter().chain(write::FORGET) {
         let plan = plan(&mut connection, statement).await;

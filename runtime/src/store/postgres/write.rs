@@ -1,19 +1,22 @@
-//! One transaction per batch, one statement per kind of row, the rows as arrays.
+//! One transaction per batch, and one statement for the rows that most batches consist of
+//! ([`rows`]); the others have a statement per kind of row. Rows travel as arrays.
 //!
 //! Every statement finds its rows by key; none looks at a column that changes, so that no
 //! plan made from statistics of yesterday can turn into a scan (QUEUE-like tables are empty
 //! one moment and full the next). The connection forbids scans besides, see `super::connect`.
 
+pub(super) mod rows;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::{PgConnection, Row};
-use uuid::Uuid;
 
+use super::hand_over;
 use super::ledger;
 use super::text::written;
-use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun};
-use crate::store::content::{Content, ContentHash};
+use crate::queue::task::TaskRun;
+use crate::store::lines::Lines;
 use crate::store::{Changes, DocumentRow, StepRow};
 
 /// Under which right a batch is committed.
@@ -49,49 +52,10 @@ const PIECE_BYTES_MAX: usize = 32 << 20;
 const FENCE: &str = "SELECT boot FROM life WHERE boot = $1 AND session = $2 AND NOT ended \
     FOR KEY SHARE";
 
-pub(super) const BODIES: &str = "INSERT INTO task \
-    (seq, id, kind, payload, goal, priority, class, tenant, idempotency_key, parent, depends_on, \
-     max_attempts, submitted_at, deadline, terms) \
-    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], \
-     $6::text[], $7::text[], $8::text[], $9::text[], $10::uuid[], $11::text[], $12::bigint[], \
-     $13::bigint[], $14::bigint[], $15::text[])";
-
-pub(super) const DEPENDENCIES: &str = "INSERT INTO task_dependency (dependency, seq) \
-    SELECT * FROM unnest($1::uuid[], $2::bigint[])";
-
-pub(super) const REOPENED: &str = "DELETE FROM task_end WHERE seq = ANY($1::bigint[])";
-
-pub(super) const RUNS: &str = "INSERT INTO task_run AS r \
-    (owner, seq, state, attempt, losses, epoch, run_at, lease_until, worker, cancel_requested, \
-     last_error, events, retries) \
-    SELECT $1, * FROM unnest($2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
-     $7::bigint[], $8::bigint[], $9::text[], $10::boolean[], $11::text[], $12::bigint[], $13::bigint[]) \
-    ON CONFLICT (seq) DO UPDATE SET owner = excluded.owner, state = excluded.state, \
-     attempt = excluded.attempt, losses = excluded.losses, epoch = excluded.epoch, \
-     run_at = excluded.run_at, lease_until = excluded.lease_until, worker = excluded.worker, \
-     cancel_requested = excluded.cancel_requested, last_error = excluded.last_error, \
-     events = excluded.events, retries = excluded.retries";
-
-pub(super) const ENDS: &str = "INSERT INTO task_end \
-    (seq, state, finished_at, attempt, losses, epoch, result, error, events) \
-    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], \
-     $6::bigint[], $7::text[], $8::text[], $9::bigint[])";
-
-pub(super) const ENDED_RUNS: &str = "DELETE FROM task_run WHERE seq = ANY($1::bigint[])";
-
-pub(super) const EVENTS: &str = "INSERT INTO task_event (seq, n, at, kind, epoch, detail) \
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], \
-     $6::text[])";
-
-pub(super) const STEPS: &str = "INSERT INTO step \
-    (seq, digest, key, input, output, epoch, started_at, finished_at, cost, input_blob, \
-     output_blob) \
-    SELECT seq, sha256(convert_to(key, 'UTF8')), key, input, output, epoch, started_at, \
-     finished_at, cost, input_blob, output_blob \
-    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], \
-     $7::bigint[], $8::text[], $9::text[], $10::text[]) AS new \
-     (seq, key, input, output, epoch, started_at, finished_at, cost, input_blob, output_blob) \
-    ON CONFLICT (seq, digest) DO NOTHING";
+/// What the end's row holds of the log goes to the task's.
+pub(super) const REOPENED: &str = "WITH removed AS \
+    (DELETE FROM task_end WHERE seq = ANY($1::bigint[]) RETURNING seq, log) \
+    UPDATE task t SET log = t.log || removed.log FROM removed WHERE t.seq = removed.seq";
 
 /// A body that is there already is locked, so that nobody who is forgetting its last step
 /// takes it away before this step is there.
@@ -143,16 +107,26 @@ pub(super) const FORGET: [&str; 7] = [
     "DELETE FROM step WHERE seq = ANY($1::bigint[])",
 ];
 
-/// Commits everything or, by dropping the transaction, nothing.
+/// Commits everything or nothing: what most batches hold in one statement that is its own
+/// transaction, so in one trip to the server; anything else in a transaction around it.
 ///
-/// An error of the last statement leaves it open whether the batch was kept: the connection
-/// may have ended before the answer came.
+/// An error of that statement, or of the transaction's last, leaves it open whether the batch
+/// was kept: the connection may have ended before the answer came.
 pub(super) async fn commit(
     connection: &mut PgConnection,
     node: &str,
     fence: Fence,
     changes: &Changes,
 ) -> Result<(), CommitError> {
+    let lines = Lines::of(changes);
+    let mut written: HashSet<u64> = changes.ends.iter().map(|(seq, _)| *seq).collect();
+    // Of several rows for one task only the last is written, and none if it ended.
+    let last = changes.runs.iter().rev();
+    let last: Vec<&(u64, TaskRun)> = last.filter(|(seq, _)| written.insert(*seq)).collect();
+    let statements = rows::statements(changes, &last, &lines);
+    if let ([statement], true) = (&statements[..], rows::are_all(changes)) {
+        return statement.run(connection, fence).await;
+    }
     use sqlx::Connection;
     let mut transaction = connection.begin().await?;
     let to = &mut *transaction;
@@ -164,10 +138,6 @@ pub(super) async fn commit(
     if held.is_none() {
         return Err(CommitError::Fenced);
     }
-    for piece in pieces(&changes.bodies, |body| body.payload.bytes()) {
-        bodies(to, piece).await?;
-        dependencies(to, piece).await?;
-    }
     if !changes.reopened.is_empty() {
         let seqs: Vec<i64> = changes.reopened.iter().map(|seq| signed(*seq)).collect();
         let removed = sqlx::query(REOPENED).bind(&seqs).execute(&mut *to).await?;
@@ -176,26 +146,14 @@ pub(super) async fn commit(
             return Err(sqlx::Error::RowNotFound.into());
         }
     }
-    let mut written: HashSet<u64> = changes.ends.iter().map(|(seq, _)| *seq).collect();
-    // Of several rows for one task only the last is written, and none if it ended.
-    let last = changes.runs.iter().rev();
-    let last: Vec<&(u64, TaskRun)> = last.filter(|(seq, _)| written.insert(*seq)).collect();
-    for piece in pieces(&last, |_| 0) {
-        runs(to, fence.boot, piece).await?;
+    for piece in pieces(&changes.steps, rows::step_bytes) {
+        blobs(to, piece).await?;
     }
-    let size = |(_, end): &(u64, TaskEnd)| end.result.as_ref().map_or(0, |json| json.bytes());
-    for piece in pieces(&changes.ends, size) {
-        ends(to, piece).await?;
-    }
-    let size = |(.., event): &(_, _, TaskEvent)| event.detail.as_ref().map_or(0, String::len);
-    for piece in pieces(&changes.events, size) {
-        events(to, piece).await?;
-    }
-    let size = |step: &StepRow| step.key.len() + step.input.json.bytes() + step.output.json.bytes();
-    for piece in pieces(&changes.steps, size) {
-        steps(to, piece).await?;
+    for statement in &statements {
+        statement.run(to, fence).await?;
     }
     ledger::write(to, node, changes).await?;
+    hand_over::write(to, fence.boot, changes).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
         let control =
@@ -241,150 +199,17 @@ pub(super) fn signed(number: u64) -> i64 {
 
 type Sent = Result<(), sqlx::Error>;
 
-async fn bodies(to: &mut PgConnection, rows: &[std::sync::Arc<TaskBody>]) -> Sent {
-    let depends_on = |body: &TaskBody| {
-        let ids: Vec<String> = body.depends_on.iter().map(ToString::to_string).collect();
-        ids.join(" ")
-    };
-    let mut terms: Vec<Option<String>> = Vec::with_capacity(rows.len());
-    for body in rows {
-        let text = body.terms.as_ref().map(serde_json::to_string).transpose();
-        terms.push(text.map_err(|error| sqlx::Error::Encode(error.into()))?);
-    }
-    sqlx::query(BODIES)
-        .bind(column(rows, |body| signed(body.seq)))
-        .bind(column(rows, |body| *body.id.as_uuid()))
-        .bind(column(rows, |body| written(&body.kind)))
-        .bind(column(rows, |body| body.payload.as_str()))
-        .bind(column(rows, |body| maybe(body.goal.as_deref())))
-        .bind(column(rows, |body| body.priority.as_str()))
-        .bind(column(rows, |body| written(&body.class)))
-        .bind(column(rows, |body| written(&body.tenant)))
-        .bind(column(rows, |body| maybe(body.idempotency_key.as_deref())))
-        .bind(column(rows, |body| body.parent.map(|id| *id.as_uuid())))
-        .bind(column(rows, |body| depends_on(body)))
-        .bind(column(rows, |body| i64::from(body.max_attempts)))
-        .bind(column(rows, |body| signed(body.submitted_at.0)))
-        .bind(column(rows, |body| body.deadline.map(|at| signed(at.0))))
-        .bind(terms)
-        .execute(to)
-        .await
-        .map(drop)
-}
-
-async fn dependencies(to: &mut PgConnection, rows: &[std::sync::Arc<TaskBody>]) -> Sent {
-    let pairs = rows
-        .iter()
-        .flat_map(|body| body.depends_on.iter().map(|on| (*on.as_uuid(), body.seq)));
-    let (on, seqs): (Vec<Uuid>, Vec<i64>) = pairs.map(|(on, seq)| (on, signed(seq))).unzip();
-    if on.is_empty() {
-        return Ok(());
-    }
-    let query = sqlx::query(DEPENDENCIES).bind(on).bind(seqs);
-    query.execute(to).await.map(drop)
-}
-
-async fn runs(to: &mut PgConnection, owner: i64, rows: &[&(u64, TaskRun)]) -> Sent {
-    sqlx::query(RUNS)
-        .bind(owner)
-        .bind(column(rows, |(seq, _)| signed(*seq)))
-        .bind(column(rows, |(_, run)| run.state.as_str()))
-        .bind(column(rows, |(_, run)| i64::from(run.attempt)))
-        .bind(column(rows, |(_, run)| i64::from(run.losses)))
-        .bind(column(rows, |(_, run)| signed(run.epoch.0)))
-        .bind(column(rows, |(_, run)| signed(run.run_at.0)))
-        .bind(column(rows, |(_, run)| {
-            run.lease_until.map(|at| signed(at.0))
-        }))
-        .bind(column(rows, |(_, run)| maybe(run.worker.as_deref())))
-        .bind(column(rows, |(_, run)| run.cancel_requested))
-        .bind(column(rows, |(_, run)| maybe(run.last_error.as_deref())))
-        .bind(column(rows, |(_, run)| signed(run.events)))
-        .bind(column(rows, |(_, run)| i64::from(run.retries)))
-        .execute(to)
-        .await
-        .map(drop)
-}
-
-async fn ends(to: &mut PgConnection, rows: &[(u64, TaskEnd)]) -> Sent {
-    let seqs = column(rows, |(seq, _)| signed(*seq));
-    sqlx::query(ENDS)
-        .bind(&seqs)
-        .bind(column(rows, |(_, end)| end.state.as_str()))
-        .bind(column(rows, |(_, end)| signed(end.finished_at.0)))
-        .bind(column(rows, |(_, end)| i64::from(end.attempt)))
-        .bind(column(rows, |(_, end)| i64::from(end.losses)))
-        .bind(column(rows, |(_, end)| signed(end.epoch.0)))
-        .bind(column(rows, |(_, end)| {
-            end.result.as_ref().map(|json| json.as_str())
-        }))
-        .bind(column(rows, |(_, end)| maybe(end.error.as_deref())))
-        .bind(column(rows, |(_, end)| signed(end.events)))
-        .execute(&mut *to)
-        .await?;
-    sqlx::query(ENDED_RUNS)
-        .bind(&seqs)
-        .execute(to)
-        .await
-        .map(drop)
-}
-
-async fn events(to: &mut PgConnection, rows: &[(crate::ids::TaskId, u64, TaskEvent)]) -> Sent {
-    sqlx::query(EVENTS)
-        .bind(column(rows, |(_, seq, _)| signed(*seq)))
-        .bind(column(rows, |(.., event)| signed(event.n)))
-        .bind(column(rows, |(.., event)| signed(event.at.0)))
-        .bind(column(rows, |(.., event)| event.kind.as_str()))
-        .bind(column(rows, |(.., event)| {
-            event.epoch.map(|epoch| signed(epoch.0))
-        }))
-        .bind(column(rows, |(.., event)| maybe(event.detail.as_deref())))
-        .execute(to)
-        .await
-        .map(drop)
-}
-
-async fn steps(to: &mut PgConnection, rows: &[StepRow]) -> Sent {
+async fn blobs(to: &mut PgConnection, rows: &[StepRow]) -> Sent {
     let large = rows.iter().flat_map(|step| [&step.input, &step.output]);
     let large: BTreeMap<&str, &str> = large
         .filter_map(|content| Some((content.hash.as_ref()?.as_str(), content.json.as_str())))
         .collect();
-    if !large.is_empty() {
-        let (hashes, bodies): (Vec<&str>, Vec<&str>) = large.into_iter().unzip();
-        let blobs = sqlx::query(BLOBS).bind(hashes).bind(bodies);
-        blobs.execute(&mut *to).await?;
+    if large.is_empty() {
+        return Ok(());
     }
-    let mut costs: Vec<Option<String>> = Vec::with_capacity(rows.len());
-    for step in rows {
-        let cost = step.cost.as_ref().map(serde_json::to_string).transpose();
-        costs.push(cost.map_err(|error| sqlx::Error::Encode(error.into()))?);
-    }
-    sqlx::query(STEPS)
-        .bind(column(rows, |step| signed(step.seq)))
-        .bind(column(rows, |step| written(&step.key)))
-        .bind(column(rows, |step| inline(&step.input)))
-        .bind(column(rows, |step| inline(&step.output)))
-        .bind(column(rows, |step| signed(step.epoch.0)))
-        .bind(column(rows, |step| signed(step.started_at.0)))
-        .bind(column(rows, |step| signed(step.finished_at.0)))
-        .bind(costs)
-        .bind(column(rows, |step| {
-            step.input.hash.as_ref().map(ContentHash::as_str)
-        }))
-        .bind(column(rows, |step| {
-            step.output.hash.as_ref().map(ContentHash::as_str)
-        }))
-        .execute(to)
-        .await
-        .map(drop)
-}
-
-/// What a step's row holds of a document: nothing if it lies elsewhere.
-fn inline(content: &Content) -> &str {
-    match content.hash {
-        Some(_) => "null",
-        None => content.json.as_str(),
-    }
+    let (hashes, bodies): (Vec<&str>, Vec<&str>) = large.into_iter().unzip();
+    let blobs = sqlx::query(BLOBS).bind(hashes).bind(bodies);
+    blobs.execute(to).await.map(drop)
 }
 
 /// Of several rows for one document the last counts: one statement cannot touch a row twice.

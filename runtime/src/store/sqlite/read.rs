@@ -12,6 +12,7 @@ use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use crate::store::content::{Content, ContentHash};
+use crate::store::lines;
 use crate::store::{Document, StepRow, StoreError, TaskFilter};
 
 const VIEW: &str = "SELECT t.*, \
@@ -79,27 +80,28 @@ impl Sqlite {
         after: u64,
         limit: u32,
     ) -> Result<Vec<TaskEvent>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT n, at, v.kind, epoch, detail FROM task t JOIN task_event v ON v.seq = t.seq \
-             WHERE t.id = $1 AND $2 < n ORDER BY n LIMIT $3",
-        )
-        .bind(id.to_string())
-        .bind(i64::try_from(after).unwrap_or(i64::MAX))
-        .bind(i64::from(limit))
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(|error| read_failure("read a task's log", &error))?;
-        rows.iter()
-            .map(|row| {
-                Ok(TaskEvent {
-                    n: number(row, "n")?,
-                    at: Timestamp(number(row, "at")?),
-                    kind: parse("an event", &text(row, "kind")?)?,
-                    epoch: optional::<i64>(row, "epoch")?.map(|e| Epoch(e.unsigned_abs())),
-                    detail: optional(row, "detail")?,
-                })
-            })
-            .collect()
+        let rows = sqlx::query(lines::LOG)
+            .bind(id.to_string())
+            .bind(i64::try_from(after).unwrap_or(i64::MAX))
+            .bind(i64::from(limit))
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(|error| read_failure("read a task's log", &error))?;
+        let mut log = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let Some(n) = optional::<i64>(row, "n")? else {
+                log.extend(lines::read(&text(row, "detail")?)?);
+                continue;
+            };
+            log.push(TaskEvent {
+                n: n.unsigned_abs(),
+                at: Timestamp(number(row, "at")?),
+                kind: parse("an event", &text(row, "kind")?)?,
+                epoch: optional::<i64>(row, "epoch")?.map(|e| Epoch(e.unsigned_abs())),
+                detail: optional(row, "detail")?,
+            });
+        }
+        Ok(lines::in_order(log, after, limit))
     }
 
     pub(in crate::store) async fn by_idempotency_key(
@@ -207,16 +209,16 @@ pub(super) fn listing(filter: &TaskFilter) -> QueryBuilder<Dialect> {
     if let Some(state) = filter.state {
         let side = match state {
             TaskState::Completed => " AND e.state = ",
-            // The index is partial: its condition has to stand in the query.
+            // The indexes are partial: their conditions have to stand in the query.
             TaskState::Discarded | TaskState::Cancelled => {
                 " AND e.state <> 'completed' AND e.state = "
             }
+            TaskState::Available => " AND r.state = ",
             TaskState::Scheduled
-            | TaskState::Available
             | TaskState::Executing
             | TaskState::Waiting
             | TaskState::AwaitingApproval
-            | TaskState::Retryable => " AND r.state = ",
+            | TaskState::Retryable => " AND r.state <> 'available' AND r.state = ",
         };
         query.push(side).push_bind(state.as_str());
     }

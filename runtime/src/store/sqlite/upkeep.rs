@@ -65,19 +65,20 @@ const RULES: [(&str, &str); 16] = [
     ),
     (
         "a task's log has no gap",
-        "SELECT t.id FROM task_event v JOIN task t ON t.seq = v.seq GROUP BY v.seq \
-         HAVING min(v.n) <> 1 OR max(v.n) <> count(*)",
+        "SELECT t.id FROM line v JOIN task t ON t.seq = v.seq GROUP BY v.seq \
+         HAVING min(v.n) <> 1 OR max(v.n) <> count(*) OR count(DISTINCT v.n) <> count(*)",
     ),
     (
         "a task's log is as long as its row says",
         "SELECT t.id FROM task t LEFT JOIN task_run r ON r.seq = t.seq \
-         LEFT JOIN task_end e ON e.seq = t.seq WHERE COALESCE(e.events, r.events) <> \
-         (SELECT count(*) FROM task_event v WHERE v.seq = t.seq)",
+         LEFT JOIN task_end e ON e.seq = t.seq \
+         LEFT JOIN (SELECT seq, count(*) AS lines FROM line v GROUP BY seq) c ON c.seq = t.seq \
+         WHERE COALESCE(e.events, r.events) <> COALESCE(c.lines, 0)",
     ),
     (
         "the log of an ended task ends with that",
         "SELECT t.id FROM task_end e JOIN task t ON t.seq = e.seq \
-         LEFT JOIN task_event v ON v.seq = e.seq AND v.n = e.events \
+         LEFT JOIN line v ON v.seq = e.seq AND v.n = e.events \
          WHERE v.kind IS NULL OR v.kind <> e.state",
     ),
     (
@@ -109,12 +110,19 @@ const RULES: [(&str, &str); 16] = [
     ),
 ];
 
+/// The lines of all logs, wherever they lie.
+const LINES: &str = "WITH line AS MATERIALIZED (SELECT seq, n, kind FROM task_event UNION ALL \
+    SELECT ridden.seq, json_extract(value, '$[0]'), json_extract(value, '$[2]') FROM \
+    (SELECT seq, log FROM task WHERE log <> '' UNION ALL \
+     SELECT seq, log FROM task_end WHERE log <> '') AS ridden, \
+    json_each('[' || replace(rtrim(log, char(10)), char(10), ',') || ']'))";
+
 /// What was found in a database.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Findings {
     /// The file.
     pub path: PathBuf,
-    /// Its rows per table.
+    /// Its rows per table, and the lines of all logs as `line`.
     pub rows: BTreeMap<&'static str, u64>,
     /// How many rules were checked.
     pub rules: usize,
@@ -206,7 +214,7 @@ pub async fn verify(path: &Path) -> Result<Findings, UpkeepError> {
         ("task", "SELECT count(*) FROM task"),
         ("task_run", "SELECT count(*) FROM task_run"),
         ("task_end", "SELECT count(*) FROM task_end"),
-        ("task_event", "SELECT count(*) FROM task_event"),
+        ("line", "SELECT count(*) FROM line v"),
         ("step", "SELECT count(*) FROM step"),
         ("blob", "SELECT count(*) FROM blob"),
         ("budget", "SELECT count(*) FROM budget"),
@@ -214,7 +222,7 @@ pub async fn verify(path: &Path) -> Result<Findings, UpkeepError> {
         ("approval", "SELECT count(*) FROM approval"),
         ("document", "SELECT count(*) FROM document"),
     ] {
-        let rows: i64 = sqlx::query(count)
+        let rows: i64 = sqlx::query(sqlx::AssertSqlSafe(with_lines(count)))
             .fetch_one(&mut *reader)
             .await
             .and_then(|row| row.try_get(0))
@@ -222,7 +230,7 @@ pub async fn verify(path: &Path) -> Result<Findings, UpkeepError> {
         findings.rows.insert(table, rows.unsigned_abs());
     }
     for (rule, query) in RULES {
-        let limited = format!("SELECT * FROM ({query}) LIMIT {EXAMPLES_MAX}");
+        let limited = with_lines(&format!("SELECT * FROM ({query}) LIMIT {EXAMPLES_MAX}"));
         let broken = sqlx::query(sqlx::AssertSqlSafe(limited))
             .fetch_all(&mut *reader)
             .await
@@ -233,6 +241,12 @@ pub async fn verify(path: &Path) -> Result<Findings, UpkeepError> {
         }
     }
     Ok(findings)
+}
+
+/// A query that may ask for the lines of logs, as `line v`.
+fn with_lines(query: &str) -> String {
+    let lines = if query.contains("line v") { LINES } else { "" };
+    format!("{lines} {query}")
 }
 
 /// Copies a database file to `to`, which must not exist, and checks the copy. A node may run
@@ -407,7 +421,7 @@ mod tests {
         for (damage, rule) in [
             ("DELETE FROM task_run WHERE seq = 2", "lives or has ended"),
             (
-                "INSERT INTO task_end VALUES (2, 'completed', 1, 1, 0, 0, NULL, NULL, 1)",
+                "INSERT INTO task_end VALUES (2, 'completed', 1, 1, 0, 0, NULL, NULL, 1, '')",
                 "both lives and has ended",
             ),
             ("DELETE FROM task WHERE seq = 2", "what lives was accepted"),
@@ -423,14 +437,21 @@ mod tests {
                 "UPDATE task_run SET epoch = 9 << 32 WHERE seq = 2",
                 "no epoch is of a boot",
             ),
-            ("UPDATE task_event SET n = 3 WHERE seq = 2", "has no gap"),
             (
-                "DELETE FROM task_event WHERE seq = 2",
+                "UPDATE task SET log = replace(log, '[1,', '[3,') WHERE seq = 2",
+                "has no gap",
+            ),
+            (
+                "INSERT INTO task_event VALUES (2, 1, 1, 'leased', 1, NULL)",
+                "has no gap",
+            ),
+            (
+                "UPDATE task SET log = '' WHERE seq = 2",
                 "as long as its row says",
             ),
             (
                 "DELETE FROM task_run WHERE seq = 2; \
-                 INSERT INTO task_end VALUES (2, 'completed', 1, 1, 0, 0, NULL, NULL, 1)",
+                 INSERT INTO task_end VALUES (2, 'completed', 1, 1, 0, 0, NULL, NULL, 1, '')",
                 "ends with that",
             ),
             (

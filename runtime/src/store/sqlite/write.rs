@@ -11,16 +11,22 @@ use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::json::Json;
 use crate::store::content::{Content, ContentHash};
+use crate::store::lines::Lines;
 use crate::store::{Changes, DocumentRow};
 
 const BODY: &str = "INSERT INTO task \
     (seq, id, kind, payload, goal, priority, class, tenant, idempotency_key, parent, depends_on, \
-     max_attempts, submitted_at, deadline, terms) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+     max_attempts, submitted_at, deadline, terms, log) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
 
 const DEPENDENCY: &str = "INSERT INTO task_dependency (dependency, seq) VALUES (?1, ?2)";
 
-const REOPENED: &str = "DELETE FROM task_end WHERE seq = ?1";
+/// What the end's row holds of the log goes to the task's.
+const REOPENED: [&str; 2] = [
+    "UPDATE task SET log = log || (SELECT log FROM task_end WHERE seq = ?1) \
+     WHERE seq = ?1 AND EXISTS (SELECT 1 FROM task_end WHERE seq = ?1)",
+    "DELETE FROM task_end WHERE seq = ?1",
+];
 
 const RUN: &str = "INSERT INTO task_run \
     (seq, state, attempt, losses, epoch, run_at, lease_until, worker, cancel_requested, \
@@ -33,8 +39,8 @@ const RUN: &str = "INSERT INTO task_run \
      events = excluded.events, retries = excluded.retries";
 
 const END: &str = "INSERT INTO task_end \
-    (seq, state, finished_at, attempt, losses, epoch, result, error, events) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    (seq, state, finished_at, attempt, losses, epoch, result, error, events, log) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
 const ENDED_RUN: &str = "DELETE FROM task_run WHERE seq = ?1";
 
@@ -96,11 +102,12 @@ pub(super) fn commit(connection: &mut Connection, changes: &Changes) -> Result<(
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    bodies(&transaction, changes)?;
+    let lines = Lines::of(changes);
+    bodies(&transaction, changes, &lines)?;
     reopened(&transaction, changes)?;
     runs(&transaction, changes)?;
-    ends(&transaction, changes)?;
-    events(&transaction, changes)?;
+    ends(&transaction, changes, &lines)?;
+    events(&transaction, &lines)?;
     steps(&transaction, changes)?;
     ledger::write(&transaction, changes)?;
     documents(&transaction, &changes.documents)?;
@@ -128,7 +135,11 @@ fn hyphenated(id: TaskId, buffer: &mut [u8; Hyphenated::LENGTH]) -> &str {
     id.as_uuid().hyphenated().encode_lower(buffer)
 }
 
-fn bodies(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
+fn bodies(
+    transaction: &Transaction<'_>,
+    changes: &Changes,
+    lines: &Lines<'_>,
+) -> Result<(), Error> {
     if changes.bodies.is_empty() {
         return Ok(());
     }
@@ -153,6 +164,7 @@ fn bodies(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error>
             signed(body.submitted_at.0),
             at(body.deadline),
             terms.map_err(|error| Error::ToSqlConversionFailure(error.into()))?,
+            lines.accepted(body.seq),
         ])?;
         if !depends_on.is_empty() {
             let mut insert = transaction.prepare_cached(DEPENDENCY)?;
@@ -166,12 +178,14 @@ fn bodies(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error>
 
 fn reopened(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
     for seq in &changes.reopened {
-        let removed = transaction
-            .prepare_cached(REOPENED)?
-            .execute([signed(*seq)])?;
-        if removed != 1 {
-            // Forgotten since it was looked up; its run would be without a body.
-            return Err(Error::QueryReturnedNoRows);
+        for statement in REOPENED {
+            let touched = transaction
+                .prepare_cached(statement)?
+                .execute([signed(*seq)])?;
+            if touched != 1 {
+                // Forgotten since it was looked up; its run would be without a body.
+                return Err(Error::QueryReturnedNoRows);
+            }
         }
     }
     Ok(())
@@ -206,7 +220,7 @@ fn runs(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
     Ok(())
 }
 
-fn ends(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
+fn ends(transaction: &Transaction<'_>, changes: &Changes, lines: &Lines<'_>) -> Result<(), Error> {
     if changes.ends.is_empty() {
         return Ok(());
     }
@@ -223,18 +237,19 @@ fn ends(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
             end.result.as_ref().map(Json::as_str),
             end.error,
             signed(end.events),
+            lines.ended(*seq),
         ])?;
         remove.execute([signed(*seq)])?;
     }
     Ok(())
 }
 
-fn events(transaction: &Transaction<'_>, changes: &Changes) -> Result<(), Error> {
-    if changes.events.is_empty() {
+fn events(transaction: &Transaction<'_>, lines: &Lines<'_>) -> Result<(), Error> {
+    if lines.between.is_empty() {
         return Ok(());
     }
     let mut insert = transaction.prepare_cached(EVENT)?;
-    for (_, seq, event) in &changes.events {
+    for (seq, event) in &lines.between {
         insert.execute(params![
             signed(*seq),
             signed(event.n),

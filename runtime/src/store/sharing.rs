@@ -1,0 +1,125 @@
+//! What a node does on a store that other nodes share. Nothing, on one that is its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::postgres::{Hearing, Signal, Takeover};
+use super::{LiveTasks, Store, StoreError};
+use crate::queue::machine::Want;
+
+impl Store {
+    /// How long this node's life lasts without renewal; `None` where it needs none.
+    pub(crate) fn life_term(&self) -> Option<Duration> {
+        match self {
+            Self::Postgres(store) => Some(store.life_term()),
+            Self::Sqlite(_) | Self::Volatile(_) => None,
+        }
+    }
+
+    /// Renews this node's life, so that nobody takes its tasks over.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Superseded`] when somebody has; any other means try again.
+    pub(crate) async fn renew_life(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.renew_life().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(()),
+        }
+    }
+
+    /// Takes over from nodes whose lives ran out; what is returned has to be put into
+    /// memory and [confirmed](Self::loaded).
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; what was taken over is returned by a later call.
+    pub(crate) async fn take_over(&self) -> Result<Option<Takeover>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.take_over().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
+        }
+    }
+
+    /// The tasks of `lives` are in memory.
+    pub(crate) fn loaded(&self, lives: &[i64]) {
+        match self {
+            Self::Postgres(store) => store.loaded(lives),
+            Self::Sqlite(_) | Self::Volatile(_) => {}
+        }
+    }
+
+    /// Says which tasks this node wants from others; the whole of it, each time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; others go by what was said before, for a short time.
+    pub(crate) async fn want(&self, wants: &[(Arc<str>, usize)]) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.want(wants).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(()),
+        }
+    }
+
+    /// What other nodes want.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn wants(&self) -> Result<Vec<Want>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.wants().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// No other node lives on this store.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn is_alone(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Postgres(store) => store.is_alone().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(true),
+        }
+    }
+
+    /// Tasks that were handed over to this node, at most `max`, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn handed(&self, max: usize) -> Result<LiveTasks, StoreError> {
+        match self {
+            Self::Postgres(store) => store.handed(max).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Hears one kind of signal from other nodes from now on; nothing where no other node
+    /// shares the store. Needs [`exchange_signals`](Self::exchange_signals) to run.
+    pub(crate) fn hearing(&self, signal: Signal) -> Hearing {
+        match self {
+            Self::Postgres(store) => store.hearing(signal),
+            Self::Sqlite(_) | Self::Volatile(_) => Hearing::silent(),
+        }
+    }
+
+    /// Gives other nodes a hint: those that live these lives, or all if none is named. Does
+    /// not wait; a hint may be lost, so what it is about is also looked for in time.
+    pub(crate) fn signal(&self, signal: Signal, lives: &[i64]) {
+        match self {
+            Self::Postgres(store) => store.signal(signal, lives),
+            Self::Sqlite(_) | Self::Volatile(_) => {}
+        }
+    }
+
+    /// Sends and hears signals; never ends.
+    pub(crate) async fn exchange_signals(&self) {
+        match self {
+            Self::Postgres(store) => store.exchange_signals().await,
+            Self::Sqlite(_) | Self::Volatile(_) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A node to talk to, and the binary that talks to it.
+
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use regrow_http::Exposition;
+use regrow_http::config::HttpConfig;
+use regrow_http::server::Server;
+use regrow_http::state::{AgentSource, AgentView, ApiParts, Fault, InjectError, Lifecycle, Phase};
+use regrow_runtime::clock::Clock;
+use regrow_runtime::concurrency::estimate::{Estimate, LimitReport, LimitSettings};
+use regrow_runtime::context::{Context, ContextConfig};
+use regrow_runtime::events::EventBus;
+use regrow_runtime::json::Json;
+use regrow_runtime::queue::control::QueueLimits;
+use regrow_runtime::queue::task::{Lease, NewTask};
+use regrow_runtime::queue::{ClaimRequest, Queue};
+use regrow_runtime::store::Store;
+use regrow_runtime::store::writer::Writer;
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+struct OneAgent;
+
+impl AgentSource for OneAgent {
+    fn tree(&self) -> Value {
+        json!({ "id": "root" })
+    }
+
+    fn agents(&self) -> Vec<AgentView> {
+        vec![AgentView {
+            id: "worker-1".into(),
+            role: "worker".into(),
+            state: "running".into(),
+            healthy: true,
+            generation: 3,
+            restarts: 2,
+            last_exit: Some("panic: \u{1b}[2Jbang".into()),
+            mailbox_depth: 0,
+            started_at: None,
+            detail: None,
+        }]
+    }
+
+    fn concurrency(&self) -> Option<LimitReport> {
+        Some(Estimate::new(LimitSettings::new(1, 8, 3)).report())
+    }
+
+    fn inject(&self, _: &str, _: Fault) -> Result<(), InjectError> {
+        Err(InjectError::Disabled)
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) url: String,
+    pub(crate) queue: Queue,
+    _running: JoinSet<()>,
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        let writer = Writer::new(Store::volatile());
+        let limits = QueueLimits::default();
+        let queue = Queue::open(writer, EventBus::default(), limits, Clock::system(), 7)
+            .await
+            .expect("a queue");
+        let config = HttpConfig {
+            address: ([127, 0, 0, 1], 0).into(),
+            ..HttpConfig::default()
+        };
+        let server = Server::bind(config).await.expect("a socket");
+        let url = format!("http://{}", server.address());
+        let lifecycle = Lifecycle::default();
+        lifecycle.enter(Phase::Ready);
+        let (context, _) =
+            Context::supervisor(ContextConfig::default(), queue.writer(), queue.clock());
+        let parts = ApiParts {
+            queue: queue.clone(),
+            agents: Arc::new(OneAgent),
+            context,
+            metrics: Exposition::detached().expect("metrics"),
+            lifecycle,
+            data_dir: None,
+            version: "1.2.3",
+        };
+        let mut running = JoinSet::new();
+        running.spawn(queue.clone().run_writer());
+        let keeper = queue.clone();
+        running.spawn(async move { keeper.keep_time().await });
+        running.spawn(async move {
+            server.serve(parts, std::future::pending()).await;
+        });
+        Self {
+            url,
+            queue,
+            _running: running,
+        }
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        command(&self.url, arguments)
+    }
+
+    pub(crate) async fn regrow(&self, arguments: &[&str]) -> Ran {
+        let output = self.command(arguments).output();
+        let output = tokio::time::timeout(Duration::from_secs(30), output).await;
+        Ran::new(&output.expect("in time").expect("it ran"))
+    }
+
+    pub(crate) async fn submit(&self, kind: &str) -> String {
+        let task = NewTask::new(kind, Json::of(&json!({ "n": 1 })).expect("JSON"));
+        let submission = self.queue.submit(task).await.expect("accepted");
+        submission.id.to_string()
+    }
+
+    pub(crate) async fn lease(&self, kind: &str) -> Lease {
+        let request = ClaimRequest {
+            worker: "test".into(),
+            kinds: vec![kind.to_owned()],
+            max: 1,
+            wait: Duration::from_secs(20),
+            lease: Duration::from_secs(60),
+        };
+        let mut leases = self.queue.claim(&request).await.expect("leases");
+        leases.pop().expect("one")
+    }
+
+    pub(crate) async fn complete(&self, kind: &str, result: Value) {
+        let lease = self.lease(kind).await;
+        let result = Json::of(&result).expect("JSON");
+        let done = self.queue.complete(lease.task.id, lease.epoch, result);
+        done.await.expect("completed");
+    }
+}
+
+pub(crate) fn command(url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regrow"));
+    command
+        .args(arguments)
+        .env("REGROW_URL", url)
+        .env("http_proxy", "http://127.0.0.1:1")
+        .env_remove("REGROW_TOKEN")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    pub(crate) fn new(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code().expect("a code"),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{self:?}");
+        serde_json::from_str(&self.out).expect("exactly one JSON document")
+    }
+}
