@@ -7,12 +7,14 @@
 //!
 //! Waiting for tasks, for time and for the disk happens outside the lock.
 
+pub(crate) mod allotment;
 pub mod approval;
 pub mod asking;
 pub mod backlog;
 pub mod budget;
 pub mod control;
 pub mod error;
+mod escrow;
 pub mod explain;
 pub mod fairness;
 pub mod gate;
@@ -99,6 +101,8 @@ struct Inner {
     /// Held while tasks are read in order to be put into the machine, so that nothing older
     /// replaces what is newer.
     loading: tokio::sync::Mutex<()>,
+    /// A gate may need units that nodes share, or give some back.
+    wishes: Notify,
     /// What this node exchanges with others of its database.
     pool: Pool,
     /// Held by who brings back the budgets of ended tasks.
@@ -140,11 +144,11 @@ impl Queue {
         let boot = writer.store().next_boot().await?;
         let snapshot = writer.store().snapshot().await?;
         let mut machine = Machine::new(limits, boot, seed);
-        machine.restore_gates(&Self::gates(writer.store()).await?);
-        writer.store().loaded(&snapshot.lives);
         if writer.store().life_term().is_some() {
             machine.share();
         }
+        machine.restore_gates(&Self::gates(writer.store()).await?);
+        writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
             machine: Mutex::new(machine),
@@ -157,6 +161,7 @@ impl Queue {
             keeper_wakes_at: AtomicU64::new(u64::MAX),
             reopening: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            wishes: Notify::new(),
             pool: Pool::default(),
             budgets_returning: tokio::sync::Mutex::default(),
         }));
@@ -257,6 +262,9 @@ impl Queue {
             return Some(outcome);
         }
         self.hurry(machine);
+        if machine.has_wishes() {
+            self.0.wishes.notify_one();
+        }
         self.0.line.call(&machine.take_fresh());
         if machine.is_wanted() {
             let waits = |kind: &str| self.0.line.waits_for(kind);

@@ -306,14 +306,29 @@ impl fmt::Display for Cause {
                 )?;
                 expires_at.map_or(Ok(()), |at| write!(f, ", denied unless answered by {at}"))
             }
+            Self::ConcurrencyLimit { key, gate } if gate.waits_for_others() => write!(
+                f,
+                "it waits for units of concurrency key {key} that other nodes hold: of {} this \
+                 node has {}, of which {} are in use",
+                gate.total.unwrap_or(0),
+                gate.allotted.unwrap_or(0),
+                gate.held
+            ),
             Self::ConcurrencyLimit { key, gate, .. } => write!(
                 f,
                 "{} tasks of concurrency key {key} execute, which is as many as may ({})",
                 gate.held,
                 gate.total.unwrap_or(0)
             ),
-            Self::RateLimit { key, opens_at, .. } => {
+            Self::RateLimit {
+                key,
+                opens_at,
+                gate,
+            } => {
                 write!(f, "the rate of {key} is used up")?;
+                if gate.allotted.is_some() {
+                    f.write_str(" by all nodes together, or other nodes hold the next starts")?;
+                }
                 opens_at.map_or(Ok(()), |at| write!(f, "; the next may start at {at}"))
             }
             Self::Resource {
@@ -329,6 +344,9 @@ impl fmt::Display for Cause {
                 )?;
                 if total < *needs {
                     return f.write_str("; the total is too small, raise it or cancel the task");
+                }
+                if gate.waits_for_others() {
+                    f.write_str("; it waits for units that other nodes hold")?;
                 }
                 opens_at.map_or(Ok(()), |at| write!(f, "; enough have come back at {at}"))
             }

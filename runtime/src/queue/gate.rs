@@ -20,13 +20,16 @@
 //! gates, so two never wait for each other. Nothing is saved for kinds that nobody claims.
 
 mod meter;
+mod share;
+mod standing;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use serde::Serialize;
-
 pub(crate) use self::meter::Meter;
+pub(crate) use self::share::{Demand, Shares};
+pub use self::standing::GateStanding;
+use super::allotment::Terms;
 use super::backlog::{LaneQueue, Place};
 use super::names::NameMap;
 use super::rules::{Rate, Resource, Rules};
@@ -123,19 +126,6 @@ pub(crate) fn needs(terms: Option<&TaskTerms>) -> Box<[Need]> {
         .collect()
 }
 
-/// How a gate stands, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct GateStanding {
-    /// Units there are; `null` when nothing limits them.
-    pub total: Option<u64>,
-    /// Units that are free now; `null` when nothing limits them.
-    pub free: Option<u64>,
-    /// Units held by tasks that execute.
-    pub held: u64,
-    /// Tasks that wait for it.
-    pub parked: u64,
-}
-
 /// Whose units are saved up.
 #[derive(Clone, Debug)]
 struct Saving {
@@ -150,6 +140,10 @@ struct Group {
     /// Tasks of this gate, kind and lane that stand in the backlog.
     exposed: usize,
     parked: LaneQueue,
+    /// Units that those need who stand in the backlog or wait at this gate.
+    units: u64,
+    /// Units that those need of this gate who wait at a later one.
+    later: u64,
 }
 
 #[derive(Debug, Default)]
@@ -171,6 +165,8 @@ pub(crate) struct Gates {
     gates: HashMap<GateKey, Gate>,
     /// When gates that refill open for those who are parked there.
     timers: BTreeSet<(Timestamp, GateKey)>,
+    /// Where nodes share them: what this one was allotted.
+    shares: Option<Shares>,
 }
 
 impl Gates {
@@ -201,14 +197,28 @@ impl Gates {
     /// Units that are free; `None` when nothing limits them.
     fn free(&self, key: &GateKey, now: Timestamp, rules: &Rules) -> Option<u64> {
         let gate = self.gates.get(key);
-        match key.discipline(rules) {
+        let discipline = key.discipline(rules);
+        let allotted = self.allotted(key, discipline);
+        match discipline {
             Discipline::Open => None,
-            Discipline::Held(total) => Some(total.saturating_sub(gate.map_or(0, |gate| gate.held))),
+            Discipline::Held(total) => {
+                let there = allotted.map_or(total, |allotted| total.min(allotted));
+                Some(there.saturating_sub(gate.map_or(0, |gate| gate.held)))
+            }
+            Discipline::Refill(rate) if allotted.is_some() => {
+                allotted.map(|allotted| allotted.min(rate.burst))
+            }
             Discipline::Refill(rate) => {
                 let meter = gate.map_or_else(Meter::default, |gate| gate.meter);
                 Some(meter.level(rate, now))
             }
         }
+    }
+
+    /// Units of a limited gate that this node may give out, where nodes share it.
+    fn allotted(&self, key: &GateKey, discipline: Discipline<'_>) -> Option<u64> {
+        let shares = self.shares.as_ref()?;
+        Some(shares.allotted(key, &Terms::of(discipline)?))
     }
 
     /// A new task of this kind and lane has to wait behind others.
@@ -244,6 +254,10 @@ impl Gates {
                 gate.saving = None;
             }
             if let Discipline::Refill(rate) = need.gate.discipline(rules) {
+                if let Some(shares) = &mut self.shares {
+                    shares.use_up(&need.gate, need.units, now);
+                    continue;
+                }
                 gate.meter.take(rate, need.units, now);
                 used.push((need.gate.clone(), gate.meter));
             }
@@ -265,13 +279,18 @@ impl Gates {
                 debug_assert!(need.units <= gate.held, "given back once");
                 gate.held = gate.held.saturating_sub(need.units);
             }
+            if let Some(shares) = &mut self.shares {
+                shares.returned(&need.gate);
+            }
         }
     }
 
     /// A task stands in the backlog now.
     pub(crate) fn expose(&mut self, needs: &[Need], body: &TaskBody) {
         for need in needs {
-            self.group_mut(&need.gate, body).exposed += 1;
+            let group = self.group_mut(&need.gate, body);
+            group.exposed += 1;
+            group.units += need.units;
         }
     }
 
@@ -280,6 +299,7 @@ impl Gates {
         for need in needs {
             let group = self.group_mut(&need.gate, body);
             group.exposed = group.exposed.saturating_sub(1);
+            group.units = group.units.saturating_sub(need.units);
         }
     }
 
@@ -290,15 +310,48 @@ impl Gates {
     }
 
     /// A task waits at a gate.
-    pub(crate) fn park(&mut self, key: &GateKey, body: &TaskBody, place: Place, rules: &Rules) {
+    pub(crate) fn park(
+        &mut self,
+        key: &GateKey,
+        needs: &[Need],
+        body: &TaskBody,
+        place: Place,
+        rules: &Rules,
+    ) {
         let added = self.group_mut(key, body).parked.push(body, place, rules);
         if let Some(gate) = self.gates.get_mut(key) {
             gate.parked += usize::from(added);
         }
+        for need in needs {
+            let group = self.group_mut(&need.gate, body);
+            if need.gate == *key {
+                group.units += need.units;
+                break;
+            }
+            group.later += need.units;
+        }
+        if let Some(shares) = &mut self.shares {
+            shares.touch(key);
+        }
     }
 
     /// A task waits at a gate no more; `woken` if it was its turn.
-    pub(crate) fn unpark(&mut self, key: &GateKey, body: &TaskBody, place: Place, woken: bool) {
+    pub(crate) fn unpark(
+        &mut self,
+        key: &GateKey,
+        needs: &[Need],
+        body: &TaskBody,
+        place: Place,
+        woken: bool,
+    ) {
+        for need in needs {
+            let group = self.group_mut(&need.gate, body);
+            if need.gate == *key {
+                group.units = group.units.saturating_sub(need.units);
+                break;
+            }
+            group.later = group.later.saturating_sub(need.units);
+        }
         let group = self.group_mut(key, body);
         if woken {
             group.parked.charge(body);
@@ -329,6 +382,19 @@ impl Gates {
             .into_iter()
             .map(|(_, kind, lane)| (kind, lane))
             .collect()
+    }
+
+    /// What waits at a gate, of kinds that somebody claims; without who goes first.
+    pub(crate) fn demand(&self, key: &GateKey, asked: Asked<'_>) -> Demand {
+        let mut demand = Demand::default();
+        let groups = self.gates.get(key).map(|gate| &gate.groups);
+        for (kind, lanes) in groups.into_iter().flatten() {
+            if asked(kind) {
+                demand.units += lanes.iter().map(|group| group.units).sum::<u64>();
+                demand.later += lanes.iter().map(|group| group.later).sum::<u64>();
+            }
+        }
+        demand
     }
 
     /// Whose turn it is at a gate, of this kind and lane, if one more may be exposed.
@@ -439,7 +505,8 @@ impl Gates {
             return;
         };
         gate.groups.retain(|_, lanes| {
-            let idle = |group: &Group| group.exposed == 0 && group.parked.is_empty();
+            let idle =
+                |group: &Group| group.exposed == 0 && group.parked.is_empty() && group.later == 0;
             !lanes.iter().all(idle)
         });
         let idle = gate.held == 0 && gate.groups.is_empty() && gate.saving.is_none();
@@ -479,22 +546,6 @@ impl Gates {
     pub(crate) fn restore(&mut self, key: GateKey, meter: Meter) {
         let gate = self.gates.entry(key).or_default();
         gate.meter = gate.meter.later(meter);
-    }
-
-    /// How a gate stands.
-    pub(crate) fn standing(&self, key: &GateKey, now: Timestamp, rules: &Rules) -> GateStanding {
-        let gate = self.gates.get(key);
-        let total = match key.discipline(rules) {
-            Discipline::Open => None,
-            Discipline::Held(total) => Some(total),
-            Discipline::Refill(rate) => Some(rate.burst),
-        };
-        GateStanding {
-            total,
-            free: self.free(key, now, rules),
-            held: gate.map_or(0, |gate| gate.held),
-            parked: gate.map_or(0, |gate| gate.parked as u64),
-        }
     }
 
     /// Gates that somebody holds or waits for, in no order.

@@ -14,7 +14,7 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 impl Queue {
     /// Renews this node's life, takes over the tasks of nodes that are gone, and exchanges
-    /// signals with those that are not. Ends when
+    /// signals and units of gates with those that are not. Ends when
     /// another node has taken over this one's, which the [writer](super::Writer) then knows; on a store
     /// of one node there is nothing to do, and it never ends.
     pub async fn keep_life(&self) {
@@ -25,6 +25,7 @@ impl Queue {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
             () = self.store().exchange_signals() => {}
+            () = self.share_units() => {}
             () = self.keep_pool() => {}
         }
     }

@@ -15,6 +15,7 @@
 mod approval;
 mod budget;
 mod end;
+mod escrow;
 mod explain;
 mod hand_over;
 mod lease;
@@ -260,9 +261,13 @@ impl Machine {
     pub(crate) fn asked_for<S: AsRef<str>>(&mut self, kinds: &[S], now: Timestamp) {
         for kind in kinds {
             if let Some(at) = self.asked.get_mut(kind.as_ref()) {
+                if ASKED_WITHIN < now.since(*at) {
+                    self.gates.look_at_crowds();
+                }
                 *at = now;
                 continue;
             }
+            self.gates.look_at_crowds();
             if ASKED_MAX <= self.asked.len() {
                 self.asked.retain(|_, at| now.since(*at) <= ASKED_WITHIN);
             }

@@ -14,6 +14,7 @@
 //! Left out: pooling proxies that swap the server's session between transactions. Prepared
 //! statements and the settings of a session would not survive them.
 
+mod escrow;
 mod hand_over;
 mod ledger;
 mod life;
@@ -81,6 +82,8 @@ struct Inner {
     writer: Mutex<Writing>,
     /// For renewing and taking over, which must not wait for the writer.
     keeper: Mutex<Option<PgConnection>>,
+    /// For units that nodes share, which are exchanged beside what is written.
+    sharer: Mutex<Option<PgConnection>>,
     readers: PgPool,
     fence: Lock<Option<Fence>>,
     /// Lives whose tasks are in the queue's memory.
@@ -219,6 +222,7 @@ impl Postgres {
                 backend,
             }),
             keeper: Mutex::default(),
+            sharer: Mutex::default(),
             readers,
             fence: Lock::default(),
             loaded: Lock::default(),
@@ -304,12 +308,17 @@ impl Postgres {
         self.0.closed.store(true, Ordering::SeqCst);
         // A renewal that is under way would undo the letting go.
         drop(self.0.keeper.lock().await.take());
+        drop(self.0.sharer.lock().await.take());
         let mut writer = self.0.writer.lock().await;
         if let Some(mut connection) = writer.connection.take() {
             if let Ok(fence) = self.fence()
                 && let Err(reason) = life::let_go(&mut connection, fence.boot).await
             {
                 warn!(%reason, "this node's life was not let go; others wait for its end");
+            }
+            if let Ok(fence) = self.fence() {
+                // Otherwise it is free when the life has ended.
+                let _ = escrow::free(&mut connection, &[fence.boot]).await;
             }
             // The server ends the session when the socket closes, in order or not.
             let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;

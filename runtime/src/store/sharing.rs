@@ -1,10 +1,12 @@
 //! What a node does on a store that other nodes share. Nothing, on one that is its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::postgres::{Hearing, Signal, Takeover};
 use super::{LiveTasks, Store, StoreError};
+use crate::queue::allotment::{Answer, PoolKey, Wish};
 use crate::queue::machine::Want;
 
 impl Store {
@@ -120,6 +122,35 @@ impl Store {
         match self {
             Self::Postgres(store) => store.exchange_signals().await,
             Self::Sqlite(_) | Self::Volatile(_) => std::future::pending().await,
+        }
+    }
+
+    /// Tells the pools that nodes share what this node keeps and wants, in one transaction of
+    /// its own. Answers in the order of the wishes, when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; what was given back may have been, and nothing may be counted on that
+    /// was asked for.
+    pub(crate) async fn exchange(&self, wishes: &[Wish]) -> Result<Vec<Answer>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.exchange(wishes).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(vec![Answer::default(); wishes.len()]),
+        }
+    }
+
+    /// At which of these pools other nodes stand in line.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn contended(
+        &self,
+        pools: &[PoolKey],
+    ) -> Result<BTreeSet<PoolKey>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.contended(pools).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(BTreeSet::new()),
         }
     }
 }

@@ -35,6 +35,25 @@ impl Meter {
         u64::try_from(self.0.div_ceil(NANOS_PER_MS)).unwrap_or(u64::MAX)
     }
 
+    /// As nodes that share it store it, see [`nanos`](Self::nanos).
+    pub(crate) fn of_nanos(nanos: u64) -> Self {
+        Self(u128::from(nanos))
+    }
+
+    /// In nanoseconds since 1970.
+    pub(crate) fn nanos(self) -> u64 {
+        u64::try_from(self.0).unwrap_or(u64::MAX)
+    }
+
+    /// Accounts for `units` that were taken at `at`. Of several takers one may say so later
+    /// than another who took later: in whatever order they come, no less is accounted for
+    /// than in the right one.
+    pub(crate) fn charge(&mut self, rate: &Rate, units: u64, at: Timestamp) {
+        if 0 < units {
+            self.0 = self.0.max(nanos(at)) + cost(rate, units);
+        }
+    }
+
     /// The later of two accounts of the same units.
     pub(crate) fn later(self, other: Self) -> Self {
         Self(self.0.max(other.0))

@@ -103,6 +103,7 @@ impl Machine {
     /// Other nodes share the store: tasks may come and go.
     pub(crate) fn share(&mut self) {
         self.exchange.shared = true;
+        self.gates.share();
     }
 
     /// What other nodes want now, all of it. What was given since an announcement stays

@@ -30,13 +30,13 @@ impl Machine {
     /// Replaces everything by what the store holds. Counters and epochs go on.
     pub(crate) fn load(&mut self, snapshot: Snapshot, loading: Loading, now: Timestamp) {
         let fresh = Self::new(self.limits.clone(), 0, 0);
-        let old = std::mem::replace(self, fresh);
+        let mut old = std::mem::replace(self, fresh);
         self.counters = old.counters;
         self.rate = old.rate;
         self.freed = old.freed;
         self.served = old.served;
         self.asked = old.asked;
-        self.adopt_meters(&old.gates, now);
+        self.adopt_meters(&mut old.gates, now);
         self.exchange = old.exchange;
         self.rng = old.rng;
         self.next_epoch = old.next_epoch;

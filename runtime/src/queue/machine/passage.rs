@@ -62,7 +62,8 @@ impl Machine {
                 self.outbox.fresh.push(entry.body.kind.clone());
             }
             Some(gate) => {
-                self.gates.park(gate, &entry.body, place, rules);
+                self.gates
+                    .park(gate, &entry.needs, &entry.body, place, rules);
                 // Somebody has to look when it opens.
                 self.stirred.push(gate.clone());
             }
@@ -84,7 +85,10 @@ impl Machine {
                 self.backlog.remove(&entry.body, place);
                 self.gates.conceal(&entry.needs, &entry.body);
             }
-            Some(gate) => self.gates.unpark(&gate, &entry.body, place, false),
+            Some(gate) => {
+                let (needs, body) = (&entry.needs, &entry.body);
+                self.gates.unpark(&gate, needs, body, place, false);
+            }
         }
         self.gates.spend(&entry.needs, id);
         let gates = entry.needs.iter().map(|need| need.gate.clone());
@@ -146,7 +150,8 @@ impl Machine {
     }
 
     /// Goes on with the accounts of units, whose latest changes may not have been stored.
-    pub(super) fn adopt_meters(&mut self, old: &Gates, now: Timestamp) {
+    pub(super) fn adopt_meters(&mut self, old: &mut Gates, now: Timestamp) {
+        self.gates.keep_shares(old);
         let meters = old.meters(now);
         for (gate, meter) in &meters {
             self.gates.restore(gate.clone(), *meter);
@@ -207,12 +212,13 @@ impl Machine {
             return false;
         };
         entry.parked = None;
-        self.gates.unpark(gate, &entry.body, place, true);
+        self.gates
+            .unpark(gate, &entry.needs, &entry.body, place, true);
         self.move_on(id, place, gate, now);
         true
     }
 
-    fn need(&self, id: TaskId, gate: &GateKey) -> Option<&Need> {
+    pub(super) fn need(&self, id: TaskId, gate: &GateKey) -> Option<&Need> {
         let needs = &self.tasks.get(&id)?.needs;
         needs.iter().find(|need| need.gate == *gate)
     }
@@ -327,6 +333,10 @@ impl Machine {
     /// Continues the accounts of units that an earlier life of the node kept. Units given
     /// to leases that were not durable yet when it ended may be missing in them.
     pub(crate) fn restore_gates(&mut self, documents: &[Document]) {
+        if self.gates.are_shared() {
+            // Their accounts are kept with the pools.
+            return;
+        }
         let mut gates = Gates::default();
         for document in documents {
             if let Some(key) = GateKey::parse(&document.key)

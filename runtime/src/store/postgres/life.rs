@@ -20,7 +20,7 @@ use tracing::info;
 
 use super::read::{Live, ReadError, live};
 use super::write::Fence;
-use super::{Backend, Postgres, connect, named};
+use super::{Backend, Postgres, connect, escrow, named};
 use crate::ids::TaskId;
 use crate::queue::task::{TaskBody, TaskRun, TaskState};
 use crate::store::{Ledgers, StoreError};
@@ -203,6 +203,7 @@ impl Postgres {
             .bind(&replaced)
             .execute(&mut *transaction)
             .await?;
+        escrow::free(&mut transaction, &replaced).await?;
         sqlx::query(TIDY)
             .bind(boot)
             .execute(&mut *transaction)
@@ -315,6 +316,7 @@ impl Postgres {
             .bind(&expired)
             .execute(&mut *transaction)
             .await?;
+        escrow::free(&mut transaction, &expired).await?;
         transaction.commit().await?;
         info!(life = boot, from = %names, "took over tasks of nodes whose lives ran out");
         Ok(())

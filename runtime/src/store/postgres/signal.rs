@@ -50,15 +50,18 @@ pub(crate) enum Signal {
     Ordered,
     /// The queue's switches or rules were changed.
     Control,
+    /// A node waits for units that nodes share, or gave back some for which others wait.
+    Units,
 }
 
 impl Signal {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Wanted,
         Self::Handed,
         Self::Ended,
         Self::Ordered,
         Self::Control,
+        Self::Units,
     ];
 
     fn as_str(self) -> &'static str {
@@ -68,6 +71,7 @@ impl Signal {
             Self::Ended => "ended",
             Self::Ordered => "ordered",
             Self::Control => "control",
+            Self::Units => "units",
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod batches;
 mod hand_over;
+mod sharing;
 mod signals;
 
 use std::time::Duration;
