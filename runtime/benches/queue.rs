@@ -217,7 +217,10 @@ impl Node {
 }
 
 fn task() -> NewTask {
-    NewTask::new("bench", Json::of(&"x".repeat(PAYLOAD)).expect("JSON"))
+    let mut payload = "x".repeat(PAYLOAD + 2);
+    payload.replace_range(..1, "\"");
+    payload.replace_range(PAYLOAD + 1.., "\"");
+    NewTask::new("bench", Json::parse(payload).expect("JSON"))
 }
 
 fn request(max: usize) -> ClaimRequest {

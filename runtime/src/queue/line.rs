@@ -138,6 +138,9 @@ impl Line {
             return;
         }
         let mut waiters = self.waiters.lock();
+        if waiters.kinds.is_empty() {
+            return;
+        }
         let called = fresh.iter().filter(|kind| waiters.call(kind)).count();
         self.called.fetch_add(called, Ordering::SeqCst);
     }

@@ -44,8 +44,36 @@ impl Queue {
     ///
     /// Dropping the future does not take the submissions back.
     pub async fn submit_all(&self, tasks: Vec<NewTask>) -> Vec<Result<Submission, AdmitError>> {
-        let mut answers = Vec::with_capacity(tasks.len());
-        let mut new = Vec::with_capacity(tasks.len());
+        let count = tasks.len();
+        let plain = |task: &NewTask| task.idempotency_key.is_none() && task.depends_on.is_empty();
+        if tasks.iter().all(plain) {
+            // Nothing has to be looked up.
+            let ended = Dependencies::new();
+            let decided = self
+                .decide(|machine, now| {
+                    let submit = |task| machine.submit(task, &ended, now);
+                    Ok::<_, StoreError>(tasks.into_iter().map(submit).collect::<Vec<_>>())
+                })
+                .await;
+            return match decided {
+                Ok(decided) => {
+                    let is_new = |one: &&_| {
+                        matches!(
+                            one,
+                            Ok(Submitted {
+                                repeated: false,
+                                ..
+                            })
+                        )
+                    };
+                    count_accepted(decided.iter().filter(is_new).count());
+                    decided.into_iter().map(told).collect()
+                }
+                Err(error) => (0..count).map(|_| Err(error.clone().into())).collect(),
+            };
+        }
+        let mut answers = Vec::with_capacity(count);
+        let mut new = Vec::with_capacity(count);
         let mut ended = Dependencies::new();
         for task in tasks {
             let known = match self.submitted_before(&task).await {
@@ -146,13 +174,25 @@ impl Queue {
 }
 
 fn counted(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {
+    if matches!(
+        submitted,
+        Ok(Submitted {
+            repeated: false,
+            ..
+        })
+    ) {
+        count_accepted(1);
+    }
+    told(submitted)
+}
+
+fn count_accepted(tasks: usize) {
+    metrics::counter!(crate::metrics::TASKS_ACCEPTED).increment(tasks as u64);
+}
+
+fn told(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {
     match submitted {
-        Ok(Submitted { id, repeated }) => {
-            if !repeated {
-                metrics::counter!(crate::metrics::TASKS_ACCEPTED).increment(1);
-            }
-            Ok(Submission { id, repeated })
-        }
+        Ok(Submitted { id, repeated }) => Ok(Submission { id, repeated }),
         Err(error) => {
             let reason = error.reason();
             metrics::counter!(crate::metrics::TASKS_REFUSED, "reason" => reason).increment(1);
