@@ -278,7 +278,8 @@ impl Client {
             bytes.extend_from_slice(&chunk);
         }
         let text = String::from_utf8(bytes).map_err(|error| self.unreadable(error.to_string()))?;
-        if status.is_success() {
+        // What is only ordered is not done.
+        if status.is_success() && status != StatusCode::ACCEPTED {
             return Ok(Reply {
                 url: self.base.clone(),
                 text,

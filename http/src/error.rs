@@ -1,8 +1,8 @@
 //! Failures as answers: one stable code each, as `application/problem+json` (RFC 9457).
 //!
 //! The only module that turns a failure into a status. `docs/errors/<code>.md` explains each
-//! code: what it means, whether state changed, what to do. A 4xx never changed state; of
-//! the 5xx only `store_unavailable`, `disk_full`, `timed_out` and `internal` leave open
+//! code: what it means, whether state changed, what to do. A 4xx never changed state; a 202
+//! will; of the 5xx only `store_unavailable`, `disk_full`, `timed_out` and `internal` leave open
 //! whether the request took effect.
 
 mod people;
@@ -77,6 +77,8 @@ pub enum Code {
     WrongToken,
     /// A step may cost more than a budget has left.
     OverBudget,
+    /// The node that has the task was asked and has not answered yet.
+    Ordered,
     /// The task's log has as many lines as it may have.
     LogFull,
     /// The queue is above its high-water mark.
@@ -99,7 +101,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -125,6 +127,7 @@ impl Code {
         Self::ApprovalClosed,
         Self::WrongToken,
         Self::OverBudget,
+        Self::Ordered,
         Self::LogFull,
         Self::QueueFull,
         Self::Draining,
@@ -240,6 +243,11 @@ impl Code {
                 "over_budget",
                 S::PAYMENT_REQUIRED,
                 "a budget has not enough left",
+            ),
+            Self::Ordered => (
+                "ordered",
+                S::ACCEPTED,
+                "the node that has the task was asked and has not answered yet",
             ),
             Self::LogFull => ("log_full", S::CONFLICT, "the task's log is full"),
             Self::QueueFull => ("queue_full", S::TOO_MANY_REQUESTS, "the queue is full"),
@@ -381,8 +389,11 @@ impl IntoResponse for ApiError {
         let retry_after = self.retry_after;
         let mut response = (status, self.into_problem().to_string()).into_response();
         let headers = response.headers_mut();
-        let kind = HeaderValue::from_static("application/problem+json");
-        headers.insert(CONTENT_TYPE, kind);
+        let kind = match status.is_success() {
+            true => "application/json",
+            false => "application/problem+json",
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if let Some(pause) = retry_after {
             // The header knows whole seconds only; too late is better than too early.
             let seconds = pause.as_millis().div_ceil(1_000).clamp(1, 3_600);
@@ -526,6 +537,12 @@ impl From<ControlError> for ApiError {
                 .with("task", task.to_string())
                 .with("state", state.as_str())
                 .with("hint", hint),
+            ControlError::Refused { task, problem } => Self::new(Code::WrongState, detail)
+                .with("task", task.to_string())
+                .with("hint", problem),
+            ControlError::Ordered { task, node } => Self::new(Code::Ordered, detail)
+                .with("task", task.to_string())
+                .with("node", node),
             ControlError::Invalid(_) => Self::new(Code::ValidationFailed, detail),
             ControlError::NotAdmitted(refused) => refused.into(),
             ControlError::Store(error) => error.into(),

@@ -25,12 +25,14 @@ mod line;
 pub(crate) mod machine;
 mod names;
 mod operating;
+pub mod order;
 mod pool;
 pub mod retry;
 pub mod rules;
 mod spending;
 mod submission;
 pub mod task;
+mod ties;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -184,6 +186,7 @@ impl Queue {
             if !published.is_empty() {
                 queue.publish(published);
             }
+            queue.store().tell_others(changes);
             if !queue.0.bus.is_deserted() {
                 queue.tell_watchers(changes.events.clone());
             }

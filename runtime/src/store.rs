@@ -30,6 +30,8 @@ use crate::json::Json;
 use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
 use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
+use crate::queue::machine::DistantChild;
+use crate::queue::order::{Answered, NewOrder};
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
 
@@ -62,6 +64,10 @@ pub struct Changes {
     pub approvals: Vec<ApprovalRow>,
     /// Documents to put, in order; `body` of `None` deletes.
     pub documents: Vec<DocumentRow>,
+    /// What the nodes that have some tasks are asked to do.
+    pub orders: Vec<NewOrder>,
+    /// Orders that were carried out, or cannot be.
+    pub answers: Vec<Answered>,
     /// Live tasks that another node goes on with; written after `runs`.
     pub handed_over: Vec<HandedOver>,
     /// Tasks from other nodes that are in this node's memory, by their orders of acceptance.
@@ -87,6 +93,8 @@ impl Changes {
             && self.reservations_ended.is_empty()
             && self.approvals.is_empty()
             && self.documents.is_empty()
+            && self.orders.is_empty()
+            && self.answers.is_empty()
             && self.handed_over.is_empty()
             && self.taken_in.is_empty()
             && self.control.is_none()
@@ -107,6 +115,8 @@ impl Changes {
             .append(&mut later.reservations_ended);
         self.approvals.append(&mut later.approvals);
         self.documents.append(&mut later.documents);
+        self.orders.append(&mut later.orders);
+        self.answers.append(&mut later.answers);
         self.handed_over.append(&mut later.handed_over);
         self.taken_in.append(&mut later.taken_in);
         self.control = later.control.or(self.control.take());
@@ -180,8 +190,10 @@ pub struct Snapshot {
     pub next_seq: u64,
     /// Tasks that have not ended, with their bodies, in order of acceptance.
     pub live: Vec<(Arc<TaskBody>, TaskRun)>,
-    /// How tasks ended that a live one depends on.
+    /// How tasks ended that a live one depends on, and how those stand that live elsewhere.
     pub ended: HashMap<TaskId, TaskState>,
+    /// Children of these that live elsewhere, or failed there unheard.
+    pub(crate) children: Vec<DistantChild>,
     /// Whose tasks these are, where a store is shared.
     pub(crate) lives: Vec<i64>,
     /// Set when some of them were inherited since the last reading: epochs go on above it.

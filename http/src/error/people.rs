@@ -26,9 +26,10 @@ impl From<ApprovalError> for ApiError {
             ApprovalError::Closed { id, state, .. } => Self::new(Code::ApprovalClosed, detail)
                 .with("approval", id.to_string())
                 .with("state", state.as_str()),
-            ApprovalError::Elsewhere { id, task } => Self::new(Code::WrongState, detail)
+            ApprovalError::Ordered { id, task, node } => Self::new(Code::Ordered, detail)
                 .with("approval", id.to_string())
-                .with("task", task.to_string()),
+                .with("task", task.to_string())
+                .with("node", node),
             ApprovalError::WrongToken(id) => {
                 Self::new(Code::WrongToken, detail).with("approval", id.to_string())
             }

@@ -178,7 +178,7 @@ pub struct Decision {
 }
 
 /// A person's answer to a question.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Whether it may be done.
     pub approved: bool,
@@ -256,13 +256,18 @@ pub enum ApprovalError {
         /// Where its task stands, if that is why.
         task_state: Option<TaskState>,
     },
-    /// Another node that shares the database takes care of its task.
-    #[error("approval {id} is for task {task}, which another node works on; answer it at that one")]
-    Elsewhere {
+    /// The node that has the task was asked to decide and has not answered yet. The order
+    /// stands: it is carried out as soon as that node, or who takes over from it, gets to it.
+    #[error(
+        "node `{node}` has the task of approval {id} and has not answered yet; the decision stands"
+    )]
+    Ordered {
         /// The question.
         id: ApprovalId,
         /// The task that waits.
         task: TaskId,
+        /// The node that has it.
+        node: String,
     },
     /// The token is another question's, or nobody's.
     #[error(

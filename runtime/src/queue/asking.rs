@@ -9,6 +9,8 @@ use super::approval::{
 };
 use super::error::LeaseError;
 use super::machine;
+use super::order::Verb;
+use super::ties::{Ordered, Reply};
 use crate::ids::{Epoch, TaskId};
 use crate::store::StoreError;
 
@@ -129,6 +131,7 @@ impl Queue {
                 return Err(ApprovalError::Invalid { problem });
             }
         }
+        let spare = answer.clone();
         let decided = self
             .decide(|machine, now| machine.answer(id, answer, now))
             .await;
@@ -144,8 +147,7 @@ impl Queue {
                 };
                 let lives = task.as_ref().is_some_and(|view| view.end.is_none());
                 if row.state == ApprovalState::Open && lives && !here {
-                    let task = row.request.task;
-                    return Err(ApprovalError::Elsewhere { id, task });
+                    return self.answer_elsewhere(row, spare).await;
                 }
                 // Open in the store but not here: it is being withdrawn.
                 let (state, ended) = match row.state {
@@ -163,6 +165,43 @@ impl Queue {
                 })
             }
             decided => decided,
+        }
+    }
+
+    /// Lets the node that has the task decide its question.
+    async fn answer_elsewhere(
+        &self,
+        row: ApprovalRow,
+        mut answer: Answer,
+    ) -> Result<ApprovalRow, ApprovalError> {
+        let (id, task) = (row.id, row.request.task);
+        // Tokens are kept as hashes only, and so not written into an order.
+        if let Some(token) = answer.token.take()
+            && row.token_hash.as_ref() != Some(&token_hash(&token))
+        {
+            return Err(ApprovalError::WrongToken(id));
+        }
+        let verb = Verb::Answer {
+            approval: id,
+            answer,
+        };
+        let reply = match self.order(task, verb).await? {
+            Ordered::Stands { node } => return Err(ApprovalError::Ordered { id, task, node }),
+            Ordered::Answered(reply) => reply,
+        };
+        let row = self.store().approval(id).await?;
+        let row = row.ok_or(ApprovalError::Unknown(id))?;
+        match reply {
+            Reply::Decided => Ok(row),
+            Reply::Refused { problem } if row.state == ApprovalState::Open => {
+                let problem = format!("was refused by the node that has the task: {problem}");
+                Err(ApprovalError::Invalid { problem })
+            }
+            _ended_or_decided_before => Err(ApprovalError::Closed {
+                id,
+                state: row.state,
+                task_state: None,
+            }),
         }
     }
 

@@ -21,6 +21,13 @@ pub struct Control {
     /// How tasks share workers, and what else limits them.
     #[serde(default)]
     pub rules: Rules,
+    /// Counts the changes, where several nodes follow these switches.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) version: u64,
+}
+
+fn is_zero(version: &u64) -> bool {
+    *version == 0
 }
 
 /// Limits that the configuration sets.

@@ -183,6 +183,23 @@ pub enum ControlError {
     /// The rules cannot be what they were asked to become.
     #[error("rules are not valid: {}", .0.join("; "))]
     Invalid(Vec<String>),
+    /// The node that has the task was asked and refused.
+    #[error("the node that has task {task} refused: {problem}")]
+    Refused {
+        /// The task.
+        task: TaskId,
+        /// In its words.
+        problem: String,
+    },
+    /// The node that has the task was asked and has not answered yet. The order stands: it is
+    /// carried out as soon as that node, or who takes over from it, gets to it.
+    #[error("node `{node}` has task {task} and has not answered yet; the order stands")]
+    Ordered {
+        /// The task.
+        task: TaskId,
+        /// The node that has it.
+        node: String,
+    },
     /// A task that would live again finds no room.
     #[error("the task cannot live again at present")]
     NotAdmitted(#[source] AdmitError),

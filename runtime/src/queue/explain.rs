@@ -9,6 +9,7 @@ use super::gate::GateStanding;
 use super::task::{Lane, TaskState};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
+use crate::json::Json;
 
 /// Everything that keeps a task from running at this moment.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +21,27 @@ pub struct Explanation {
     /// What keeps it; the first is the nearest. Empty when nothing but a worker's next
     /// request does.
     pub reasons: Vec<Reason>,
+}
+
+/// An explanation, by whom it could be given.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Explained {
+    /// By this node.
+    Here(Explanation),
+    /// By the node that has the task: an [`Explanation`] as it wrote it down.
+    There(Json),
+}
+
+impl Explained {
+    /// This node's own explanation; `None` if another node gave it.
+    #[must_use]
+    pub fn here(&self) -> Option<&Explanation> {
+        match self {
+            Self::Here(explanation) => Some(explanation),
+            Self::There(_) => None,
+        }
+    }
 }
 
 /// One reason, with its words.
@@ -249,7 +271,7 @@ impl fmt::Display for Cause {
                 None => write!(f, "it is {outcome}"),
             },
             Self::Elsewhere => f.write_str(
-                "another node on this database takes care of it; ask that node why it waits",
+                "another node on this database takes care of it, and has not said why it waits",
             ),
             Self::Storing => f.write_str("its submission is being written to the store"),
             Self::Leased { worker, until, .. } => {

@@ -224,6 +224,15 @@ impl Queue {
             .flat_map(|child| child.task.depends_on.iter().copied())
             .collect();
         let mut ended = self.ended(&outside).await?;
+        if !outside.is_empty()
+            && let Some(dependency) = self.store().waits_for(id, &outside).await?
+        {
+            let problem = format!("waits for {id}, which would wait for its child");
+            return Err(LeaseError::Children(AdmitError::Dependency {
+                dependency,
+                problem,
+            }));
+        }
         let outcome = loop {
             let (family, step) = (children.clone(), step.clone());
             let outcome = self

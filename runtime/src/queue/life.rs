@@ -25,6 +25,7 @@ impl Queue {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
             () = self.store().exchange_signals() => {}
+            () = self.keep_ties() => {}
             () = self.share_units() => {}
             () = self.keep_pool() => {}
         }

@@ -14,6 +14,7 @@
 
 mod approval;
 mod budget;
+mod distant;
 mod end;
 mod escrow;
 mod explain;
@@ -42,12 +43,14 @@ use super::control::{Control, Counters, QueueLimits, QueueStats};
 use super::fairness::Served;
 use super::gate::{GateKey, Gates, Need};
 use super::names::{NameMap, Names};
+use super::order::Answered;
 use super::task::{Lane, TaskBody, TaskEnd, TaskEvent, TaskEventKind, TaskRun, TaskState};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId, TaskMap};
 use crate::store::Changes;
 
 pub(crate) use approval::Asked;
+pub(crate) use distant::{DistantChild, News};
 pub(crate) use hand_over::Want;
 pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
@@ -85,8 +88,8 @@ struct Entry {
     end: Option<TaskEnd>,
     /// Accepted but not yet durable: nobody may claim it.
     staged: bool,
-    /// How many of its dependencies and children live: each is counted when it becomes
-    /// live, at first or again, and taken off once, when its end is durable.
+    /// How many of its dependencies and children live, here or elsewhere: each is counted
+    /// when it becomes live, at first or again, and taken off once, when its end is durable.
     unresolved: usize,
     dependants: Vec<TaskId>,
     children: Vec<TaskId>,
@@ -133,6 +136,8 @@ pub(crate) struct Machine {
     control: Control,
     /// Boxed: a table of a million entries is half empty, and its room must be paid for.
     tasks: TaskMap<Box<Entry>>,
+    /// Tasks of other nodes that are waited for here.
+    distant: distant::Elsewhere,
     backlog: Backlog,
     gates: Gates,
     /// Gates at which something happened that may let others pass.
@@ -180,6 +185,7 @@ impl Machine {
             limits,
             control: Control::default(),
             tasks: TaskMap::default(),
+            distant: distant::Elsewhere::default(),
             timers: BTreeSet::new(),
             keys: HashMap::new(),
             recent_keys: VecDeque::new(),
@@ -246,15 +252,25 @@ impl Machine {
 
     /// Turns the switches.
     pub(crate) fn set_control(&mut self, control: Control, now: Timestamp) {
+        self.outbox.changes.control = Some(control.clone());
+        self.apply_control(control, now);
+    }
+
+    /// Follows switches that are stored already.
+    pub(crate) fn apply_control(&mut self, control: Control, now: Timestamp) {
         let same = control.rules == self.control.rules;
         if !same {
             self.forget_meters(&control.rules, now);
         }
-        self.control = control.clone();
-        self.outbox.changes.control = Some(control);
+        self.control = control;
         if !same {
             self.apply_rules(now);
         }
+    }
+
+    /// An order of another node is carried out with what was decided last.
+    pub(crate) fn answer_order(&mut self, answered: Answered) {
+        self.outbox.changes.answers.push(answered);
     }
 
     /// Somebody asks for tasks of these kinds.

@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use uuid::Uuid;
+
 use super::budget::Scope;
 use super::control::{Control, QueueStats};
 use super::error::ControlError;
-use super::explain::{Cause, Explanation, Reason};
+use super::explain::{Cause, Explained, Explanation, Reason};
 use super::gate::GateStanding;
 use super::machine::{Dependencies, Part};
+use super::order::Verb;
 use super::rules::Rules;
 use super::task::{TaskEvent, TaskState, TaskView};
+use super::ties::{Ordered, ROUNDS_MAX, Reply};
 use super::{Queue, Reopening};
 use crate::ids::TaskId;
 use crate::store::{StoreError, TaskFilter};
@@ -25,23 +29,52 @@ impl Queue {
     ///
     /// [`ControlError`]
     pub async fn cancel(&self, id: TaskId) -> Result<TaskState, ControlError> {
-        let outcome = self
-            .decide(|machine, now| machine.cancel(id, "cancelled on request", now))
-            .await;
-        match outcome {
-            Err(ControlError::Unknown(_)) => match self.store().task(id).await? {
-                Some(view) => Err(ControlError::WrongState {
+        const WHY: &str = "cancelled on request";
+        for _ in 0..ROUNDS_MAX {
+            let outcome = self
+                .decide(|machine, now| machine.cancel(id, WHY, now))
+                .await;
+            let Err(ControlError::Unknown(_)) = outcome else {
+                return outcome;
+            };
+            let view = self.store().task(id).await?;
+            let view = view.ok_or(ControlError::Unknown(id))?;
+            if view.end.is_some() {
+                return Err(ControlError::WrongState {
                     task: id,
                     state: view.state(),
-                    hint: match view.end {
-                        Some(_) => "it has already ended",
-                        None => "another node works on it; ask that one",
-                    },
-                }),
-                None => Err(ControlError::Unknown(id)),
-            },
-            outcome => outcome,
+                    hint: "it has already ended",
+                });
+            }
+            let why = WHY.to_owned();
+            match self.placed(id, Verb::Cancel { why }).await? {
+                Reply::Cancelled { state } => return Ok(state),
+                _moved_or_ended => {}
+            }
         }
+        Err(unsettled(id))
+    }
+
+    /// Asks the node that has the task; an order without an answer, or refused, is an error.
+    async fn placed(&self, id: TaskId, verb: Verb) -> Result<Reply, ControlError> {
+        match self.order(id, verb).await? {
+            Ordered::Answered(Reply::Refused { problem }) => {
+                Err(ControlError::Refused { task: id, problem })
+            }
+            Ordered::Answered(reply) => Ok(reply),
+            Ordered::Stands { node } => Err(ControlError::Ordered { task: id, node }),
+        }
+    }
+
+    /// Who has to bring `id` back: `None` is this node, otherwise the node of that task, which
+    /// waits for it.
+    async fn reopener(&self, view: &TaskView) -> Result<Option<TaskId>, StoreError> {
+        for id in [Some(view.body.id), view.body.parent].into_iter().flatten() {
+            if self.is_elsewhere(id).await? {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
     }
 
     /// Gives a discarded or cancelled task all its attempts again.
@@ -50,6 +83,30 @@ impl Queue {
     ///
     /// [`ControlError`]
     pub async fn retry(&self, id: TaskId) -> Result<(), ControlError> {
+        for _ in 0..ROUNDS_MAX {
+            let view = self.store().task(id).await?;
+            let view = view.ok_or(ControlError::Unknown(id))?;
+            // One that lives is refused here as there.
+            let parent = match view.end {
+                Some(_) => self.reopener(&view).await?,
+                None => None,
+            };
+            let Some(parent) = parent else {
+                return self.retry_here(id, None).await;
+            };
+            if let Reply::Retried { .. } = self.placed(parent, Verb::Retry { child: id }).await? {
+                return Ok(());
+            }
+        }
+        Err(unsettled(id))
+    }
+
+    /// Brings a task back to live here, and answers the order for that.
+    pub(super) async fn retry_here(
+        &self,
+        id: TaskId,
+        order: Option<Uuid>,
+    ) -> Result<(), ControlError> {
         // Between two who retry one task, it could run, complete, and be reopened by the
         // slower one from what it read before.
         if !self.0.reopening.lock().insert(id) {
@@ -70,8 +127,15 @@ impl Queue {
         for id in view.body.spends_from() {
             budgets.extend(self.store().budget(&Scope::Task(id)).await?);
         }
-        self.decide(|machine, now| machine.reopen(view, &ended, &budgets, now))
-            .await
+        self.check_circle(&view.body).await?;
+        self.decide(|machine, now| {
+            machine.reopen(view, &ended, &budgets, now)?;
+            if let Some(order) = order {
+                machine.answer_order(Self::answers(order, 1));
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Gives a task that was discarded or cancelled, and every task below it that did not
@@ -83,6 +147,25 @@ impl Queue {
     ///
     /// [`ControlError`]; nothing lives again.
     pub async fn retry_part(&self, id: TaskId) -> Result<usize, ControlError> {
+        for _ in 0..ROUNDS_MAX {
+            let view = self.store().task(id).await?;
+            let view = view.ok_or(ControlError::Unknown(id))?;
+            let Some(at) = self.reopener(&view).await? else {
+                return self.retry_part_here(id, None).await;
+            };
+            if let Reply::Retried { count } = self.placed(at, Verb::RetryPart { root: id }).await? {
+                return Ok(count);
+            }
+        }
+        Err(unsettled(id))
+    }
+
+    /// Brings a part back to live here, and answers the order for that.
+    pub(super) async fn retry_part_here(
+        &self,
+        id: TaskId,
+        order: Option<Uuid>,
+    ) -> Result<usize, ControlError> {
         let root = self.store().task(id).await?;
         let root = root.ok_or(ControlError::Unknown(id))?;
         if root.state() == TaskState::Completed {
@@ -127,8 +210,14 @@ impl Queue {
             root: id,
             views: current,
         };
-        self.decide(|machine, now| machine.reopen_part(part, &ended, &budgets, now))
-            .await
+        self.decide(|machine, now| {
+            let count = machine.reopen_part(part, &ended, &budgets, now)?;
+            if let Some(order) = order {
+                machine.answer_order(Self::answers(order, count));
+            }
+            Ok(count)
+        })
+        .await
     }
 
     /// The task, if it failed, and the failed tasks below it.
@@ -210,17 +299,14 @@ impl Queue {
     ///
     /// [`ControlError::Invalid`] names everything that is wrong; [`ControlError::Store`].
     pub async fn change_rules(&self, change: impl FnOnce(&mut Rules)) -> Result<(), ControlError> {
-        self.decide(|machine, now| {
-            let mut control = machine.control().clone();
+        let changed = self.change_control(|control| {
             change(&mut control.rules);
-            let problems = control.rules.problems();
-            if !problems.is_empty() {
-                return Err(ControlError::Invalid(problems));
+            match control.rules.problems() {
+                problems if problems.is_empty() => Ok(()),
+                problems => Err(ControlError::Invalid(problems)),
             }
-            machine.set_control(control, now);
-            Ok(())
-        })
-        .await
+        });
+        changed.await.map(drop)
     }
 
     /// The rules in force, and how the gates stand that they name or that tasks use, up to
@@ -232,39 +318,47 @@ impl Queue {
         (machine.control().rules.clone(), gates)
     }
 
-    /// Why a task is not running yet; `None` if there is none of that id.
+    /// Why a task is not running yet; `None` if there is none of that id. Another node that
+    /// has it is asked.
     ///
     /// # Errors
     ///
     /// [`StoreError`]
-    pub async fn why(&self, id: TaskId) -> Result<Option<Explanation>, StoreError> {
+    pub async fn why(&self, id: TaskId) -> Result<Option<Explained>, StoreError> {
         let live = self.0.machine.lock().explain(id, self.0.clock.now());
-        if live.is_some() {
-            return Ok(live);
+        if let Some(live) = live {
+            return Ok(Some(Explained::Here(live)));
         }
-        let view = self.store().task(id).await?;
-        Ok(view.map(|view| Explanation {
-            id,
-            state: view.state(),
-            reasons: vec![Reason::from(match view.end {
-                Some(end) => Cause::Ended {
-                    outcome: end.state,
-                    error: end.error,
-                },
-                None => Cause::Elsewhere,
-            })],
+        let mut view = self.store().task(id).await?;
+        if view.as_ref().is_some_and(|view| view.end.is_none()) {
+            match self.order(id, Verb::Explain).await? {
+                Ordered::Answered(Reply::Explained { explanation }) => {
+                    return Ok(Some(Explained::There(explanation)));
+                }
+                _moved_or_silent => view = self.store().task(id).await?,
+            }
+        }
+        Ok(view.map(|view| {
+            Explained::Here(Explanation {
+                id,
+                state: view.state(),
+                reasons: vec![Reason::from(match view.end {
+                    Some(end) => Cause::Ended {
+                        outcome: end.state,
+                        error: end.error,
+                    },
+                    None => Cause::Elsewhere,
+                })],
+            })
         }))
     }
 
     async fn turn(&self, change: impl FnOnce(&mut Control)) -> Result<Control, StoreError> {
-        let control = self
-            .decide(|machine, now| {
-                let mut control = machine.control().clone();
-                change(&mut control);
-                machine.set_control(control.clone(), now);
-                Ok::<_, StoreError>(control)
-            })
-            .await?;
+        let turned = self.change_control(|control| {
+            change(control);
+            Ok::<_, StoreError>(())
+        });
+        let control = turned.await?;
         self.0.line.call_all();
         Ok(control)
     }
@@ -331,5 +425,13 @@ impl Queue {
         limit: u32,
     ) -> Result<Vec<TaskEvent>, StoreError> {
         self.store().events(id, after, limit).await
+    }
+}
+
+/// The task moved between nodes, or ended and came back, each time somebody looked.
+fn unsettled(task: TaskId) -> ControlError {
+    ControlError::Refused {
+        task,
+        problem: "it has moved meanwhile; repeat the call".to_owned(),
     }
 }

@@ -1,8 +1,8 @@
 //! Submitting: what has to be known before the machine can decide, and the decision.
 
-use super::error::AdmitError;
+use super::error::{AdmitError, ControlError};
 use super::machine::{Dependencies, Submitted};
-use super::task::NewTask;
+use super::task::{NewTask, TaskBody, TaskState};
 use super::{Queue, Submission};
 use crate::ids::TaskId;
 use crate::store::StoreError;
@@ -130,6 +130,26 @@ impl Queue {
             return Ok(None);
         }
         self.store().by_idempotency_key(tenant, key).await
+    }
+
+    /// Refuses a task that depends on one that cannot end before it, where only the store
+    /// knows of both.
+    pub(super) async fn check_circle(&self, body: &TaskBody) -> Result<(), ControlError> {
+        if let Some(parent) = body.parent
+            && !body.depends_on.is_empty()
+            && self
+                .store()
+                .waits_for(parent, &body.depends_on)
+                .await?
+                .is_some()
+        {
+            return Err(ControlError::WrongState {
+                task: body.id,
+                state: TaskState::Discarded,
+                hint: "a task it depends on waits for its parent",
+            });
+        }
+        Ok(())
     }
 
     /// How the dependencies ended that are no longer live.

@@ -220,6 +220,10 @@ pub struct TaskTerms {
     /// What it means for this task when a child of its own does not complete.
     #[serde(skip_serializing_if = "OnChildFailure::is_default")]
     pub on_child_failure: OnChildFailure,
+    /// What it means for its parent when it does not complete itself: the parent may live on
+    /// another node. Set by the queue when the task is accepted, whatever is submitted.
+    #[serde(skip_serializing_if = "OnChildFailure::is_default")]
+    pub as_child: OnChildFailure,
 }
 
 /// What it means for a waiting parent when a child does not complete.
@@ -235,7 +239,8 @@ pub struct OnChildFailure {
 }
 
 impl OnChildFailure {
-    fn is_default(&self) -> bool {
+    /// The parent asked for nothing.
+    pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -318,6 +323,13 @@ impl TaskBody {
     pub fn on_child_failure(&self) -> OnChildFailure {
         let terms = self.terms.as_deref();
         terms.map_or_else(OnChildFailure::default, |terms| terms.on_child_failure)
+    }
+
+    /// What it means for its parent when it does not complete.
+    #[must_use]
+    pub(crate) fn as_child(&self) -> OnChildFailure {
+        let terms = self.terms.as_deref();
+        terms.map_or_else(OnChildFailure::default, |terms| terms.as_child)
     }
 
     /// The tasks whose budgets it spends from: those of its ancestors, and its own.

@@ -14,10 +14,12 @@
 //! Left out: pooling proxies that swap the server's session between transactions. Prepared
 //! statements and the settings of a session would not survive them.
 
+mod distant;
 mod escrow;
 mod hand_over;
 mod ledger;
 mod life;
+mod order;
 mod read;
 mod signal;
 #[cfg(test)]

@@ -5,11 +5,104 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::postgres::{Hearing, Signal, Takeover};
-use super::{LiveTasks, Store, StoreError};
+use super::{Changes, LiveTasks, Store, StoreError};
+use crate::ids::TaskId;
+use crate::json::Json;
 use crate::queue::allotment::{Answer, PoolKey, Wish};
-use crate::queue::machine::Want;
+use crate::queue::control::Control;
+use crate::queue::machine::{News, Want};
+use crate::queue::order::Order;
 
 impl Store {
+    /// Whether other nodes may work on it at the same time.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self {
+            Self::Postgres(_) => true,
+            Self::Sqlite(_) | Self::Volatile(_) => false,
+        }
+    }
+
+    /// Tasks of other nodes that are looked up, one by one.
+    pub(crate) async fn standing(&self, ids: &[TaskId]) -> Result<Vec<(TaskId, News)>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.standing(ids).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// One of `others` that cannot end before `id` has, as far as it is stored; on a store of
+    /// one node its memory knows.
+    pub(crate) async fn waits_for(
+        &self,
+        id: TaskId,
+        others: &[TaskId],
+    ) -> Result<Option<TaskId>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.waits_for(id, others).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
+        }
+    }
+
+    /// Open orders that this node is to carry out.
+    pub(crate) async fn open_orders(&self) -> Result<Vec<Order>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.open_orders().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The answer to an order, once there is one.
+    pub(crate) async fn answer_to(&self, order: uuid::Uuid) -> Result<Option<Json>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.answer_to(order).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
+        }
+    }
+
+    /// The name of the node that has a live task.
+    pub(crate) async fn node_of(&self, task: TaskId) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.node_of(task).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
+        }
+    }
+
+    /// The switches that all nodes follow.
+    pub(crate) async fn control(&self) -> Result<Control, StoreError> {
+        match self {
+            Self::Postgres(store) => store.control().await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Control::default()),
+        }
+    }
+
+    /// Changes the switches that all nodes follow.
+    pub(crate) async fn change_control<E>(
+        &self,
+        change: impl FnOnce(&mut Control) -> Result<(), E>,
+    ) -> Result<Result<Control, E>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.change_control(change).await,
+            Self::Sqlite(_) | Self::Volatile(_) => {
+                let mut control = Control::default();
+                Ok(change(&mut control).map(|()| control))
+            }
+        }
+    }
+
+    /// Gives other nodes hints about what was committed here and is theirs to know.
+    pub(crate) fn tell_others(&self, changes: &Changes) {
+        if let Self::Postgres(store) = self {
+            if !changes.orders.is_empty() || !changes.answers.is_empty() {
+                store.signal(Signal::Ordered, &[]);
+            }
+            // Who accepted a task waits for it, if anybody does.
+            let lives = store.lives_of(changes.ends.iter().map(|(seq, _)| *seq));
+            if !lives.is_empty() {
+                store.signal(Signal::Ended, &lives);
+            }
+        }
+    }
+
     /// How long this node's life lasts without renewal; `None` where it needs none.
     pub(crate) fn life_term(&self) -> Option<Duration> {
         match self {

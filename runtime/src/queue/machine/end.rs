@@ -1,6 +1,6 @@
 //! How tasks end, and what that means for those who wait for them.
 
-use super::{Dependencies, Machine, Published};
+use super::{Dependencies, Machine, News, Published};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -239,9 +239,13 @@ impl Machine {
         let Some(entry) = self.tasks.get(&id) else {
             return false;
         };
-        let parent = entry.body.parent.and_then(|parent| self.tasks.get(&parent));
-        let parent = parent.filter(|parent| parent.end.is_none());
-        let retries = parent.map_or(0, |parent| parent.body.on_child_failure().retries);
+        let parent = entry.body.parent.map(|parent| self.tasks.get(&parent));
+        let retries = match parent {
+            Some(Some(parent)) if parent.end.is_none() => parent.body.on_child_failure().retries,
+            // It waits on another node; if it has ended, this one is called off from there.
+            Some(None) if self.is_shared() => entry.body.as_child().retries,
+            Some(_) | None => 0,
+        };
         let (tried, epoch) = (entry.run.retries, entry.run.epoch);
         if retries <= tried || self.limits.log_lines_max <= entry.run.events {
             return false;
@@ -264,10 +268,23 @@ impl Machine {
     /// Ends the ancestors that fail with a child, in the same transaction: after a crash
     /// nobody could tell any more that one of their children had failed.
     fn fail_ancestors(&mut self, id: TaskId, state: TaskState, now: Timestamp) -> Vec<Family> {
+        let entry = self.tasks.get(&id);
+        let why = entry.and_then(|entry| entry.end.as_ref()?.error.clone());
+        let parent = entry.and_then(|entry| entry.body.parent);
+        self.fail_upwards(id, parent, state, why, now)
+    }
+
+    fn fail_upwards(
+        &mut self,
+        mut child: TaskId,
+        mut parent: Option<TaskId>,
+        state: TaskState,
+        mut why: Option<String>,
+        now: Timestamp,
+    ) -> Vec<Family> {
         let mut families = Vec::new();
-        let mut child = id;
-        while let Some(parent) = self.tasks.get(&child).and_then(|entry| entry.body.parent) {
-            let fails = self.tasks.get(&parent).is_some_and(|entry| {
+        while let Some(id) = parent {
+            let fails = self.tasks.get(&id).is_some_and(|entry| {
                 entry.end.is_none()
                     && entry.run.state == TaskState::Waiting
                     && entry.body.on_child_failure().fail
@@ -275,19 +292,33 @@ impl Machine {
             if !fails {
                 break;
             }
-            let child_end = self.tasks.get(&child).and_then(|entry| entry.end.as_ref());
-            let why = child_end.and_then(|end| end.error.as_deref());
-            let why = why.unwrap_or("no reason was given");
-            let error = shorten(format!("its child {child} was {state}: {why}"));
+            let because = why.as_deref().unwrap_or("no reason was given");
+            let error = shorten(format!("its child {child} was {state}: {because}"));
             if state == TaskState::Discarded {
                 self.counters.discarded += 1;
             } else {
                 self.counters.cancelled += 1;
             }
-            families.push((parent, self.end_one(parent, state, None, Some(error), now)));
-            child = parent;
+            families.push((id, self.end_one(id, state, None, Some(error.clone()), now)));
+            parent = self.tasks.get(&id).and_then(|entry| entry.body.parent);
+            child = id;
+            why = Some(error);
         }
         families
+    }
+
+    /// A child that lived elsewhere did not complete: its parent ends with it, if it asks
+    /// for that.
+    pub(super) fn child_failed(
+        &mut self,
+        parent: TaskId,
+        child: TaskId,
+        news: &News,
+        now: Timestamp,
+    ) {
+        let why = news.error.clone();
+        let families = self.fail_upwards(child, Some(parent), news.state, why, now);
+        self.end_families(families, now);
     }
 
     /// Decides the end of a task and, unless it completed, of its children. They leave the
@@ -304,10 +335,15 @@ impl Machine {
         if state != TaskState::Completed {
             families.extend(self.fail_ancestors(id, state, now));
         }
+        self.end_families(families, now);
+    }
+
+    fn end_families(&mut self, mut families: Vec<Family>, now: Timestamp) {
         while let Some((parent, children)) = families.pop() {
             let why = format!("its parent {parent} ended");
             for child in children {
                 let Some(entry) = self.tasks.get(&child).filter(|entry| entry.end.is_none()) else {
+                    self.call_off_distant(child, &why, now);
                     continue;
                 };
                 if entry.run.state == TaskState::Executing {
@@ -393,22 +429,33 @@ impl Machine {
             let key = (entry.body.tenant.clone(), key.clone());
             self.recent_keys.push_back((now, key, id));
         }
-        for dependant in entry.dependants {
-            if state == TaskState::Completed {
-                self.resolve(dependant, now);
-            } else {
-                let why = format!("it depends on {id}, which was {state}");
-                self.cancel_now(dependant, &why, now);
-            }
-        }
+        self.tell_dependants(id, state, &entry.dependants, now);
         if let Some(parent) = entry.body.parent {
             self.resolve(parent, now);
         }
         Some(state)
     }
 
+    /// A task has ended that these depend on.
+    pub(super) fn tell_dependants(
+        &mut self,
+        id: TaskId,
+        state: TaskState,
+        dependants: &[TaskId],
+        now: Timestamp,
+    ) {
+        for dependant in dependants {
+            if state == TaskState::Completed {
+                self.resolve(*dependant, now);
+            } else {
+                let why = format!("it depends on {id}, which was {state}");
+                self.cancel_now(*dependant, &why, now);
+            }
+        }
+    }
+
     /// One of those the task waits for has ended.
-    fn resolve(&mut self, id: TaskId, now: Timestamp) {
+    pub(super) fn resolve(&mut self, id: TaskId, now: Timestamp) {
         let Some(waiting) = self.tasks.get_mut(&id) else {
             return;
         };

@@ -60,11 +60,12 @@ impl Machine {
 
     fn explain_waiting(&self, entry: &Entry, causes: &mut Vec<Cause>) {
         let awaited = |ids: &[TaskId]| {
-            let live = ids.iter().filter_map(|id| self.tasks.get(id));
-            let live: Vec<Awaited> = live
-                .map(|other| Awaited {
-                    id: other.body.id,
-                    state: other.run.state,
+            let live: Vec<Awaited> = ids
+                .iter()
+                .filter_map(|id| {
+                    let here = self.tasks.get(id).map(|other| other.run.state);
+                    let state = here.or_else(|| self.distant.state(*id))?;
+                    Some(Awaited { id: *id, state })
                 })
                 .collect();
             let count = live.len();

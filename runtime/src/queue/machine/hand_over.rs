@@ -106,6 +106,11 @@ impl Machine {
         self.gates.share();
     }
 
+    /// A task that is not here may live on another node.
+    pub(super) fn is_shared(&self) -> bool {
+        self.exchange.shared
+    }
+
     /// What other nodes want now, all of it. What was given since an announcement stays
     /// taken off it.
     pub(crate) fn hear_wants(&mut self, wants: Vec<Want>) {
@@ -207,7 +212,7 @@ impl Machine {
     }
 
     /// The task leaves this machine; from the commit on it is another's.
-    fn leave(&mut self, id: TaskId, to: i64, now: Timestamp) {
+    pub(super) fn leave(&mut self, id: TaskId, to: i64, now: Timestamp) {
         let Some(entry) = self.tasks.get(&id) else {
             return;
         };
@@ -217,6 +222,7 @@ impl Machine {
         let Some(entry) = self.tasks.remove(&id) else {
             return;
         };
+        self.became_distant(id, &entry.dependants, body.parent);
         self.ledger.leave(&body);
         self.states[entry.run.state as usize] -= 1;
         let bytes = super::weight(&body);
@@ -250,7 +256,7 @@ impl Machine {
             self.insert(body, run);
         }
         for id in &came {
-            let failed = self.link(*id, &super::Dependencies::new());
+            let failed = self.arrived(*id, &super::Dependencies::new());
             debug_assert!(failed.is_none(), "it waits for nothing");
         }
         self.exchange.taken_in += came.len() as u64;
@@ -261,12 +267,11 @@ impl Machine {
 }
 
 /// Nobody has a claim on what this machine knows of the task: it is available, it was not
-/// told to stop, and no relation, gate or tree budget ties it to others here.
+/// told to stop, and no gate or tree budget ties it to others here. Its parent, and whoever
+/// depends on it, hear of its end wherever that is.
 fn may_leave(entry: &Entry, now: Timestamp) -> bool {
     let body = &entry.body;
-    let ties = body.parent.is_some()
-        || !entry.dependants.is_empty()
-        || !entry.children.is_empty()
+    let ties = !entry.children.is_empty()
         || 0 < entry.unresolved
         || !entry.needs.is_empty()
         || body.spends_from().next().is_some();

@@ -44,6 +44,10 @@ impl Machine {
             self.raise_epochs(boots);
         }
         self.control = snapshot.control;
+        if self.control.version < old.control.version {
+            // Other nodes' changes are followed as soon as they are stored.
+            self.control = old.control;
+        }
         // A batch whose outcome was unknown never shares its numbers with a later one.
         self.next_seq = snapshot.next_seq.max(old.next_seq);
         self.next_reservation = old.next_reservation;
@@ -76,6 +80,7 @@ impl Machine {
                 blocked.push((id, cause));
             }
         }
+        self.meet_children(&snapshot.children, now);
         for (id, dependency) in blocked {
             let why = format!("it depends on {dependency}, which did not complete");
             self.cancel_now(id, &why, now);
@@ -112,6 +117,7 @@ impl Machine {
             boots,
             live,
             ended,
+            children,
             ledgers,
             handed,
             ..
@@ -135,8 +141,9 @@ impl Machine {
         self.resume_questions(ledgers.approvals, now);
         let blocked: Vec<(TaskId, TaskId)> = adopted
             .iter()
-            .filter_map(|id| Some((*id, self.link(*id, &ended)?)))
+            .filter_map(|id| Some((*id, self.arrived(*id, &ended)?)))
             .collect();
+        self.meet_children(&children, now);
         for (id, dependency) in blocked {
             let why = format!("it depends on {dependency}, which did not complete");
             self.cancel_now(id, &why, now);
@@ -188,18 +195,22 @@ impl Machine {
             if let Some(entry) = self.tasks.get_mut(dependency) {
                 entry.dependants.retain(|other| *other != id);
                 blocked = true;
+            } else {
+                let state = ended.get(dependency);
+                blocked |= state.is_some_and(|state| self.is_shared() && !state.is_terminal());
             }
         }
         if let Some(parent) = body.parent.and_then(|parent| self.tasks.get_mut(&parent)) {
             parent.children.retain(|other| *other != id);
         }
         // Children of its former life that were asked to stop may not have stopped yet.
-        let children: Vec<TaskId> = self
+        let mut children: Vec<TaskId> = self
             .tasks
             .values()
             .filter(|entry| entry.body.parent == Some(id))
             .map(|entry| entry.body.id)
             .collect();
+        children.extend(self.distant.children_of(id));
         let state = if blocked || !children.is_empty() {
             TaskState::Waiting
         } else {
@@ -294,12 +305,15 @@ impl Machine {
         self.tasks.insert(entry.body.id, Box::new(entry));
     }
 
-    /// Connects a loaded task with its parent and dependencies. Returns a dependency that
-    /// did not complete.
+    /// Connects a loaded task with its parent and dependencies, and with those who waited for
+    /// it while it lived elsewhere. Returns a dependency that did not complete.
     pub(super) fn link(&mut self, id: TaskId, ended: &Dependencies) -> Option<TaskId> {
         let entry = self.tasks.get(&id)?;
         let (body, waiting) = (entry.body.clone(), entry.run.state == TaskState::Waiting);
-        if let Some(parent) = body.parent.and_then(|parent| self.tasks.get_mut(&parent)) {
+        let counted = self.settle_here(id);
+        if let Some(parent) = body.parent.and_then(|parent| self.tasks.get_mut(&parent))
+            && !counted
+        {
             parent.children.push(id);
             parent.unresolved += 1;
         }
@@ -307,6 +321,12 @@ impl Machine {
         for dependency in &body.depends_on {
             if let Some(entry) = self.tasks.get_mut(dependency) {
                 entry.dependants.push(id);
+                if let Some(entry) = self.tasks.get_mut(&id) {
+                    entry.unresolved += 1;
+                }
+                continue;
+            }
+            if self.awaits_elsewhere(*dependency, id, ended) {
                 if let Some(entry) = self.tasks.get_mut(&id) {
                     entry.unresolved += 1;
                 }

@@ -148,6 +148,13 @@ impl Machine {
                 entry.unresolved += 1;
             }
         }
+        for parent in parents {
+            let distant = self.distant.children_of(parent);
+            if let Some(entry) = self.tasks.get_mut(&parent) {
+                entry.unresolved += distant.len();
+                entry.children.extend(distant);
+            }
+        }
     }
 
     /// Makes an ended task wait for whatever it is going to be linked with.

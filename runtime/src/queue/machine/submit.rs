@@ -12,7 +12,7 @@ use crate::queue::error::AdmitError;
 use crate::queue::gate;
 use crate::queue::rules::{NAME_BYTES_MAX, Resource};
 use crate::queue::task::{
-    NewChild, NewTask, TaskBody, TaskEventKind, TaskRun, TaskState, TaskTerms,
+    NewChild, NewTask, OnChildFailure, TaskBody, TaskEventKind, TaskRun, TaskState, TaskTerms,
 };
 
 /// How tasks ended that are no longer live, as read from the store before the decision.
@@ -321,7 +321,9 @@ impl Machine {
                     format!("is {state} and will not complete")
                 }
                 Some(state) if live.is_some() || state == TaskState::Completed => continue,
-                Some(_) => "is worked on by another node; submit it there".to_owned(),
+                // It lives on another node, or has ended since.
+                Some(_) if self.is_shared() => continue,
+                Some(_) => "has ended meanwhile".to_owned(),
                 None => "does not exist".to_owned(),
             };
             return Err(AdmitError::Dependency {
@@ -376,6 +378,8 @@ impl Machine {
         for dependency in &body.depends_on {
             if let Some(entry) = self.tasks.get_mut(dependency) {
                 entry.dependants.push(id);
+                unresolved += 1;
+            } else if self.awaits_elsewhere(*dependency, id, ended) {
                 unresolved += 1;
             } else {
                 debug_assert!(ended.contains_key(dependency), "checked before");
@@ -432,7 +436,8 @@ impl Machine {
         id
     }
 
-    /// What a task was submitted with, and the budgets that it spends from with its parent.
+    /// What a task was submitted with, the budgets that it spends from with its parent, and
+    /// what the parent makes of its failure.
     fn inherit(
         &self,
         terms: Option<Box<TaskTerms>>,
@@ -440,11 +445,15 @@ impl Machine {
     ) -> Option<Box<TaskTerms>> {
         let parent = parent.and_then(|parent| self.tasks.get(&parent));
         let charges = parent.map_or_else(Vec::new, |entry| entry.body.spends_from().collect());
-        if terms.is_none() && charges.is_empty() {
+        let as_child = parent.map_or_else(OnChildFailure::default, |entry| {
+            entry.body.on_child_failure()
+        });
+        if terms.is_none() && charges.is_empty() && as_child.is_default() {
             return None;
         }
         let mut terms = terms.unwrap_or_default();
         terms.charges = charges;
+        terms.as_child = as_child;
         Some(terms)
     }
 

@@ -1,6 +1,7 @@
 //! The state machine's proof: a table of transitions, and laws under random histories.
 
 mod accounts;
+mod distant;
 mod families;
 mod gates;
 mod laws;

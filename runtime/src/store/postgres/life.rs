@@ -22,6 +22,7 @@ use super::read::{Live, ReadError, live};
 use super::write::Fence;
 use super::{Backend, Postgres, connect, escrow, named};
 use crate::ids::TaskId;
+use crate::queue::machine::DistantChild;
 use crate::queue::task::{TaskBody, TaskRun, TaskState};
 use crate::store::{Ledgers, StoreError};
 
@@ -32,8 +33,10 @@ pub struct Takeover {
     pub(crate) boots: u32,
     /// The tasks, in order of acceptance.
     pub(crate) live: Vec<(Arc<TaskBody>, TaskRun)>,
-    /// How tasks ended that one of them depends on.
+    /// How tasks ended that one of them depends on, and how those stand that live elsewhere.
     pub(crate) ended: HashMap<TaskId, TaskState>,
+    /// Children of these that live elsewhere, or failed there unheard.
+    pub(crate) children: Vec<DistantChild>,
     /// What they need of the ledgers.
     pub(crate) ledgers: Ledgers,
     /// Those of them that had been handed over and not taken in.
@@ -276,6 +279,7 @@ impl Postgres {
         let Live {
             tasks,
             ended,
+            children,
             ledgers,
             handed,
         } = read.map_err(|error| match error {
@@ -286,6 +290,7 @@ impl Postgres {
             boots,
             live: tasks,
             ended,
+            children,
             ledgers,
             handed,
             lives,
@@ -356,7 +361,7 @@ impl Postgres {
     }
 
     /// Runs on the keeper's connection, opened anew when the last use failed.
-    async fn on_keeper<T>(
+    pub(super) async fn on_keeper<T>(
         &self,
         attempt: &'static str,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,

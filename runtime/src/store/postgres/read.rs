@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Postgres as Dialect, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::Postgres;
+use super::distant;
 use super::hand_over;
 use super::ledger;
 use super::text::{read, written};
@@ -19,6 +20,7 @@ use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::control::Control;
+use crate::queue::machine::DistantChild;
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use crate::store::content::{Content, ContentHash};
 use crate::store::lines;
@@ -44,8 +46,9 @@ const LIVE: &str = "SELECT t.seq, t.id, t.kind, t.payload, t.goal, t.priority, t
 /// The live tasks of some lives.
 pub(super) struct Live {
     pub(super) tasks: Vec<(Arc<TaskBody>, TaskRun)>,
-    /// How tasks ended that one of them depends on.
+    /// How tasks ended that one of them depends on, and how those stand that live elsewhere.
     pub(super) ended: HashMap<TaskId, TaskState>,
+    pub(super) children: Vec<DistantChild>,
     /// What they need of the ledgers.
     pub(super) ledgers: Ledgers,
     /// Those of them that were handed over and not taken in.
@@ -75,10 +78,12 @@ pub(super) async fn live(
     if !wanted.is_empty() {
         let wanted: Vec<Uuid> = wanted.into_iter().collect();
         let rows = sqlx::query(
-            "SELECT t.id, e.state FROM task t JOIN task_end e ON e.seq = t.seq \
-             WHERE t.id = ANY($1)",
+            "SELECT t.id, COALESCE(e.state, r.state) FROM task t \
+             LEFT JOIN task_end e ON e.seq = t.seq LEFT JOIN task_run r ON r.seq = t.seq \
+             WHERE t.id = ANY($1) AND (e.seq IS NOT NULL OR r.owner <> ALL($2))",
         )
         .bind(wanted)
+        .bind(lives)
         .fetch_all(&mut *reader)
         .await?;
         for row in &rows {
@@ -87,11 +92,13 @@ pub(super) async fn live(
             ended.insert(TaskId::from(id), parse("a task state", state)?);
         }
     }
+    let children = distant::children(reader, lives, &tasks).await?;
     let ledgers = ledger::live(reader, node, &tasks).await?;
     let handed = hand_over::handed_to(reader, lives).await?;
     Ok(Live {
         tasks,
         ended,
+        children,
         ledgers,
         handed,
     })
@@ -164,6 +171,7 @@ impl Postgres {
         let Live {
             tasks,
             ended,
+            children,
             ledgers,
             handed,
         } = live(&mut reader, &self.0.config.node, &lives).await?;
@@ -173,6 +181,7 @@ impl Postgres {
             next_seq: newest.map_or(boot << 32, |seq| seq + 1).unsigned_abs(),
             live: tasks,
             ended,
+            children,
             budgets: ledgers.budgets,
             reservations: ledgers.reservations,
             approvals: ledgers.approvals,

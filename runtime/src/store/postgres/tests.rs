@@ -4,6 +4,7 @@ mod batches;
 mod hand_over;
 mod sharing;
 mod signals;
+mod ties;
 
 use std::time::Duration;
 

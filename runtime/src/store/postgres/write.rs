@@ -14,6 +14,7 @@ use sqlx::{PgConnection, Row};
 
 use super::hand_over;
 use super::ledger;
+use super::order;
 use super::text::written;
 use crate::queue::task::TaskRun;
 use crate::store::lines::Lines;
@@ -153,6 +154,7 @@ pub(super) async fn commit(
         statement.run(to, fence).await?;
     }
     ledger::write(to, node, changes).await?;
+    order::write(to, node, &changes.orders, &changes.answers).await?;
     hand_over::write(to, fence.boot, changes).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
@@ -162,6 +164,7 @@ pub(super) async fn commit(
     }
     if let Some(before) = changes.prune_before {
         forget(to, signed(before.0)).await?;
+        sqlx::query(order::FORGET_ORDERS).execute(&mut *to).await?;
     }
     transaction.commit().await?;
     Ok(())

@@ -77,6 +77,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         && changes.handed_over.is_empty()
         && changes.taken_in.is_empty()
         && changes.control.is_none()
+        && changes.orders.is_empty()
+        && changes.answers.is_empty()
         && changes.prune_before.is_none()
         && !changes.steps.iter().any(large)
 }
