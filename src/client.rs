@@ -46,6 +46,13 @@ pub(crate) struct NodeArgs {
     pub(crate) json: bool,
 }
 
+impl NodeArgs {
+    /// For a verb with flags of its own.
+    pub(crate) fn new(url: String, token: Option<String>, json: bool) -> Self {
+        Self { url, token, json }
+    }
+}
+
 /// A request that did not work out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {

@@ -90,7 +90,10 @@ pub(crate) enum NodeError {
 impl NodeError {
     /// Another setting mends it: an address or a data directory that cannot be used.
     pub(crate) fn is_wrong_setting(&self) -> bool {
-        matches!(self, Self::Bind(_) | Self::DataDir(_))
+        matches!(
+            self,
+            Self::Bind(_) | Self::DataDir(_) | Self::Sqlite(sqlite::OpenError::Promoted { .. })
+        )
     }
 }
 
@@ -169,7 +172,7 @@ impl Node {
         let live = LiveAgents::new(addresses, config.rehearsal, limiter);
         let mut root = SupervisorSpec::new("root", Strategy::RestForOne)
             .intensity(3, Duration::from_secs(30))
-            .child(store_supervisor(&queue).into_child())
+            .child(store_supervisor(&queue, config).into_child())
             .child(queue_supervisor(&queue).into_child())
             .child(shards.into_child())
             .child(agents.into_child());
@@ -327,22 +330,32 @@ async fn open_store(config: &NodeConfig, data_dir: &mut DataDir) -> Result<Store
     let Some(url) = config.database_url.clone() else {
         return Ok(Store::Sqlite(Sqlite::open(data_dir).await?));
     };
-    if !data_dir.is_new() {
-        warn!(
-            data_dir = %data_dir.path().display(),
-            "the data directory also holds a database file, whose tasks this node does not see"
-        );
-    }
     let shared = PostgresConfig {
         url,
         node: config.name.clone(),
         life_term: config.life_term,
     };
-    Ok(Store::Postgres(Postgres::open(shared).await?))
+    let shared = Postgres::open(shared).await?;
+    let file = data_dir.path().join(sqlite::FILE);
+    let mark = match file.exists() {
+        true => sqlite::export::mark(&file).await,
+        false => Ok(None),
+    };
+    match mark {
+        Ok(Some(mark)) => shared.confirm(&mark).await?,
+        Ok(None) if data_dir.is_new() => {}
+        Ok(None) => warn!(
+            data_dir = %data_dir.path().display(),
+            "the data directory also holds a database file, whose tasks this node does not see; \
+             `regrow store promote` moves them while no node runs on it"
+        ),
+        Err(reason) => warn!(%reason, "whether the file's tasks were moved is not known"),
+    }
+    Ok(Store::Postgres(shared))
 }
 
 /// Commits what is decided; on an orderly stop, everything that is pending first.
-fn store_supervisor(queue: &Queue) -> SupervisorSpec {
+fn store_supervisor(queue: &Queue, config: &NodeConfig) -> SupervisorSpec {
     let written = queue.clone();
     let writer = ChildSpec::task("writer", move |stop| {
         let queue = written.clone();
@@ -355,20 +368,35 @@ fn store_supervisor(queue: &Queue) -> SupervisorSpec {
             Ok::<(), Crash>(())
         }
     });
-    let supervisor = SupervisorSpec::new("store", Strategy::OneForOne)
+    SupervisorSpec::new("store", Strategy::OneForOne)
         .intensity(3, Duration::from_secs(30))
         .child(
             writer
                 .role("writer")
                 .shutdown(Shutdown::Timeout(Duration::from_secs(30))),
-        );
-    match queue.writer().store() {
-        Store::Postgres(_) => supervisor.child(life(queue)),
-        Store::Sqlite(_) | Store::Volatile(_) => supervisor,
-    }
+        )
+        .child(life(queue))
+        .child(promotion(queue, config))
 }
 
-/// Renews this node's life on a shared database, and takes over from nodes that are gone.
+/// Moves the tasks from the file to a database when that is asked for.
+fn promotion(queue: &Queue, config: &NodeConfig) -> ChildSpec {
+    let (queue, name, term) = (queue.clone(), config.name.clone(), config.life_term);
+    let promotion = ChildSpec::task("promotion", move |stop| {
+        let (queue, name) = (queue.clone(), name.clone());
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = queue.run_promotions(name, term) => {}
+            }
+            Ok::<(), Crash>(())
+        }
+    });
+    promotion.role("promotion")
+}
+
+/// Renews this node's life on a shared database, and takes over from nodes that are gone; on
+/// a file it waits for a move.
 fn life(queue: &Queue) -> ChildSpec {
     let queue = queue.clone();
     let life = ChildSpec::task("life", move |stop| {

@@ -17,6 +17,8 @@ mod killed;
 mod postgres;
 #[path = "binary/pressure.rs"]
 mod pressure;
+#[path = "binary/promote.rs"]
+mod promote;
 #[path = "binary/stopping.rs"]
 mod stopping;
 #[path = "binary/store.rs"]

@@ -18,7 +18,10 @@ const ARROWS: [(&str, &[&str]); 4] = [
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
 const HOMES: [(&str, &[&str]); 8] = [
-    ("rusqlite", &["runtime/src/store/"]),
+    (
+        "rusqlite",
+        &["runtime/src/store/", "runtime/tests/database/"],
+    ),
     // The peers of the side-by-side table are not ours; some take a pool of sqlx.
     (
         "sqlx",

@@ -81,6 +81,8 @@ pub enum Code {
     Ordered,
     /// The task's log has as many lines as it may have.
     LogFull,
+    /// The node's tasks cannot be moved to another store now.
+    PromotionRefused,
     /// The queue is above its high-water mark.
     QueueFull,
     /// The queue is being drained.
@@ -101,7 +103,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -129,6 +131,7 @@ impl Code {
         Self::OverBudget,
         Self::Ordered,
         Self::LogFull,
+        Self::PromotionRefused,
         Self::QueueFull,
         Self::Draining,
         Self::Overloaded,
@@ -250,6 +253,11 @@ impl Code {
                 "the node that has the task was asked and has not answered yet",
             ),
             Self::LogFull => ("log_full", S::CONFLICT, "the task's log is full"),
+            Self::PromotionRefused => (
+                "promotion_refused",
+                S::CONFLICT,
+                "the tasks cannot be moved",
+            ),
             Self::QueueFull => ("queue_full", S::TOO_MANY_REQUESTS, "the queue is full"),
             Self::Draining => (
                 "draining",
@@ -413,7 +421,9 @@ impl From<StoreError> for ApiError {
                 (Code::StoreUnavailable, Some(Duration::from_secs(1)))
             }
             StoreError::Closed | StoreError::Superseded { .. } => (Code::Stopping, None),
-            StoreError::Unreadable { .. } => (Code::StoreUnavailable, None),
+            StoreError::Unreadable { .. } | StoreError::Promoted { .. } => {
+                (Code::StoreUnavailable, None)
+            }
         };
         let mut answer = Self::new(code, error.to_string());
         answer.retry_after = retry;

@@ -21,7 +21,7 @@ use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::routes::{
     WAIT_MAX, agents, approvals, budgets, children, events, health, leases, metrics, queue, rules,
-    steps, submit, tasks,
+    steps, store, submit, tasks,
 };
 use crate::state::{ApiParts, ApiState};
 
@@ -84,6 +84,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
             "/v1/queue/resources/{name}",
             put(rules::set_resource).delete(rules::remove_resource),
         )
+        .route("/v1/store/promote", get(store::show).post(store::promote))
         .route("/v1/agents", get(agents::list))
         .route("/v1/agents/{id}/inject", post(agents::inject))
         .route("/v1/tree", get(agents::tree))

@@ -11,6 +11,7 @@ pub(crate) mod metrics;
 pub(crate) mod queue;
 pub(crate) mod rules;
 pub(crate) mod steps;
+pub(crate) mod store;
 pub(crate) mod submit;
 pub(crate) mod tasks;
 

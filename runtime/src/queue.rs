@@ -27,6 +27,7 @@ mod names;
 mod operating;
 pub mod order;
 mod pool;
+pub mod promotion;
 pub mod retry;
 pub mod rules;
 mod spending;
@@ -109,6 +110,8 @@ struct Inner {
     pool: Pool,
     /// Held by who brings back the budgets of ended tasks.
     budgets_returning: tokio::sync::Mutex<()>,
+    /// A move to another store.
+    promotion: promotion::Promotion,
 }
 
 /// The right to reopen one task: what the store says about it stays true meanwhile.
@@ -149,7 +152,7 @@ impl Queue {
         if writer.store().life_term().is_some() {
             machine.share();
         }
-        machine.restore_gates(&Self::gates(writer.store()).await?);
+        machine.restore_gates(&Self::gates(&writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
         let queue = Self(Arc::new(Inner {
@@ -166,6 +169,7 @@ impl Queue {
             wishes: Notify::new(),
             pool: Pool::default(),
             budgets_returning: tokio::sync::Mutex::default(),
+            promotion: promotion::Promotion::default(),
         }));
         queue.hand_over(&mut queue.0.machine.lock());
         Ok(queue)
@@ -346,7 +350,7 @@ impl Queue {
         Ok(answer)
     }
 
-    fn store(&self) -> &crate::store::Store {
+    fn store(&self) -> Store {
         self.0.writer.store()
     }
 }

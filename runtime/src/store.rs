@@ -14,6 +14,7 @@ pub mod content;
 pub mod data_dir;
 mod lines;
 pub mod postgres;
+pub mod promotion;
 mod sharing;
 pub mod sqlite;
 pub mod volatile;
@@ -271,6 +272,12 @@ pub enum StoreError {
         /// Who acts now.
         by: Arc<str>,
     },
+    /// The tasks were moved to a database; nothing is written into the file any more.
+    #[error("the tasks of this node were moved to {database}; set store.database_url to it")]
+    Promoted {
+        /// Where they are.
+        database: Arc<str>,
+    },
     /// What is stored cannot be understood.
     #[error("store holds {what} that cannot be read: {cause}; restore a backup")]
     Unreadable {
@@ -287,7 +294,10 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Failed { .. } | Self::DiskFull { .. } | Self::Recovering => true,
-            Self::Closed | Self::Superseded { .. } | Self::Unreadable { .. } => false,
+            Self::Closed
+            | Self::Superseded { .. }
+            | Self::Promoted { .. }
+            | Self::Unreadable { .. } => false,
         }
     }
 }

@@ -1,4 +1,6 @@
-//! `regrow store`: check the database, copy it while a node runs, put a copy back.
+//! `regrow store`: check the database, copy it while a node runs, put a copy back, move it.
+
+mod promote;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,6 +38,9 @@ enum StoreVerb {
         /// The copy; must not exist yet
         file: PathBuf,
     },
+    /// Move a node's tasks from its file to a PostgreSQL database, while it works on; with
+    /// --data-dir those of a directory that no node runs on
+    Promote(promote::Arguments),
     /// Make a fresh data directory out of a backup; no node may run on it
     Restore {
         /// The backup
@@ -46,6 +51,19 @@ enum StoreVerb {
 /// Runs the verb.
 pub(crate) async fn run(arguments: StoreArguments) -> ExitCode {
     let json = arguments.json;
+    let alone = arguments.data_dir.is_some();
+    if let StoreVerb::Promote(promote) = arguments.verb {
+        return match alone {
+            false => promote::running(promote, json).await,
+            true => match settings(arguments.data_dir) {
+                Ok(config) => promote::alone(promote, &config, json).await,
+                Err(error) => {
+                    report(&error, json);
+                    USAGE.into()
+                }
+            },
+        };
+    }
     let config = match settings(arguments.data_dir) {
         Ok(config) => config,
         Err(error) => {
@@ -74,6 +92,8 @@ pub(crate) async fn run(arguments: StoreArguments) -> ExitCode {
             }
             upkeep::back_up(&database, &file).await
         }
+        // Done above.
+        StoreVerb::Promote(_) => return ExitCode::SUCCESS,
         StoreVerb::Restore { file } => {
             let restored = upkeep::restore(&file, &data_dir).await;
             if restored.is_ok() && !json {

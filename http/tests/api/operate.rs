@@ -196,3 +196,19 @@ async fn a_task_without_context_has_none_and_an_unknown_task_is_unknown() {
     let answer = node.look(&format!("/v1/tasks/{unknown}/context")).await;
     assert_problem(&answer, 404, "task_not_found");
 }
+
+#[tokio::test]
+async fn tasks_in_memory_are_not_moved_and_what_is_missing_is_said() {
+    let node = Node::volatile().await;
+    let (status, progress) = node.look("/v1/store/promote").await;
+    assert_eq!((status, &progress["phase"]), (200, &json!("idle")));
+    let refused = node.send("/v1/store/promote", json!({})).await;
+    assert_problem(&refused, 422, "validation_failed");
+    let wrong = json!({ "to": "mysql://localhost/tasks" });
+    let refused = node.send("/v1/store/promote", wrong).await;
+    assert_problem(&refused, 422, "validation_failed");
+    let database = json!({ "to": "postgres://me:s3cret@localhost/tasks" });
+    let refused = node.send("/v1/store/promote", database).await;
+    assert_problem(&refused, 409, "promotion_refused");
+    assert!(!refused.1.to_string().contains("s3cret"));
+}

@@ -16,18 +16,17 @@ impl Queue {
     /// Renews this node's life, takes over the tasks of nodes that are gone, and exchanges
     /// signals and units of gates with those that are not. Ends when
     /// another node has taken over this one's, which the [writer](super::Writer) then knows; on a store
-    /// of one node there is nothing to do, and it never ends.
+    /// of one node there is nothing to do until it is moved.
     pub async fn keep_life(&self) {
-        let Some(term) = self.store().life_term() else {
-            return std::future::pending().await;
-        };
+        let term = self.writer().shared().await;
+        let store = self.store();
         tokio::select! {
             superseded = self.renew(term) => self.writer().supersede(superseded),
             () = self.inherit(term) => {}
-            () = self.store().exchange_signals() => {}
-            () = self.keep_ties() => {}
-            () = self.share_units() => {}
-            () = self.keep_pool() => {}
+            () = Box::pin(store.exchange_signals()) => {}
+            () = Box::pin(self.keep_ties()) => {}
+            () = Box::pin(self.share_units()) => {}
+            () = Box::pin(self.keep_pool()) => {}
         }
     }
 

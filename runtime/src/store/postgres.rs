@@ -17,6 +17,7 @@
 mod distant;
 mod escrow;
 mod hand_over;
+pub(super) mod import;
 mod ledger;
 mod life;
 mod order;
@@ -45,6 +46,7 @@ pub use self::life::Takeover;
 pub(crate) use self::signal::{Hearing, Signal};
 pub use self::url::{DatabaseUrl, InvalidDatabaseUrl};
 use self::write::{CommitError, Fence};
+use super::promotion::Mark;
 use super::{Changes, StoreError};
 use crate::clock::{Clock, Timestamp};
 
@@ -93,6 +95,8 @@ struct Inner {
     renewals: Lock<life::Renewals>,
     /// For saying what this node wants.
     wanting: Mutex<Option<PgConnection>>,
+    /// A file's tasks that are all here; the life that owns them begins when it is marked.
+    prepared: Lock<Option<Mark>>,
     signals: signal::Signals,
     closed: AtomicBool,
 }
@@ -194,7 +198,8 @@ impl Postgres {
                 "the server runs with fsync = off: what is acknowledged may be lost when its machine stops"
             );
         }
-        MIGRATOR.run(&mut connection).await.map_err(|error| {
+        let migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
+        migrated.map_err(|error| {
             let (database, cause) = (database(), error.to_string());
             if let MigrateError::VersionMissing(migration) = error {
                 OpenError::Newer {
@@ -230,6 +235,7 @@ impl Postgres {
             loaded: Lock::default(),
             renewals: Lock::default(),
             wanting: Mutex::default(),
+            prepared: Lock::default(),
             signals: signal::Signals::default(),
             closed: AtomicBool::new(false),
         })))
@@ -294,6 +300,11 @@ impl Postgres {
         let failed = |error: sqlx::Error| self.failure(ATTEMPT, &error);
         let (mut fresh, backend) = writing(&self.0.config).await.map_err(failed)?;
         let before = std::mem::replace(&mut writer.backend, backend);
+        if self.0.fence.lock().is_none() && self.0.prepared.lock().is_some() {
+            writer.connection = Some(fresh);
+            drop(writer);
+            return self.activate().await;
+        }
         let fence = self.fence()?;
         let session = life::next_session(&mut fresh, fence.boot, &before)
             .await

@@ -3,6 +3,7 @@
 //! SQLite is the log, the queue's memory is the order: the hot path only appends and
 //! upserts, with prepared statements on the writing connection's own thread.
 
+pub mod export;
 mod ledger;
 mod read;
 mod reload;
@@ -28,6 +29,7 @@ use sqlx::{ConnectOptions, Connection, Row};
 
 use self::writing_thread::WritingThread;
 use super::data_dir::{DataDir, DataDirError};
+use super::promotion::Mark;
 use super::{Changes, Committing, StoreError};
 
 /// The database within a node's directory.
@@ -95,6 +97,21 @@ pub enum OpenError {
         /// The migration this version does not know.
         migration: i64,
     },
+    /// Its tasks are elsewhere.
+    #[error(
+        "the tasks of {} were moved to {} on {}: set store.database_url to that database, with \
+         its user and password, to go on there. The file is kept as a backup; to go back to how \
+         it was then, copy it elsewhere and `regrow store restore` it into a fresh --data-dir",
+        path.display(),
+        mark.database,
+        mark.at
+    )]
+    Promoted {
+        /// The file.
+        path: PathBuf,
+        /// Where they are.
+        mark: Mark,
+    },
     /// Anything else the database said.
     #[error("database {} cannot be opened: {cause}", path.display())]
     Failed {
@@ -131,6 +148,10 @@ impl Sqlite {
             cause: cause.to_string(),
         };
         migrate(&path).await?;
+        // Only now: a log or a journal that a killed process left is in the file.
+        if let Some(mark) = export::mark(&path).await? {
+            return Err(OpenError::Promoted { path, mark });
+        }
         dir.seal()?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
@@ -185,7 +206,11 @@ impl Sqlite {
                 .execute("UPDATE meta SET value = value WHERE name = 'boots'", [])
                 .map_err(|error| failure("reopen the database", &error))
         });
-        if let Err(reason) = probe.await {
+        let usable = match probe.await {
+            Ok(_) => self.refuse_if_promoted().await,
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = usable {
             fresh.close().await;
             return Err(reason);
         }

@@ -16,13 +16,15 @@
 //! A failed fsync is never retried (Rebello et al., "Can Applications Recover from fsync
 //! Failures?", USENIX ATC 2020).
 
+pub(crate) mod promotion;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{error, info};
 
@@ -101,7 +103,8 @@ struct Pending {
 }
 
 struct Shared {
-    store: Store,
+    store: RwLock<Store>,
+    moving: promotion::Moving,
     pending: Mutex<Pending>,
     wake: Notify,
     closed: watch::Sender<bool>,
@@ -138,7 +141,8 @@ impl Writer {
     #[must_use]
     pub fn new(store: Store) -> Self {
         Self(Arc::new(Shared {
-            store,
+            store: RwLock::new(store),
+            moving: promotion::Moving::default(),
             pending: Mutex::default(),
             wake: Notify::new(),
             closed: watch::Sender::new(false),
@@ -146,10 +150,11 @@ impl Writer {
         }))
     }
 
-    /// The store behind it, for reading.
+    /// The store behind it, for reading. It may be another one after a move; who asks anew
+    /// for each read sees all that was acknowledged.
     #[must_use]
-    pub fn store(&self) -> &Store {
-        &self.0.store
+    pub fn store(&self) -> Store {
+        self.0.store.read().clone()
     }
 
     /// Hands over a decision.
@@ -236,6 +241,11 @@ impl Writer {
         let mut next = None;
         loop {
             let Some(batch) = next.take().or_else(|| self.begin()) else {
+                if let Some(handover) = self.0.moving.take_handover() {
+                    running.batch_in_hand = true;
+                    self.hand_over(handover, &recover).await;
+                    continue;
+                }
                 if self.is_done() {
                     break;
                 }
@@ -276,16 +286,20 @@ impl Writer {
             self.recover(failure.clone(), &recover).await;
         }
         running.batch_in_hand = false;
-        self.0.store.close().await;
+        self.close_stores().await;
     }
 
     /// Begins to commit what has waited longest.
     fn begin(&self) -> Option<UnderWay> {
+        if self.0.moving.is_due() {
+            return None;
+        }
         let mut batch = self.0.pending.lock().batches.pop_front()?;
         metrics::histogram!(crate::metrics::STORE_BATCH).record(batch.told.len() as f64);
+        self.0.moving.note(&mut batch.changes);
         let changes = Arc::new(std::mem::take(&mut batch.changes));
         Some(UnderWay {
-            outcome: self.0.store.commit(changes.clone()),
+            outcome: self.store().commit(changes.clone()),
             changes,
             rest: batch,
         })
@@ -315,7 +329,7 @@ impl Writer {
             if matches!(self.0.pending.lock().refuse, Some(StoreError::Closed)) {
                 return;
             }
-            let reopened = match self.0.store.reopen().await {
+            let reopened = match self.reopen().await {
                 Ok(()) => recover().await,
                 Err(error) => Err(error),
             };
@@ -390,6 +404,7 @@ impl Writer {
         };
         self.0.wake.notify_one();
         if alone {
+            drop(self.0.moving.take_handover());
             while let Some(UnderWay { rest, outcome, .. }) = self.begin() {
                 let outcome = outcome.await;
                 if outcome.is_err() {
@@ -398,7 +413,7 @@ impl Writer {
                 }
                 rest.answer(&outcome);
             }
-            self.0.store.close().await;
+            self.close_stores().await;
             self.0.closed.send_replace(true);
         }
         // The sender lives as long as `self`, so this only ends when it is closed.

@@ -335,7 +335,7 @@ mod tests {
 
         async fn settle(&self, witnessed: &Witnessed, trace: &str) -> Ledger {
             let store = self.queue.writer().store();
-            Ledger::settle(1, witnessed, &Logged::default(), trace, store)
+            Ledger::settle(1, witnessed, &Logged::default(), trace, &store)
                 .await
                 .expect("readable")
         }

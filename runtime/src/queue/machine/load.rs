@@ -175,6 +175,16 @@ impl Machine {
         }
     }
 
+    /// Goes on under life `boot` of another store, which has everything that this one had.
+    /// Numbers that are given from here on are that life's; those that are out stay valid.
+    pub(crate) fn go_on_as(&mut self, boot: u32) {
+        self.share();
+        let first = u64::from(boot) << 32;
+        self.raise_epochs(boot);
+        self.next_seq = self.next_seq.max(first);
+        self.next_reservation = self.next_reservation.max(first);
+    }
+
     /// Epochs go on above every one of the first `boots` boots.
     fn raise_epochs(&mut self, boots: u32) {
         self.next_epoch = self.next_epoch.max(u64::from(boots) << 32);

@@ -79,7 +79,7 @@ const RAISE_BOOTS: &str = "UPDATE meta SET value = (value::bigint + 1)::text \
     WHERE name = 'boots' RETURNING value::bigint";
 
 /// Lives to replace at a start. Waits for the transactions that write for them.
-const REPLACED: &str = "SELECT boot, node FROM life WHERE NOT ended AND (node = $1 OR \
+pub(super) const REPLACED: &str = "SELECT boot, node FROM life WHERE NOT ended AND (node = $1 OR \
     (lease_until < clock_timestamp() AND \
      pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $2))) \
     ORDER BY boot FOR UPDATE";
@@ -88,10 +88,11 @@ const REPLACED: &str = "SELECT boot, node FROM life WHERE NOT ended AND (node = 
 const EXPIRED: &str = "SELECT boot, node FROM life WHERE NOT ended AND boot <> $1 \
     AND lease_until < clock_timestamp() ORDER BY boot FOR UPDATE SKIP LOCKED";
 
-const BEGIN: &str = "INSERT INTO life (boot, node, session, started_at, lease_until, ended, heir) \
+pub(super) const BEGIN: &str = "INSERT INTO life (boot, node, session, started_at, lease_until, ended, heir) \
     VALUES ($1, $2, 1, clock_timestamp(), clock_timestamp() + make_interval(secs => $3), false, $1)";
 
-const END: &str = "UPDATE life SET ended = true, heir = $1 WHERE boot = ANY($2) OR heir = ANY($2)";
+pub(super) const END: &str =
+    "UPDATE life SET ended = true, heir = $1 WHERE boot = ANY($2) OR heir = ANY($2)";
 
 /// Inherited lives without a live task are of no further use, once their nodes have heard
 /// who took over.
@@ -438,7 +439,7 @@ impl Postgres {
     }
 }
 
-fn counted(boot: i64) -> Result<u32, StoreError> {
+pub(super) fn counted(boot: i64) -> Result<u32, StoreError> {
     // The high half of an epoch, which the database keeps as a signed number.
     let fits = u32::try_from(boot).ok().filter(|boot| *boot < 1 << 31);
     fits.ok_or_else(|| StoreError::Unreadable {

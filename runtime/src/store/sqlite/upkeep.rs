@@ -12,6 +12,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 
 use crate::store::data_dir::{DataDir, DataDirError};
+use crate::store::promotion::{FILE_SPACE, PROMOTED};
 
 /// Boots that a restored database skips. Leases given after the copy was made carry epochs
 /// that the copy knows nothing of; none of them may ever be given again.
@@ -325,6 +326,12 @@ pub async fn restore(from: &Path, data_dir: &Path) -> Result<Findings, UpkeepErr
             .await?;
         sqlx::query("UPDATE meta SET value = CAST(value AS INTEGER) + $1 WHERE name = 'boots'")
             .bind(i64::from(BOOTS_SKIPPED))
+            .execute(&mut connection)
+            .await?;
+        // Whoever puts back a file whose tasks were moved wants them as they were in it.
+        sqlx::query("DELETE FROM document WHERE space = $1 AND key = $2")
+            .bind(FILE_SPACE)
+            .bind(PROMOTED)
             .execute(&mut connection)
             .await?;
         connection.close().await

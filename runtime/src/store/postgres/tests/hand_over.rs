@@ -91,7 +91,7 @@ async fn what_was_handed_over_is_there_once_after_a_failed_commit_or_a_death() {
     assert_eq!(giver.queue.stats().size, 0);
     // A successor of the taker finds them, and the notes are gone.
     let heir = Node::steady(&schema, "taker").await;
-    let mut found = vec![heir.claim().await, heir.claim().await];
+    let mut found = [heir.claim().await, heir.claim().await];
     found.sort_by_key(|lease| lease.task.seq);
     ids.sort();
     let mut taken: Vec<TaskId> = found.iter().map(|lease| lease.task.id).collect();
