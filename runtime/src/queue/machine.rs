@@ -211,9 +211,9 @@ impl Machine {
         std::mem::take(&mut self.outbox)
     }
 
-    /// Goes on with the room of an outbox that is [taken](Self::take_outbox) and emptied.
+    /// Goes on with the room of an outbox that was [taken](Self::take_outbox), if it is empty now.
     pub(crate) fn reuse(&mut self, empty: Outbox) {
-        if empty.changes.events.capacity() <= REUSED_MAX {
+        if empty.changes.is_empty() && empty.changes.events.capacity() <= REUSED_MAX {
             self.outbox = empty;
         }
     }

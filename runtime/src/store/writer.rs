@@ -180,11 +180,11 @@ impl Writer {
 
     /// Commits without waiting, where the store can; others are [pushed](Self::push) to.
     pub(crate) fn commits_now(&self) -> bool {
-        matches!(self.0.store, Store::Volatile(_))
+        matches!(*self.0.store.read(), Store::Volatile(_))
     }
 
-    /// Commits where it stands, to a store that [can](Self::commits_now), and leaves `changes`
-    /// empty. What is pending
+    /// Commits where it stands, to a store that [can](Self::commits_now), and takes what it
+    /// keeps out of `changes`. What is pending
     /// from others may be committed later. `watched` says whether anybody wants the log's
     /// new lines; it is asked before anybody can read them.
     ///
@@ -199,7 +199,7 @@ impl Writer {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
-        let outcome = match &self.0.store {
+        let outcome = match &*self.0.store.read() {
             Store::Volatile(store) => store.commit_now(changes, watched),
             Store::Sqlite(_) | Store::Postgres(_) => Err(cut_off()),
         };
