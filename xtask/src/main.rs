@@ -271,6 +271,7 @@ fn soak(kills: u32, cuts: u32) -> Result<(), Failed> {
     let server = Server::start()?;
     for (step, tests) in [
         ("kill -9", "kill_nine"),
+        ("kill -9 while tasks move", "promotion"),
         ("PostgreSQL faults", "postgres_faults"),
         ("power cuts", "disk"),
     ] {

@@ -123,8 +123,10 @@ impl Queue {
         // Between the reading of a budget and the decision nobody else may bring it back,
         // spend from it, and put it away again.
         let _budgets = self.0.budgets_returning.lock().await;
+        let trees: Vec<TaskId> = view.body.spends_from().collect();
+        let _held = self.hold_budgets(trees.clone());
         let mut budgets = Vec::new();
-        for id in view.body.spends_from() {
+        for id in trees {
             budgets.extend(self.store().budget(&Scope::Task(id)).await?);
         }
         self.check_circle(&view.body).await?;
@@ -198,11 +200,12 @@ impl Queue {
             ended.extend(self.ended(&view.body.depends_on).await?);
         }
         let _budgets = self.0.budgets_returning.lock().await;
-        let mut budgets = Vec::new();
         let trees: HashSet<TaskId> = current
             .iter()
             .flat_map(|view| view.body.spends_from())
             .collect();
+        let _held = self.hold_budgets(trees.iter().copied().collect());
+        let mut budgets = Vec::new();
         for id in trees {
             budgets.extend(self.store().budget(&Scope::Task(id)).await?);
         }

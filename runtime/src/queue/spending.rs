@@ -121,3 +121,24 @@ impl Queue {
         self.0.machine.lock().budgets(self.0.clock.now())
     }
 }
+
+/// Budgets of trees that are not put away while this lives.
+pub(super) struct Held<'a> {
+    queue: &'a Queue,
+    trees: Vec<TaskId>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.queue.0.machine.lock().let_go_budgets(&self.trees);
+    }
+}
+
+impl Queue {
+    /// Keeps the budgets of these trees in memory as far as they are there, so that nothing
+    /// read from the store is older than what is decided by.
+    pub(super) fn hold_budgets(&self, trees: Vec<TaskId>) -> Held<'_> {
+        self.0.machine.lock().hold_budgets(&trees);
+        Held { queue: self, trees }
+    }
+}

@@ -6,6 +6,8 @@
 //! everything. A start that finds the mark goes on with the database or not at all.
 
 pub(crate) mod copying;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;

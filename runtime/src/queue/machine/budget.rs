@@ -38,6 +38,9 @@ pub(super) struct Ledger {
     budgets: HashMap<Scope, Budget>,
     /// By task and step.
     open: BTreeMap<(TaskId, String), Open>,
+    /// Trees of which somebody is about to bring a task back from what the store holds, and
+    /// how many are: their budgets are not put away meanwhile.
+    returning: HashMap<TaskId, usize>,
 }
 
 /// A reservation that ended.
@@ -135,21 +138,60 @@ impl Ledger {
         self.budgets.keys().filter(operated).count()
     }
 
-    /// Takes over the budgets that a reopened task spends from, unless they are here. False
-    /// if one is neither here nor among `stored`.
-    pub(super) fn resume(&mut self, body: &TaskBody, stored: &[BudgetRow]) -> bool {
-        let stored_of = |scope: &Scope| stored.iter().find(|row| row.scope == *scope);
-        let missing: Vec<Scope> = body
-            .spends_from()
+    /// Whether every budget that a reopened task spends from is here or among `stored`.
+    pub(super) fn can_resume(&self, body: &TaskBody, stored: &[BudgetRow]) -> bool {
+        body.spends_from()
             .map(Scope::Task)
-            .filter(|scope| !self.knows(scope))
-            .collect();
-        let found: Vec<BudgetRow> = missing.iter().filter_map(stored_of).cloned().collect();
-        let complete = found.len() == missing.len();
-        if complete {
-            self.load(found);
+            .all(|scope| self.knows(&scope) || stored.iter().any(|row| row.scope == scope))
+    }
+
+    /// Takes over the budgets that a reopened task spends from. What is known here is newer
+    /// than what was read.
+    pub(super) fn resume(&mut self, body: &TaskBody, stored: &[BudgetRow]) {
+        for scope in body.spends_from().map(Scope::Task) {
+            let row = stored.iter().find(|row| row.scope == scope);
+            if let Some(row) = row.filter(|_| !self.knows(&scope)) {
+                self.load(vec![row.clone()]);
+            }
         }
-        complete
+    }
+
+    /// Keeps what is known of these trees until they are [let go](Self::let_go): whoever
+    /// reads the store from now on reads nothing newer that would be put away before he is
+    /// done.
+    pub(super) fn hold(&mut self, trees: &[TaskId]) {
+        for id in trees {
+            *self.returning.entry(*id).or_default() += 1;
+        }
+    }
+
+    /// Puts away what nobody spends from.
+    pub(super) fn let_go(&mut self, trees: &[TaskId]) {
+        for id in trees {
+            if let Some(count) = self.returning.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    self.returning.remove(id);
+                }
+            }
+            self.put_away(*id);
+        }
+    }
+
+    /// Goes on with what an older memory of this node held.
+    pub(super) fn go_on_holding(&mut self, old: &mut Self) {
+        self.returning = std::mem::take(&mut old.returning);
+    }
+
+    fn put_away(&mut self, id: TaskId) {
+        let scope = Scope::Task(id);
+        let unused = self
+            .budgets
+            .get(&scope)
+            .is_some_and(|budget| budget.users == 0);
+        if unused && !self.returning.contains_key(&id) {
+            self.budgets.remove(&scope);
+        }
     }
 
     /// A live task spends from its tree's budgets.
@@ -167,10 +209,8 @@ impl Ledger {
             let scope = Scope::Task(id);
             if let Some(budget) = self.budgets.get_mut(&scope) {
                 budget.users = budget.users.saturating_sub(1);
-                if budget.users == 0 {
-                    self.budgets.remove(&scope);
-                }
             }
+            self.put_away(id);
         }
     }
 

@@ -202,10 +202,11 @@ impl Machine {
         let bytes = view.body.payload.bytes() as u64;
         self.admit(1, bytes, self.max_size(), now)
             .map_err(ControlError::NotAdmitted)?;
-        if !self.ledger.resume(&view.body, budgets) {
+        if !self.ledger.can_resume(&view.body, budgets) {
             let hint = "the budget it spends from is forgotten; submit a new task";
             return wrong(state, hint);
         }
+        self.ledger.resume(&view.body, budgets);
         self.outbox.changes.reopened.push(view.body.seq);
         self.revive(view.body, &end, ended, now);
         self.log(id, TaskEventKind::Retried, None, end.error, now);
@@ -219,6 +220,17 @@ impl Machine {
         self.save(id);
         self.outbox.publish.push(Published::Task(id));
         Ok(())
+    }
+
+    /// Keeps the budgets of these trees as they are known here, while somebody reads the
+    /// store in order to bring tasks of them back.
+    pub(crate) fn hold_budgets(&mut self, trees: &[TaskId]) {
+        self.ledger.hold(trees);
+    }
+
+    /// The reader is done.
+    pub(crate) fn let_go_budgets(&mut self, trees: &[TaskId]) {
+        self.ledger.let_go(trees);
     }
 
     pub(super) fn discard(&mut self, id: TaskId, error: String, now: Timestamp) {

@@ -55,6 +55,7 @@ impl Machine {
             self.keys.insert(key.clone(), *id);
         }
         self.recent_keys = old.recent_keys;
+        self.ledger.go_on_holding(&mut old.ledger);
         self.ledger.load(snapshot.budgets);
         self.outbox.changes.taken_in = snapshot.handed;
         let mut held = Vec::new();

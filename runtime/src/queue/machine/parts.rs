@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Dependencies, Machine, Published};
 use crate::clock::Timestamp;
-use crate::ids::TaskId;
+use crate::ids::{Epoch, TaskId};
 use crate::queue::budget::BudgetRow;
 use crate::queue::error::{AdmitError, ControlError};
 use crate::queue::task::{TaskBody, TaskEnd, TaskEventKind, TaskRun, TaskState, TaskView};
@@ -15,6 +15,10 @@ use crate::queue::task::{TaskBody, TaskEnd, TaskEventKind, TaskRun, TaskState, T
 pub(crate) struct Part {
     pub(crate) root: TaskId,
     pub(crate) views: Vec<TaskView>,
+}
+
+fn expiry(body: &TaskBody) -> Option<Timestamp> {
+    body.terms.as_ref()?.expires_at
 }
 
 impl Machine {
@@ -63,11 +67,14 @@ impl Machine {
             .map(|(body, _)| body.payload.bytes() as u64);
         self.admit(candidates.len() as u64, bytes.sum(), self.max_size(), now)
             .map_err(ControlError::NotAdmitted)?;
+        let forgotten =
+            |(body, _): &(Arc<TaskBody>, TaskEnd)| !self.ledger.can_resume(body, budgets);
+        if candidates.iter().any(forgotten) {
+            let hint = "the budget it spends from is forgotten; submit a new task";
+            return wrong(TaskState::Discarded, hint);
+        }
         for (body, _) in &candidates {
-            if !self.ledger.resume(body, budgets) {
-                let hint = "the budget it spends from is forgotten; submit a new task";
-                return wrong(TaskState::Discarded, hint);
-            }
+            self.ledger.resume(body, budgets);
         }
         candidates.sort_by_key(|(body, _)| body.seq);
         let ids: Vec<TaskId> = candidates.iter().map(|(body, _)| body.id).collect();
@@ -109,6 +116,7 @@ impl Machine {
                 end.state != TaskState::Completed
                     && !self.tasks.contains_key(id)
                     && body.deadline.is_none_or(|deadline| now < deadline)
+                    && (end.epoch != Epoch::NEVER || expiry(body).is_none_or(|at| now < at))
             })
             .collect();
         loop {

@@ -254,3 +254,21 @@ fn a_lease_lost_too_often_is_a_failed_part_too() {
     assert_eq!(world.state(parent), Some(TaskState::Discarded));
     assert!(!world.log_of(parent).contains(&TaskEventKind::Available));
 }
+
+#[test]
+fn a_part_whose_time_to_start_has_passed_does_not_come_back() {
+    let mut world = world();
+    let task = NewTask {
+        terms: Some(Box::new(TaskTerms {
+            expires_at: Some(world.now.after(Duration::from_secs(10))),
+            ..TaskTerms::default()
+        })),
+        ..NewTask::new("a", Json::null())
+    };
+    let id = world.submit(task).expect("room");
+    world.settle();
+    world.pass(Duration::from_secs(20));
+    world.settle();
+    assert_eq!(world.state(id), Some(TaskState::Discarded));
+    assert_eq!(world.retry_part(id), None);
+}

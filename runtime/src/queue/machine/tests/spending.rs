@@ -1,5 +1,6 @@
 //! Spending and asking: each rule by itself.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::accounts::limited;
@@ -473,4 +474,76 @@ fn a_new_period_wakes_who_fits() {
     world.pass(Duration::from_secs(3 * 24 * 3600));
     world.settle();
     assert_eq!(world.state(small), Some(TaskState::Available));
+}
+
+#[test]
+fn a_larger_estimate_for_a_step_is_another_try_and_charges_the_first() {
+    let mut world = world();
+    let id = submitted(&mut world, budgeted(100));
+    let lease = claimed(&mut world);
+    world.reserve(lease, "s", 10, false).expect("room");
+    world.reserve(lease, "s", 25, false).expect("room");
+    assert_eq!(spent(&world, Scope::Task(id)), (10, 25));
+    world
+        .reserve(lease, "s", 20, false)
+        .expect("no more than that");
+    assert_eq!(spent(&world, Scope::Task(id)), (10, 25));
+    world.settle();
+    world.check();
+}
+
+#[test]
+fn what_was_spent_while_a_retry_read_the_store_stays_spent() {
+    let mut world = world();
+    let root = submitted(&mut world, budgeted(100));
+    let lease = claimed(&mut world);
+    world.settle();
+    // Read before the last task of the tree spends and ends.
+    let scope = Scope::Task(root);
+    world.machine.hold_budgets(&[root]);
+    let stale = now(world.store.budget(&scope))
+        .expect("readable")
+        .expect("kept");
+    world.reserve(lease, "s", 60, false).expect("room");
+    world.pay(lease, "s", 60).expect("held");
+    world.fail(lease, false).expect("held");
+    world.settle();
+    let view = now(world.store.task(root))
+        .expect("readable")
+        .expect("kept");
+    let reopened = world
+        .machine
+        .reopen(view, &HashMap::new(), &[stale], world.now);
+    reopened.expect("it failed");
+    world.machine.let_go_budgets(&[root]);
+    assert_eq!(spent(&world, scope), (60, 0));
+}
+
+#[test]
+fn a_budget_that_nobody_spends_from_is_put_away_when_the_reader_is_done() {
+    let mut world = world();
+    let root = submitted(&mut world, budgeted(100));
+    let lease = claimed(&mut world);
+    world.machine.hold_budgets(&[root]);
+    world.fail(lease, false).expect("held");
+    world.settle();
+    let scope = Scope::Task(root);
+    assert!(world.machine.budget(&scope, world.now).is_some());
+    world.machine.let_go_budgets(&[root]);
+    assert!(world.machine.budget(&scope, world.now).is_none());
+}
+
+#[test]
+fn reservations_are_numbered_on_after_failed_commits() {
+    let mut world = world();
+    submitted(&mut world, budgeted(100));
+    let lease = claimed(&mut world);
+    world.settle();
+    for key in ["s", "t", "u"] {
+        // The accounts complain about a number that comes twice.
+        world.fail_commit(0);
+        world.reserve(lease, key, 1, false).expect("room");
+        world.settle();
+        world.check();
+    }
 }

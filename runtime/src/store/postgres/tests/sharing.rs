@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
+use crate::queue::explain::Explained;
 use crate::queue::rules::{Rate, Resource, Rules};
 use crate::queue::task::TaskTerms;
 
@@ -192,10 +193,86 @@ async fn units_of_a_node_that_died_come_back_when_its_life_ends() {
         submit(&dying, keyed()).await;
         dying.claim().await;
     }
-    submit(&other, keyed()).await;
+    let waiting = submit(&other, keyed()).await;
     let asked = other.queue.claim_now(&asking()).expect("open");
     assert!(asked.is_empty(), "the other node has all units");
+    let why = other.queue.why(waiting).await.expect("readable");
+    let why: Vec<String> = why
+        .as_ref()
+        .and_then(Explained::here)
+        .expect("live here")
+        .reasons
+        .iter()
+        .map(|reason| reason.text.clone())
+        .collect();
+    assert!(
+        why.iter()
+            .any(|why| why.contains("units of concurrency key k that other nodes hold")),
+        "{why:?}"
+    );
     dying.die().await;
     other.claim().await;
     other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_fail_give_no_unit_out_twice() {
+    let schema = Schema::create().await;
+    let nodes = nodes(&schema, 2, Duration::from_secs(600), limit(2)).await;
+    for _ in 0..40 {
+        for node in &nodes {
+            submit(node, keyed()).await;
+        }
+    }
+    let mut working = JoinSet::new();
+    let left = Arc::new(AtomicUsize::new(80));
+    for node in &nodes {
+        for _ in 0..2 {
+            let (queue, left) = (node.queue.clone(), left.clone());
+            working.spawn(async move {
+                let short = ClaimRequest {
+                    wait: Duration::from_millis(50),
+                    ..asking()
+                };
+                while 0 < left.load(Ordering::SeqCst) {
+                    // A store that recovers refuses for a moment.
+                    let leases = queue.claim(&short).await.unwrap_or_default();
+                    for lease in leases {
+                        let (id, epoch) = (lease.task.id, lease.epoch);
+                        // Long enough for its lease to be committed before its end.
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        loop {
+                            match queue.complete(id, epoch, Json::null()).await {
+                                Ok(()) => {
+                                    left.fetch_sub(1, Ordering::SeqCst);
+                                    break;
+                                }
+                                Err(LeaseError::Store(_)) => tokio::task::yield_now().await,
+                                Err(_) => break,
+                            }
+                        }
+                    }
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+    }
+    let (mut rounds, mut most) = (0, 0);
+    while !working.is_empty() {
+        // What is committed, of all nodes at one moment.
+        const EXECUTING: &str = "SELECT count(*) FROM task_run WHERE state = 'executing'";
+        const ALLOTTED: &str = "SELECT coalesce(sum(units), 0)::bigint FROM allotment";
+        let executing = schema.number(EXECUTING).await;
+        assert!(executing <= 2, "{executing} execute");
+        most = most.max(executing);
+        let allotted = schema.number(ALLOTTED).await;
+        assert!(allotted <= 2, "{allotted} are allotted");
+        rounds += 1;
+        if rounds % 8 == 0 {
+            nodes[rounds / 8 % 2].store.cut_writer().await;
+        }
+        while working.try_join_next().is_some() {}
+    }
+    assert_eq!(left.load(Ordering::SeqCst), 0);
+    assert!(0 < most);
 }
