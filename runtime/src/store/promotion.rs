@@ -1,6 +1,6 @@
 //! Moving a file's tasks into a shared database: what both sides speak of.
 //!
-//! Everything is copied while the node works on; what changes meanwhile is [`Touched`] and
+//! Everything is copied while the node works on; what changes meanwhile is noted and
 //! copied again. Then one commit decides: the file's [`Mark`]. Before it the file is the
 //! authority, whatever the database holds; after it the database is, which then held
 //! everything. A start that finds the mark goes on with the database or not at all.
