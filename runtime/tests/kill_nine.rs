@@ -17,6 +17,8 @@
     reason = "the victim speaks on its standard output; a test may panic"
 )]
 
+#[path = "kill_nine/pool.rs"]
+mod pool;
 #[path = "database/schema.rs"]
 mod schema;
 
@@ -96,7 +98,7 @@ async fn open(place: &Place) -> (Queue, Option<DataDir>) {
         Place::Database(url) => {
             let config = PostgresConfig {
                 url: url.parse().expect("an address"),
-                node: "victim".to_owned(),
+                node: pool::node_of_victim().unwrap_or_else(|| "victim".to_owned()),
                 life_term: Duration::from_secs(3),
             };
             let store = Postgres::open(config).await.expect("sound");
@@ -120,6 +122,9 @@ async fn victim() {
     };
     let draining = std::env::var("REGROW_VICTIM_DRAINS").is_ok();
     let (queue, _dir) = open(&place).await;
+    if pool::node_of_victim().is_some() {
+        return pool::submit_and_work(queue).await;
+    }
     let mut running = JoinSet::new();
     running.spawn(queue.clone().run_writer());
     let keeper = queue.clone();

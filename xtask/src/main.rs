@@ -208,12 +208,13 @@ impl Totals {
 }
 
 /// Every bench with the package it belongs to.
-const BENCHES: [(&str, &str); 8] = [
+const BENCHES: [(&str, &str); 9] = [
     ("regrow-runtime", "mailbox"),
     ("regrow-runtime", "restart"),
     ("regrow-runtime", "idle_agents"),
     ("regrow-runtime", "queue"),
     ("regrow-runtime", "journal"),
+    ("regrow-runtime", "pool"),
     ("regrow-runtime", "probes"),
     ("regrow-actors", "audit"),
     ("regrow", "demo"),
@@ -241,7 +242,14 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
             continue;
         }
         report(&format!("{bench} …"));
-        let output = cargo(&["bench", "--package", package, "--bench", bench])
+        let mut command = cargo(&["bench", "--package", package, "--bench", bench]);
+        let server = (bench == "pool")
+            .then(postgres::Server::start)
+            .transpose()?;
+        if let Some(server) = &server {
+            server.tell(&mut command);
+        }
+        let output = command
             .stderr(Stdio::inherit())
             .output()
             .map_err(|error| format!("{bench} cannot run: {error}"))?;

@@ -4,6 +4,7 @@ mod accounts;
 mod distant;
 mod families;
 mod gates;
+mod hand_over;
 mod laws;
 mod rules;
 mod spending;

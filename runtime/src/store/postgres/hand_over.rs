@@ -6,7 +6,8 @@
 //! nothing is given to a life whose tasks somebody else has read already. What cannot be given
 //! goes back to the giver, by a note like any other.
 //!
-//! A taker whose life is locked by somebody who may be ending it counts as ended. Nobody
+//! A life that stopped or was not renewed gets nothing either: its tasks would wait for
+//! whoever takes it over. A taker whose life is locked by somebody who may be ending it counts as ended. Nobody
 //! waits for a second life, so nobody waits in a circle.
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(super) const TAKEN_IN: &str = "DELETE FROM handed WHERE seq = ANY($1::bigint
 /// `$1` the tasks, `$2` to whom, `$3` to whom else.
 pub(super) const HANDED: &str = "WITH taker AS ( \
      SELECT boot FROM life WHERE boot = ANY($2::bigint[]) AND NOT ended \
+      AND clock_timestamp() < lease_until \
      FOR KEY SHARE SKIP LOCKED), \
     move AS ( \
      SELECT m.seq, COALESCE(taker.boot, $3) AS to_life \
@@ -48,8 +50,10 @@ const WANT: &str = "INSERT INTO want (life, round, at, kinds, tasks) \
 /// Forgets what lives that are long gone wanted.
 const UNWANT: &str = "DELETE FROM want WHERE at < clock_timestamp() - interval '1 minute'";
 
-const WANTS: &str = "SELECT life, round, kinds, tasks FROM want \
-    WHERE life <> $1 AND clock_timestamp() - make_interval(secs => $2) < at";
+const WANTS: &str = "SELECT w.life, w.round, w.kinds, w.tasks FROM want w \
+    JOIN life ON life.boot = w.life \
+    WHERE w.life <> $1 AND clock_timestamp() - make_interval(secs => $2) < w.at \
+     AND NOT life.ended AND clock_timestamp() < life.lease_until";
 
 const ALONE: &str = "SELECT NOT EXISTS (SELECT 1 FROM life WHERE NOT ended AND boot <> $1 \
     AND clock_timestamp() < lease_until)";

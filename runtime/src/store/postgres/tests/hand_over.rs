@@ -50,7 +50,7 @@ async fn what_is_given_to_a_life_that_ended_comes_back() {
         life: 2,
         round: 1,
         kind: "a".into(),
-        tasks: 5,
+        tasks: 1,
     };
     giver.queue.give_as_wanted(vec![want]);
     giver.queue.settle().await.expect("open");
