@@ -1,12 +1,16 @@
 //! Durable tasks per second: submit, claim, complete, each waiting for its commit.
 //!
-//! `cargo bench -p regrow-runtime --bench queue [cycle|batch|memory|reload] [clients]`. `cycle` is SQLite,
-//! `batch` the same with many tasks per call, `memory` both without a store. Beside it stand the disk's
+//! `cargo bench -p regrow-runtime --bench queue [cycle|batch|memory|reload] [clients]
+//! [delay=MICROSECONDS]`. `cycle` is SQLite, `batch` the same with many tasks per call, `memory`
+//! both without a disk; with a delay every flush takes so much longer, to stand for a slower
+//! disk. Beside them stand the disk's
 //! own rate of 4 KiB appends with `fdatasync`, and a bare log that does nothing but what any
 //! durable queue must: two records per task, gathered into one write and one flush per batch,
 //! in a file allocated beforehand. Compare ratios, machines differ.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
+
+mod slow_disk;
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -412,6 +416,9 @@ async fn reload(depth: usize) {
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).collect();
+    if slow_disk::ran(&asked) {
+        return;
+    }
     let only: Vec<usize> = asked
         .iter()
         .filter_map(|asked| asked.parse().ok())

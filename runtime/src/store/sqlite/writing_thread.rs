@@ -23,10 +23,11 @@ use tokio::sync::oneshot;
 use super::{failure, write};
 use crate::store::{Changes, Committing, StoreError};
 
-/// Pages in the write-ahead log before it is copied into the file.
-const CHECKPOINT_PAGES: u32 = 16_000;
+/// Pages in the write-ahead log before it is copied into the file. Everybody waits meanwhile,
+/// so the copy is kept short, at the price of two more flushes each time.
+const CHECKPOINT_PAGES: u32 = 4_000;
 /// How much the log may grow, because somebody reads an old state, until the next attempt.
-const CHECKPOINT_STEP: u32 = 2_000;
+const CHECKPOINT_STEP: u32 = 1_000;
 /// Nobody writes for so long: the log is cut.
 const IDLE: Duration = Duration::from_millis(500);
 /// Somebody else has the file for longer than this: give up.

@@ -65,22 +65,42 @@ pub(super) struct Rows<'a> {
     lines: &'a Lines<'a>,
 }
 
-/// Whether `changes` are nothing but rows of this statement.
+/// Whether `changes` are nothing but rows of this statement. Every field is named: one that
+/// is forgotten here would be acknowledged and not written.
 pub(super) fn are_all(changes: &Changes) -> bool {
+    let Changes {
+        bodies: _,
+        runs: _,
+        ends: _,
+        events: _,
+        steps,
+        reopened,
+        budgets,
+        reservations,
+        reservations_ended,
+        approvals,
+        documents,
+        orders,
+        answers,
+        handed_over,
+        taken_in,
+        control,
+        prune_before,
+    } = changes;
     let large = |step: &StepRow| step.input.hash.is_some() || step.output.hash.is_some();
-    changes.reopened.is_empty()
-        && changes.budgets.is_empty()
-        && changes.reservations.is_empty()
-        && changes.reservations_ended.is_empty()
-        && changes.approvals.is_empty()
-        && changes.documents.is_empty()
-        && changes.handed_over.is_empty()
-        && changes.taken_in.is_empty()
-        && changes.control.is_none()
-        && changes.orders.is_empty()
-        && changes.answers.is_empty()
-        && changes.prune_before.is_none()
-        && !changes.steps.iter().any(large)
+    !steps.iter().any(large)
+        && reopened.is_empty()
+        && budgets.is_empty()
+        && reservations.is_empty()
+        && reservations_ended.is_empty()
+        && approvals.is_empty()
+        && documents.is_empty()
+        && orders.is_empty()
+        && answers.is_empty()
+        && handed_over.is_empty()
+        && taken_in.is_empty()
+        && control.is_none()
+        && prune_before.is_none()
 }
 
 /// Bytes of a step that may be many.
