@@ -372,28 +372,37 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// The problem as JSON: a body of its own, or one answer of several.
+    pub(crate) fn into_problem(self) -> Value {
         let (code, status, title) = self.code.facts();
-        if status.is_server_error() && self.code == Code::Internal {
-            tracing::error!(code, detail = %self.detail, "request met a bug");
-        } else {
-            tracing::debug!(code, detail = %self.detail, "request refused");
-        }
         let mut problem = self.more;
         problem.insert("type".into(), format!("urn:regrow:error:{code}").into());
         problem.insert("title".into(), title.into());
         problem.insert("status".into(), status.as_u16().into());
         problem.insert("code".into(), code.into());
         problem.insert("detail".into(), self.detail.into());
-        let mut response = (status, Value::Object(problem).to_string()).into_response();
+        Value::Object(problem)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (code, status, _) = self.code.facts();
+        if status.is_server_error() && self.code == Code::Internal {
+            tracing::error!(code, detail = %self.detail, "request met a bug");
+        } else {
+            tracing::debug!(code, detail = %self.detail, "request refused");
+        }
+        let retry_after = self.retry_after;
+        let mut response = (status, self.into_problem().to_string()).into_response();
         let headers = response.headers_mut();
         let kind = match status.is_success() {
             true => "application/json",
             false => "application/problem+json",
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        if let Some(pause) = self.retry_after {
+        if let Some(pause) = retry_after {
             // The header knows whole seconds only; too late is better than too early.
             let seconds = pause.as_millis().div_ceil(1_000).clamp(1, 3_600);
             if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {

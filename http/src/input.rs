@@ -4,6 +4,8 @@
 //! that is wrong with it: wrong types, values out of range, unknown and repeated fields.
 //! Bodies are bounded in size, in nesting and in the time they may take.
 
+mod many;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
@@ -21,6 +23,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+pub(crate) use self::many::OneOrMany;
 use crate::error::{ApiError, Code};
 use crate::problems::{Problems, shortened};
 use crate::state::ApiState;
@@ -385,17 +388,21 @@ impl FromRequest<ApiState> for Fields {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let declared = content_type(&parts.headers);
-        if !declared.is_some_and(is_json) {
-            let found = declared.map_or("missing".to_owned(), |it| format!("`{}`", shortened(it)));
-            return Err(ApiError::new(
-                Code::UnsupportedMediaType,
-                format!("content-type is {found}, must be application/json"),
-            ));
-        }
-        Self::parse(&read(&parts.headers, body, state).await?)
+        Self::parse(&read_json(request, state).await?)
     }
+}
+
+async fn read_json(request: Request, state: &ApiState) -> Result<Vec<u8>, ApiError> {
+    let (parts, body) = request.into_parts();
+    let declared = content_type(&parts.headers);
+    if !declared.is_some_and(is_json) {
+        let found = declared.map_or("missing".to_owned(), |it| format!("`{}`", shortened(it)));
+        return Err(ApiError::new(
+            Code::UnsupportedMediaType,
+            format!("content-type is {found}, must be application/json"),
+        ));
+    }
+    read(&parts.headers, body, state).await
 }
 
 /// A request that carries nothing; an empty JSON object is let pass.

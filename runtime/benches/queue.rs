@@ -1,7 +1,9 @@
 //! Durable tasks per second: submit, claim, complete, each waiting for its commit.
 //!
-//! `cargo bench -p regrow-runtime --bench queue [cycle|reload] [clients] [delay=MICROSECONDS]`;
-//! with a delay every flush takes so much longer, to stand for a slower disk. Beside it stand the disk's
+//! `cargo bench -p regrow-runtime --bench queue [cycle|batch|memory|reload] [clients]
+//! [delay=MICROSECONDS]`. `cycle` is SQLite, `batch` the same with many tasks per call, `memory`
+//! both without a disk; with a delay every flush takes so much longer, to stand for a slower
+//! disk. Beside them stand the disk's
 //! own rate of 4 KiB appends with `fdatasync`, and a bare log that does nothing but what any
 //! durable queue must: two records per task, gathered into one write and one flush per batch,
 //! in a file allocated beforehand. Compare ratios, machines differ.
@@ -10,7 +12,6 @@
 
 mod slow_disk;
 
-use std::collections::HashSet;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -220,7 +221,10 @@ impl Node {
 }
 
 fn task() -> NewTask {
-    NewTask::new("bench", Json::of(&"x".repeat(PAYLOAD)).expect("JSON"))
+    let mut payload = "x".repeat(PAYLOAD + 2);
+    payload.replace_range(..1, "\"");
+    payload.replace_range(PAYLOAD + 1.., "\"");
+    NewTask::new("bench", Json::parse(payload).expect("JSON"))
 }
 
 fn request(max: usize) -> ClaimRequest {
@@ -241,6 +245,34 @@ struct Client {
     completed: Vec<TaskId>,
 }
 
+/// Submits, claims and completes `batch` tasks per call.
+async fn batch_client(queue: Queue, until: Instant, batch: usize) -> Client {
+    let (mut told, mut request) = (Client::default(), request(batch));
+    while Instant::now() < until {
+        let started = Instant::now();
+        let tasks = (0..batch).map(|_| task()).collect();
+        let accepted = queue.submit_all(tasks).await;
+        told.submits.push(micros(started));
+        told.submitted
+            .extend(accepted.into_iter().map(|one| one.expect("room").id));
+        let mut left = batch;
+        while 0 < left {
+            request.max = left;
+            let leases = queue.claim(&request).await.expect("open");
+            left -= leases.len();
+            let done = leases.iter();
+            let done = done.map(|lease| (lease.task.id, lease.epoch, Json::null()));
+            for completed in queue.complete_all(done.collect()).await {
+                completed.expect("held");
+            }
+            told.completed
+                .extend(leases.iter().map(|lease| lease.task.id));
+        }
+        told.cycles.push(micros(started));
+    }
+    told
+}
+
 async fn client(queue: Queue, until: Instant) -> Client {
     let (mut told, request) = (Client::default(), request(1));
     while Instant::now() < until {
@@ -258,21 +290,33 @@ async fn client(queue: Queue, until: Instant) -> Client {
     told
 }
 
+/// `None`: each call is about one task.
+type PerCall = Option<usize>;
+
 /// Returns tasks per second and the median wait for an acknowledgement, in milliseconds.
-async fn cycle(name: &str, path: Option<&Path>, clients: usize, batches: &Batches) -> (f64, f64) {
+async fn cycle(
+    name: &str,
+    path: Option<&Path>,
+    clients: usize,
+    per_call: PerCall,
+    batches: &Batches,
+) -> (f64, f64) {
     let node = Node::start(path).await;
     let before = [&batches.callers, &batches.commits].map(|n| n.load(Ordering::Relaxed));
     let started = Instant::now();
     let mut running = JoinSet::new();
     for _ in 0..clients {
-        running.spawn(client(node.queue.clone(), started + SPAN));
+        let (queue, until) = (node.queue.clone(), started + SPAN);
+        match per_call {
+            None => running.spawn(client(queue, until)),
+            Some(batch) => running.spawn(batch_client(queue, until, batch)),
+        };
     }
     let told = running.join_all().await;
     let seconds = started.elapsed().as_secs_f64();
     let after = [&batches.callers, &batches.commits].map(|n| n.load(Ordering::Relaxed));
     let (mut submits, mut cycles) = (histogram(), histogram());
-    let (mut submitted, mut completed) = (HashSet::new(), HashSet::new());
-    let mut doubled = 0;
+    let (mut submitted, mut completed) = (Vec::new(), Vec::new());
     for one in &told {
         one.submits
             .iter()
@@ -281,28 +325,39 @@ async fn cycle(name: &str, path: Option<&Path>, clients: usize, batches: &Batche
             .iter()
             .for_each(|us| cycles.saturating_record((*us).max(1)));
         submitted.extend(&one.submitted);
-        doubled += one
-            .completed
-            .iter()
-            .filter(|id| !completed.insert(**id))
-            .count();
+        completed.extend(&one.completed);
     }
+    let rate = completed.len() as f64 / seconds;
+    let all = completed.len();
+    completed.sort_unstable();
+    completed.dedup();
+    let doubled = all - completed.len();
     let mut lost = 0;
-    for id in submitted.difference(&completed) {
-        lost += usize::from(node.queue.task(*id).await.expect("readable").is_none());
+    for id in submitted {
+        let missing = completed.binary_search(&id).is_err();
+        lost += usize::from(missing && node.queue.task(id).await.expect("readable").is_none());
     }
-    let batch = (after[0] - before[0]) as f64 / (after[1] - before[1]).max(1) as f64;
+    let batch = match per_call {
+        Some(batch) => format!("{batch:>4} tasks per call"),
+        None if path.is_none() => "   1 task per call".to_owned(),
+        None => {
+            let commits = (after[1] - before[1]).max(1);
+            format!(
+                "batch {:>6.1}",
+                (after[0] - before[0]) as f64 / commits as f64
+            )
+        }
+    };
     println!(
-        "{name:>6} c={clients:<4} {:>8.0} tasks/s  cycle p50 {:>7.2} p99 {:>7.2} ms  \
-         submit p50 {:>7.2} p99 {:>7.2} ms  batch {batch:>6.1}  lost {lost} doubled {doubled}",
-        cycles.len() as f64 / seconds,
+        "{name:>6} c={clients:<4} {rate:>8.0} tasks/s  cycle p50 {:>7.2} p99 {:>7.2} ms  \
+         submit p50 {:>7.2} p99 {:>7.2} ms  {batch}  lost {lost} doubled {doubled}",
         ms(&cycles, 0.5),
         ms(&cycles, 0.99),
         ms(&submits, 0.5),
         ms(&submits, 0.99),
     );
     node.stop().await;
-    (cycles.len() as f64 / seconds, ms(&submits, 0.5))
+    (rate, ms(&submits, 0.5))
 }
 
 /// Fills the queue to `depth`, times claims there, and the start of a node over it.
@@ -374,7 +429,10 @@ fn main() {
     };
     let wants = |what: &str| {
         let named = |known: &str| asked.iter().any(|asked| asked == known);
-        named(what) || !(named("cycle") || named("reload"))
+        named(what)
+            || !["cycle", "batch", "memory", "reload"]
+                .into_iter()
+                .any(named)
     };
     let batches = Arc::new(Batches::default());
     metrics::set_global_recorder(Recorder(batches.clone())).expect("the first recorder");
@@ -393,15 +451,30 @@ fn main() {
         for &clients in &counts {
             let bare = runtime.block_on(raw_cycle(&log, clients));
             let path = dir.path().join(clients.to_string());
-            let (rate, ack) = runtime.block_on(cycle("sqlite", Some(&path), clients, &batches));
+            let (rate, ack) =
+                runtime.block_on(cycle("sqlite", Some(&path), clients, None, &batches));
             print!("       c={clients:<4} sqlite/rawlog {:.2}", rate / bare);
             match clients {
                 1 => println!(", acknowledgement/flush {:.2} (medians)", ack / flush),
                 _ => println!(),
             }
         }
+    }
+    if wants("batch") {
+        let path = dir.path().join("batches");
+        for (clients, batch) in [(1, 256), (8, 256)] {
+            let path = path.join(clients.to_string());
+            runtime.block_on(cycle("sqlite", Some(&path), clients, Some(batch), &batches));
+        }
+    }
+    if wants("memory") {
         for &clients in &counts {
-            runtime.block_on(cycle("memory", None, clients, &batches));
+            runtime.block_on(cycle("memory", None, clients, None, &batches));
+        }
+        for batch in [1, 32, 256] {
+            for clients in [1, 2, 16] {
+                runtime.block_on(cycle("memory", None, clients, Some(batch), &batches));
+            }
         }
     }
     if wants("reload") {

@@ -1,9 +1,12 @@
 //! Identifiers, each a type of its own so that one cannot stand in for another.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -16,13 +19,56 @@ impl TaskId {
     /// A fresh id; unique across nodes.
     #[must_use]
     pub fn fresh() -> Self {
-        Self(Uuid::now_v7())
+        let (seconds, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
+        let now = seconds * 1_000 + u64::from(nanos) / 1_000_000;
+        let (millis, counter) = LATEST.lock().next(now);
+        let bits = u128::from(counter) << 32 | u128::from(rand::random::<u32>());
+        // 12 bits before the variant and 62 behind it.
+        let mut bytes = [0; 10];
+        bytes[..2].copy_from_slice(&((bits >> 62) as u16).to_be_bytes());
+        bytes[2..].copy_from_slice(&(bits as u64).to_be_bytes());
+        Self(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
     }
 
     /// The id as its 128-bit value, for storage.
     #[must_use]
     pub fn as_uuid(&self) -> &Uuid {
         &self.0
+    }
+}
+
+/// What the latest id was made of. Ids of one millisecond are told apart by a counter that
+/// starts at random (RFC 9562, section 6.2, method 1), and by 32 random bits. Made here,
+/// since the crate asks the operating system for the random bits of each.
+static LATEST: Mutex<Latest> = Mutex::new(Latest {
+    millis: 0,
+    counter: 0,
+});
+
+struct Latest {
+    millis: u64,
+    counter: u64,
+}
+
+impl Latest {
+    /// Bits of the counter.
+    const BITS: u32 = 42;
+
+    /// The millisecond and the counter of the next id. A clock that was set back is not
+    /// followed: ids go on sorting in the order in which they were made.
+    fn next(&mut self, now: u64) -> (u64, u64) {
+        if self.millis < now {
+            // Half of the room is left for counting.
+            self.counter = rand::random::<u64>() >> (64 - Self::BITS + 1);
+            self.millis = now;
+        } else {
+            self.counter += 1;
+            if self.counter >> Self::BITS != 0 {
+                self.millis += 1;
+                self.counter = 0;
+            }
+        }
+        (self.millis, self.counter)
     }
 }
 
@@ -41,6 +87,36 @@ impl fmt::Display for TaskId {
 impl fmt::Debug for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A table by task id, for ids that [`TaskId::fresh`] made.
+pub(crate) type TaskMap<V> = HashMap<TaskId, V, BuildHasherDefault<IdHasher>>;
+
+/// Hashes a task id by mixing its lower half, half of which is random.
+///
+/// Tables of it hold ids that this software made: nobody can fill one with ids of his choice
+/// that fall together. An id that a caller chose is at most looked up, which is as dear as
+/// any other look-up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let Some(lower) = bytes.last_chunk() else {
+            return;
+        };
+        // The counter and the random bits of version 7 stand next to each other: both halves
+        // of the product depend on both. The factor is 2^64 divided by the golden ratio.
+        let mixed = u128::from(u64::from_le_bytes(*lower)) * 0x9E37_79B9_7F4A_7C15;
+        self.0 ^= (mixed >> 64) as u64 ^ mixed as u64;
+    }
+
+    /// Lengths, which are all the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -107,5 +183,53 @@ impl Epoch {
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::hash::{BuildHasher, BuildHasherDefault};
+
+    use super::*;
+
+    #[test]
+    fn ids_are_of_version_7_and_sort_in_the_order_in_which_they_were_made() {
+        let ids: Vec<TaskId> = (0..10_000).map(|_| TaskId::fresh()).collect();
+        assert!(ids.is_sorted_by(|earlier, later| earlier < later));
+        for id in [ids[0], ids[9_999]] {
+            assert_eq!(id.as_uuid().get_version_num(), 7);
+            assert_eq!(id.as_uuid().get_variant(), uuid::Variant::RFC4122);
+            let made = id.as_uuid().get_timestamp().expect("of version 7");
+            let theirs = Uuid::now_v7().get_timestamp().expect("of version 7");
+            assert!(theirs.to_unix().0.abs_diff(made.to_unix().0) <= 60);
+        }
+    }
+
+    #[test]
+    fn a_counter_that_runs_over_and_a_clock_that_is_set_back_keep_the_order() {
+        let mut latest = Latest {
+            millis: 7,
+            counter: (1 << Latest::BITS) - 1,
+        };
+        assert_eq!(latest.next(5), (8, 0));
+        assert_eq!(latest.next(8), (8, 1));
+        assert_eq!(latest.next(9).0, 9);
+    }
+
+    #[test]
+    fn ids_made_one_after_the_other_spread_over_a_table() {
+        let hasher = BuildHasherDefault::<IdHasher>::default();
+        let hashes: Vec<u64> = (0..4_096)
+            .map(|_| hasher.hash_one(TaskId::fresh()))
+            .collect();
+        // A table takes its place from the lowest bits and a tag from the seven highest.
+        for bits in [|hash: &u64| hash & 0xFFF, |hash: &u64| hash >> 52] {
+            let places: HashSet<u64> = hashes.iter().map(bits).collect();
+            // As many as random ones would fill: 1 - 1/e of 4096 are 2589.
+            assert!(2_400 < places.len(), "{}", places.len());
+        }
+        let places: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
+        assert_eq!(places.len(), 128);
     }
 }

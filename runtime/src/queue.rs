@@ -23,6 +23,7 @@ mod leasing;
 mod life;
 mod line;
 pub(crate) mod machine;
+mod names;
 mod operating;
 pub mod order;
 mod pool;
@@ -50,7 +51,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
 use crate::store::writer::{Told, Writer, cut_off};
-use crate::store::{Changes, Document, Store, StoreError};
+use crate::store::{Changes, Document, LogLine, Store, StoreError};
 
 /// What a worker asks for.
 #[derive(Clone, Debug)]
@@ -170,7 +171,7 @@ impl Queue {
             budgets_returning: tokio::sync::Mutex::default(),
             promotion: promotion::Promotion::default(),
         }));
-        queue.hand_over(&mut queue.0.machine.lock(), None);
+        queue.hand_over(&mut queue.0.machine.lock());
         Ok(queue)
     }
 
@@ -190,13 +191,8 @@ impl Queue {
                 queue.publish(published);
             }
             queue.store().tell_others(changes);
-            let bus = &queue.0.bus;
-            if bus.is_deserted() {
-                return;
-            }
-            for (id, _, event) in &changes.events {
-                let (id, event) = (*id, event.clone());
-                bus.publish(Event::Task { id, event });
+            if !queue.0.bus.is_deserted() {
+                queue.tell_watchers(changes.events.clone());
             }
         };
         let (recover, committed) = (Box::new(recover), Box::new(committed));
@@ -241,19 +237,37 @@ impl Queue {
             machine.reclaim(&worker, self.0.clock.now());
         }
         self.0.writer.readmit();
-        self.hand_over(&mut machine, None);
+        self.hand_over(&mut machine);
         self.0.pool.unsettle();
         drop(machine);
         self.0.line.call_all();
         Ok(())
     }
 
+    fn tell_watchers(&self, lines: Vec<LogLine>) {
+        for (id, _, event) in lines {
+            self.0.bus.publish(Event::Task { id, event });
+        }
+    }
+
     /// Gives the outbox to the writer, in the order of the decisions: the lock is held.
-    fn hand_over(
+    fn hand_over(&self, machine: &mut Machine) {
+        self.commit(machine, || None);
+    }
+
+    /// The same for a decision whose caller waits for the commit. Where that takes no waiting
+    /// it is done when this returns, with all that follows from it; otherwise the outcome
+    /// comes through the channel.
+    fn commit(
         &self,
         machine: &mut Machine,
-        done: Option<oneshot::Sender<Result<(), StoreError>>>,
-    ) {
+        done: impl FnOnce() -> Option<oneshot::Sender<Result<(), StoreError>>>,
+    ) -> Option<Result<(), StoreError>> {
+        if self.0.writer.commits_now() {
+            let outcome = self.commit_now(machine);
+            self.hurry(machine);
+            return Some(outcome);
+        }
         self.hurry(machine);
         if machine.has_wishes() {
             self.0.wishes.notify_one();
@@ -264,11 +278,31 @@ impl Queue {
             machine.give_away(self.0.line.called(), &waits, self.0.clock.now());
         }
         let outbox = machine.take_outbox();
+        let done = done();
         if outbox.changes.is_empty() && outbox.publish.is_empty() && done.is_none() {
-            return;
+            return None;
         }
         let told = done.map_or(Told::Nobody, Told::Waiting);
         self.0.writer.push(outbox.changes, outbox.publish, told);
+        None
+    }
+
+    /// Commits and publishes what was decided, and what follows from that, until nothing
+    /// follows any more.
+    fn commit_now(&self, machine: &mut Machine) -> Result<(), StoreError> {
+        loop {
+            self.0.line.call(&machine.take_fresh());
+            let mut outbox = machine.take_outbox();
+            if outbox.changes.is_empty() && outbox.publish.is_empty() {
+                return Ok(());
+            }
+            let watched = || !self.0.bus.is_deserted();
+            let lines = self.0.writer.commit_now(&mut outbox.changes, watched)?;
+            let published = std::mem::take(&mut outbox.publish);
+            machine.reuse(outbox);
+            machine.publish(&published, self.0.clock.now());
+            self.tell_watchers(lines);
+        }
     }
 
     /// Wakes the keeper if something is due before it would wake by itself.
@@ -282,7 +316,7 @@ impl Queue {
     fn publish(&self, published: &[Published]) {
         let mut machine = self.0.machine.lock();
         machine.publish(published, self.0.clock.now());
-        self.hand_over(&mut machine, None);
+        self.hand_over(&mut machine);
     }
 
     /// Takes a decision and waits until it is durable.
@@ -290,17 +324,29 @@ impl Queue {
         &self,
         decision: impl FnOnce(&mut Machine, Timestamp) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (done, committed) = oneshot::channel();
-        let answer = {
+        let (answer, outcome, committed) = {
             let mut machine = self.0.machine.lock();
             if let Some(refusal) = self.0.writer.refusal() {
                 return Err(refusal.into());
             }
             let answer = decision(&mut machine, self.0.clock.now())?;
-            self.hand_over(&mut machine, Some(done));
-            answer
+            let mut committed = None;
+            let outcome = self.commit(&mut machine, || {
+                let (done, answered) = oneshot::channel();
+                committed = Some(answered);
+                Some(done)
+            });
+            (answer, outcome, committed)
         };
-        committed.await.unwrap_or_else(|_| Err(cut_off()))?;
+        match (outcome, committed) {
+            (Some(outcome), _) => {
+                // Whoever never has to wait must let others run all the same.
+                tokio::task::coop::consume_budget().await;
+                outcome?;
+            }
+            (None, Some(committed)) => committed.await.unwrap_or_else(|_| Err(cut_off()))?,
+            (None, None) => return Err(cut_off().into()),
+        }
         Ok(answer)
     }
 

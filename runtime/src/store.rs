@@ -36,8 +36,11 @@ use crate::queue::order::{Answered, NewOrder};
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
 
+/// A line of a task's log, with the task and its order of acceptance.
+pub type LogLine = (TaskId, u64, TaskEvent);
+
 /// Rows to be committed together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// Tasks accepted.
     pub bodies: Vec<Arc<TaskBody>>,
@@ -48,7 +51,7 @@ pub struct Changes {
     /// Ended tasks that live again; their end is removed before `runs` are written.
     pub reopened: Vec<u64>,
     /// Lines for the tasks' logs.
-    pub events: Vec<(TaskId, u64, TaskEvent)>,
+    pub events: Vec<LogLine>,
     /// Journal entries.
     pub steps: Vec<StepRow>,
     /// How budgets stand; of several for one scope the last counts.
@@ -526,7 +529,7 @@ impl Store {
                 let store = store.clone();
                 async move { store.commit(&changes).await }.boxed()
             }
-            Self::Volatile(store) => ready(store.commit(&changes)).boxed(),
+            Self::Volatile(store) => ready(store.commit(Arc::unwrap_or_clone(changes))).boxed(),
         }
     }
 

@@ -23,7 +23,8 @@ pub(crate) struct RunArgs {
     /// What to achieve, in your words; the planner turns it into tasks
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     goal: Option<String>,
-    /// Submit the JSON task in FILE instead; `-` reads standard input
+    /// Submit the JSON task in FILE instead, or all of several, one after the other as in
+    /// JSON lines; `-` reads standard input
     #[arg(long, value_name = "FILE")]
     file: Option<String>,
     /// Kind of task; decides which workers may run it
@@ -41,8 +42,15 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
-    let task = task(&args)?;
+    let mut tasks = tasks(&args)?;
     let client = Client::new(&args.node)?;
+    let task = match tasks.pop() {
+        Some(task) if tasks.is_empty() => task,
+        last => {
+            tasks.extend(last);
+            return submit_all(&client, &args, tasks).await;
+        }
+    };
     let accepted = client.post("/v1/tasks", task).await?;
     let task: Task = accepted.decode()?;
     if !args.wait {
@@ -66,17 +74,87 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
     report(&ended.0, args.node.json)
 }
 
-/// The task as JSON. Payloads stay the text they are.
-fn task(args: &RunArgs) -> Result<String, Failure> {
-    let mut fields: BTreeMap<String, Box<RawValue>> = match &args.file {
-        Some(path) => {
-            let text = read_input(path)
-                .map_err(|error| Failure::Usage(format!("cannot read {path}: {error}")))?;
-            serde_json::from_str(&text)
-                .map_err(|error| Failure::Usage(format!("{path} holds no JSON task: {error}")))?
+/// Tasks in one request, and the bytes of them unless the first has more: a node takes 1,000
+/// tasks and 2 MiB unless it is configured otherwise.
+const TASKS_MAX: usize = 1_000;
+const BYTES_MAX: usize = 1 << 20;
+
+/// Submits many tasks, as many at once as a node takes.
+async fn submit_all(client: &Client, args: &RunArgs, tasks: Vec<String>) -> Result<(), Failure> {
+    if args.wait {
+        let usage = format!("--wait goes with one task, not with {}", tasks.len());
+        return Err(Failure::Usage(usage));
+    }
+    let (all, mut refused) = (tasks.len(), 0);
+    let mut tasks = tasks.into_iter().peekable();
+    while let Some(mut list) = tasks.next() {
+        let mut count = 1;
+        while count < TASKS_MAX
+            && let Some(task) = tasks.next_if(|task| list.len() + task.len() < BYTES_MAX)
+        {
+            list.push(',');
+            list.push_str(&task);
+            count += 1;
         }
-        None => BTreeMap::new(),
+        let reply = client.post("/v1/tasks", format!("[{list}]")).await?;
+        let answers: Vec<Answer> = reply.decode()?;
+        for (nth, answer) in answers.iter().enumerate() {
+            if args.node.json {
+                continue;
+            }
+            match (&answer.id, &answer.detail) {
+                (Some(id), _) => print(&format!("task {id} is accepted"))?,
+                (None, detail) => {
+                    let why = detail.as_deref().unwrap_or("no reason was given");
+                    note(&format!(
+                        "task {} was refused: {}",
+                        all - tasks.len() - count + nth + 1,
+                        line(why, 2_000)
+                    ));
+                }
+            }
+        }
+        refused += answers.iter().filter(|answer| answer.id.is_none()).count();
+        if args.node.json {
+            print(&reply.text)?;
+        }
+    }
+    match refused {
+        0 => Ok(()),
+        _ => Err(Failure::Outcome(format!(
+            "{refused} of {all} tasks were refused"
+        ))),
+    }
+}
+
+/// What a node says to one of many tasks: where it is, or why not.
+#[derive(serde::Deserialize)]
+struct Answer {
+    id: Option<String>,
+    detail: Option<String>,
+}
+
+/// The tasks as JSON. Payloads stay the text they are.
+fn tasks(args: &RunArgs) -> Result<Vec<String>, Failure> {
+    let Some(path) = &args.file else {
+        return Ok(vec![task(args, BTreeMap::new())?]);
     };
+    let text =
+        read_input(path).map_err(|error| Failure::Usage(format!("cannot read {path}: {error}")))?;
+    let wrong = |error| Failure::Usage(format!("{path} holds no JSON task: {error}"));
+    let mut tasks = Vec::new();
+    for fields in serde_json::Deserializer::from_str(&text).into_iter() {
+        tasks.push(task(args, fields.map_err(wrong)?)?);
+    }
+    if tasks.is_empty() {
+        return Err(Failure::Usage(format!(
+            "{path} holds no JSON task: it is empty"
+        )));
+    }
+    Ok(tasks)
+}
+
+fn task(args: &RunArgs, mut fields: BTreeMap<String, Box<RawValue>>) -> Result<String, Failure> {
     let mut set = |name: &str, value: serde_json::Value| {
         let raw = serde_json::value::to_raw_value(&value);
         raw.map(|raw| fields.insert(name.to_owned(), raw))

@@ -80,6 +80,33 @@ async fn a_task_is_read_from_a_file_or_from_standard_input() {
 }
 
 #[tokio::test]
+async fn many_tasks_of_one_file_are_submitted_together_and_those_refused_are_named() {
+    let node = Node::start().await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("UTF-8");
+    let lines = (0..2_500).map(|n| format!("{{\"kind\":\"k\",\"payload\":{n}}}\n"));
+    std::fs::write(path, lines.collect::<String>()).expect("writable");
+    let ran = node.regrow(&["run", "--file", path]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.out.lines().count(), 2_500);
+    assert_eq!(node.queue.stats().size, 2_500);
+
+    std::fs::write(path, "{\"kind\":\"k\"}\n{\"kind\":\"NO\"}\n").expect("writable");
+    let ran = node.regrow(&["run", "--file", path]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("task 2 was refused: "), "{ran:?}");
+    assert!(ran.err.contains("1 of 2 tasks were refused"), "{ran:?}");
+    assert_eq!(node.queue.stats().size, 2_501);
+    let ran = node.regrow(&["run", "--file", path, "--json"]).await;
+    let answers: Value =
+        serde_json::from_str(ran.out.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(answers[1]["code"], "validation_failed");
+
+    let ran = node.regrow(&["run", "--file", path, "--wait"]).await;
+    assert_eq!(ran.code, 2, "{ran:?}");
+}
+
+#[tokio::test]
 async fn every_problem_of_a_refused_task_is_told() {
     let node = Node::start().await;
     let refused = ["run", "g", "--kind", "NO", "--priority", "urgent"];

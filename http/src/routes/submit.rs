@@ -7,15 +7,17 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::json::Json;
+use regrow_runtime::queue::Submission;
 use regrow_runtime::queue::task::{NewTask, OnChildFailure, TaskTerms};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Answer;
 use super::tasks::shown;
+use super::{Answer, ok};
 use crate::amounts::limits;
-use crate::input::Fields;
+use crate::error::ApiError;
+use crate::input::{Fields, OneOrMany};
 use crate::state::ApiState;
 
 /// The last millisecond that RFC 3339 can write.
@@ -25,9 +27,48 @@ const DEADLINE_MS_MAX: u64 = 315_360_000_000;
 /// The kind of task that turns a goal into others.
 const PLAN: &str = "plan";
 
-/// The task is durable when the answer is given. A client that did not get the answer
-/// repeats the request with the same idempotency key.
-pub(crate) async fn submit(State(state): State<ApiState>, mut fields: Fields) -> Answer {
+/// What was accepted is durable when the answer is given. A client that did not get the
+/// answer repeats the request with the same idempotency keys.
+pub(crate) async fn submit(State(state): State<ApiState>, body: OneOrMany) -> Answer {
+    match body {
+        OneOrMany::One(fields) => one(&state, fields).await,
+        OneOrMany::Many(tasks) => many(&state, tasks).await,
+    }
+}
+
+/// A list of tasks, accepted in its order and in one commit. Each has an answer of its own, in
+/// the same order: where it is, or the problem with it; the others are accepted all the same.
+async fn many(state: &ApiState, tasks: Vec<Result<Fields, ApiError>>) -> Answer {
+    let now = state.queue.clock().now();
+    let (mut sound, mut refused) = (Vec::new(), Vec::new());
+    for fields in tasks {
+        let read = fields.and_then(|mut fields| {
+            let task = task(&mut fields, now);
+            fields.finish().map(|()| task)
+        });
+        refused.push(read.map(|task| sound.push(task)).err());
+    }
+    let mut decided = state.queue.submit_all(sound).await.into_iter();
+    let mut answers = Vec::with_capacity(refused.len());
+    for refused in refused {
+        let answer = match refused {
+            Some(problem) => Err(problem),
+            None => match decided.next() {
+                Some(answer) => answer.map_err(ApiError::from),
+                None => break,
+            },
+        };
+        answers.push(
+            answer.map_or_else(ApiError::into_problem, |Submission { id, repeated }| {
+                let status = if repeated { 200 } else { 201 };
+                json!({ "status": status, "id": id, "repeated": repeated })
+            }),
+        );
+    }
+    ok(&answers)
+}
+
+async fn one(state: &ApiState, mut fields: Fields) -> Answer {
     let task = task(&mut fields, state.queue.clock().now());
     fields.finish()?;
     let submission = state.queue.submit(task).await?;
@@ -37,7 +78,7 @@ pub(crate) async fn submit(State(state): State<ApiState>, mut fields: Fields) ->
         StatusCode::CREATED
     };
     let told = match state.queue.task(submission.id).await {
-        Ok(Some(view)) => shown(&state, &view, status).await.ok(),
+        Ok(Some(view)) => shown(state, &view, status).await.ok(),
         Ok(None) | Err(_) => None,
     };
     let mut response = match told {

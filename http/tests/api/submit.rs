@@ -1,7 +1,7 @@
 //! Submitting tasks and looking at them.
 
 use regrow_runtime::queue::control::QueueLimits;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::node::{Node, Setup, assert_problem, body};
 
@@ -69,6 +69,48 @@ async fn the_payload_comes_back_as_the_text_it_was() {
     let text = request.send().await.expect("an answer").text().await;
     let expected = r#""payload":{ "z":1.50,  "big":123456789012345678901234567890 }"#;
     assert!(text.expect("text").contains(expected));
+}
+
+#[tokio::test]
+async fn each_of_a_list_of_tasks_has_an_answer_of_its_own() {
+    for node in Node::both().await {
+        let keyed = json!({ "kind": "k", "idempotency_key": "same", "payload": [1] });
+        let list = json!([
+            keyed,
+            { "kind": "NO" },
+            { "kind": "k", "typo": 1 },
+            keyed,
+            7,
+            { "kind": "k" },
+        ]);
+        let (status, answers) = node.send("/v1/tasks", list).await;
+        assert_eq!(status, 200);
+        let of = |key: &str| -> Vec<Value> {
+            let answers = answers.as_array().expect("a list").iter();
+            answers.map(|answer| answer[key].clone()).collect()
+        };
+        assert_eq!(
+            json!(of("status")),
+            json!([201, 422, 422, 200, 400, 201]),
+            "{answers}"
+        );
+        let codes = of("code");
+        assert_eq!(
+            [&codes[1], &codes[2], &codes[4]],
+            ["validation_failed", "validation_failed", "invalid_json"]
+        );
+        assert_eq!(answers[0]["id"], answers[3]["id"]);
+        assert_eq!(answers[3]["repeated"], true);
+        for place in [0, 5] {
+            let id = answers[place]["id"].as_str().expect("an id");
+            let (_, shown) = node.look(&format!("/v1/tasks/{id}")).await;
+            assert_eq!(shown["state"], "available");
+        }
+        let (status, none) = node.send("/v1/tasks", json!([])).await;
+        assert_eq!((status, none), (200, json!([])));
+        let refused = node.send("/v1/tasks", json!(vec![&keyed; 1_001])).await;
+        assert_problem(&refused, 422, "validation_failed");
+    }
 }
 
 #[tokio::test]

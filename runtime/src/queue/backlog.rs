@@ -15,11 +15,11 @@
 mod lane;
 mod ring;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(in crate::queue) use self::lane::LaneQueue;
+use super::names::NameMap;
 use super::rules::Rules;
 use super::task::{Lane, TaskBody};
 use crate::clock::Timestamp;
@@ -68,7 +68,7 @@ pub(crate) struct Position {
 /// Tasks that wait for a worker, by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    kinds: HashMap<Arc<str>, [LaneQueue; 4]>,
+    kinds: NameMap<[LaneQueue; 4]>,
     lanes: [usize; 4],
 }
 

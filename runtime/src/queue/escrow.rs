@@ -94,7 +94,7 @@ impl Queue {
                     let opens = answers.iter().filter_map(|(_, answer)| answer.opens_in);
                     round.opens_in = opens.min();
                     machine.answered(&answers, now);
-                    self.hand_over(&mut machine, None);
+                    self.hand_over(&mut machine);
                 }
                 Err(reason) => {
                     machine.unanswered(&wishes, now);

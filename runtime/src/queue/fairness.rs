@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::names::NameMap;
 use super::rules::{Rules, Weight};
 use crate::clock::Timestamp;
 
@@ -53,8 +54,8 @@ pub struct Share {
 pub(crate) struct Served {
     window: u64,
     since: Option<Timestamp>,
-    present: [HashMap<Arc<str>, u64>; 2],
-    previous: [HashMap<Arc<str>, u64>; 2],
+    present: [NameMap<u64>; 2],
+    previous: [NameMap<u64>; 2],
 }
 
 impl Served {

@@ -31,6 +31,7 @@ pub(crate) use self::share::{Demand, Shares};
 pub use self::standing::GateStanding;
 use super::allotment::Terms;
 use super::backlog::{LaneQueue, Place};
+use super::names::NameMap;
 use super::rules::{Rate, Resource, Rules};
 use super::task::{TaskBody, TaskTerms};
 use crate::clock::Timestamp;
@@ -149,7 +150,7 @@ struct Group {
 struct Gate {
     held: u64,
     meter: Meter,
-    groups: HashMap<Arc<str>, [Group; 4]>,
+    groups: NameMap<[Group; 4]>,
     parked: usize,
     saving: Option<Saving>,
     timer: Option<Timestamp>,

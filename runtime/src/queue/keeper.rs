@@ -67,7 +67,7 @@ impl Queue {
                 machine.asked_for(&self.0.line.kinds(), now);
                 if self.0.writer.refusal().is_none() {
                     machine.tick(now);
-                    self.hand_over(&mut machine, None);
+                    self.hand_over(&mut machine);
                     if PRUNE_PERIOD <= now.since(pruned_at) {
                         pruned_at = now;
                         self.prune(machine.limits().retention);

@@ -63,7 +63,7 @@ impl Queue {
         } = request;
         let leases = machine.claim(kinds, worker, *lease, request.max, now);
         // A claim that finds gates closed moves tasks too, and sets timers.
-        self.hand_over(&mut machine, None);
+        self.hand_over(&mut machine);
         if !leases.is_empty() {
             // Whoever was called may have taken another task than the one he was called for.
             if !self.0.line.is_empty() {
@@ -110,21 +110,47 @@ impl Queue {
     ///
     /// [`LeaseError`]; on [`LeaseError::Store`] repeat the call.
     pub async fn complete(&self, id: TaskId, epoch: Epoch, result: Json) -> Result<(), LeaseError> {
-        let max = self.0.machine.lock().limits().result_bytes_max;
-        if max < result.bytes() {
-            return Err(LeaseError::TooLarge {
-                bytes: result.bytes(),
-                max,
-            });
-        }
         let outcome = self
+            .decide(|machine, now| machine.complete(id, epoch, result, now))
+            .await;
+        self.completed(id, epoch, outcome).await
+    }
+
+    /// Completes tasks in one commit, each of them or not: the answers come in the order
+    /// given. Repeating them under the same epochs is harmless.
+    pub async fn complete_all(
+        &self,
+        done: Vec<(TaskId, Epoch, Json)>,
+    ) -> Vec<Result<(), LeaseError>> {
+        let leases: Vec<(TaskId, Epoch)> =
+            done.iter().map(|(id, epoch, _)| (*id, *epoch)).collect();
+        let outcomes = self
             .decide(|machine, now| {
-                if machine.completed_by(id, epoch) {
-                    return Ok(());
-                }
-                machine.complete(id, epoch, result, now)
+                let complete = |(id, epoch, result)| machine.complete(id, epoch, result, now);
+                Ok::<_, StoreError>(done.into_iter().map(complete).collect::<Vec<_>>())
             })
             .await;
+        let outcomes = outcomes.unwrap_or_else(|error| {
+            let failed = |_: &_| Err(error.clone().into());
+            leases.iter().map(failed).collect()
+        });
+        let mut answers = Vec::with_capacity(leases.len());
+        for ((id, epoch), outcome) in leases.into_iter().zip(outcomes) {
+            answers.push(match outcome {
+                Ok(()) => Ok(()),
+                refused => self.completed(id, epoch, refused).await,
+            });
+        }
+        answers
+    }
+
+    /// A completion that finds no live task may be a repetition.
+    async fn completed(
+        &self,
+        id: TaskId,
+        epoch: Epoch,
+        outcome: Result<(), LeaseError>,
+    ) -> Result<(), LeaseError> {
         match outcome {
             Err(refusal @ LeaseError::Unknown(_)) => {
                 if let Some(end) = self.store().task(id).await?.and_then(|view| view.end)
@@ -262,7 +288,7 @@ impl Queue {
             return 0;
         }
         let lost = machine.reclaim(worker, self.0.clock.now());
-        self.hand_over(&mut machine, None);
+        self.hand_over(&mut machine);
         lost
     }
 

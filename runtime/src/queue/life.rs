@@ -78,7 +78,7 @@ impl Queue {
         let (tasks, lives) = (takeover.live.len(), takeover.lives.clone());
         machine.adopt(takeover, self.0.clock.now());
         self.store().loaded(&lives);
-        self.hand_over(&mut machine, None);
+        self.hand_over(&mut machine);
         self.0.pool.unsettle();
         drop(machine);
         info!(tasks, "tasks of nodes that are gone are here");

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::names::NameMap;
+
 #[derive(Debug)]
 struct Waiter {
     kinds: Vec<Arc<str>>,
@@ -26,7 +28,7 @@ struct Waiter {
 struct Waiters {
     next: u64,
     /// By kind, in order of joining.
-    kinds: HashMap<Arc<str>, BTreeMap<u64, Arc<Waiter>>>,
+    kinds: NameMap<BTreeMap<u64, Arc<Waiter>>>,
 }
 
 impl Waiters {
@@ -136,6 +138,9 @@ impl Line {
             return;
         }
         let mut waiters = self.waiters.lock();
+        if waiters.kinds.is_empty() {
+            return;
+        }
         let called = fresh.iter().filter(|kind| waiters.call(kind)).count();
         self.called.fetch_add(called, Ordering::SeqCst);
     }

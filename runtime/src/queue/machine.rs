@@ -42,10 +42,11 @@ use super::backlog::{Backlog, Place};
 use super::control::{Control, Counters, QueueLimits, QueueStats};
 use super::fairness::Served;
 use super::gate::{GateKey, Gates, Need};
+use super::names::{NameMap, Names};
 use super::order::Answered;
 use super::task::{Lane, TaskBody, TaskEnd, TaskEvent, TaskEventKind, TaskRun, TaskState};
 use crate::clock::Timestamp;
-use crate::ids::{Epoch, TaskId};
+use crate::ids::{Epoch, TaskId, TaskMap};
 use crate::store::Changes;
 
 pub(crate) use approval::Asked;
@@ -55,7 +56,7 @@ pub(crate) use lease::FinishedStep;
 pub(crate) use load::Loading;
 pub(crate) use parts::Part;
 pub(crate) use passage::GATE_SPACE;
-pub(crate) use submit::Dependencies;
+pub(crate) use submit::{Dependencies, Submitted};
 
 /// What happens once the changes that led to it are durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,9 @@ pub(crate) struct Outbox {
     /// Kinds of which a task has become claimable, once per task.
     pub(crate) fresh: Vec<Arc<str>>,
 }
+
+/// An outbox with room for more log lines than this is not used again.
+const REUSED_MAX: usize = 4_096;
 
 /// A live task.
 #[derive(Debug)]
@@ -106,7 +110,7 @@ const ASKED_WITHIN: Duration = Duration::from_secs(30);
 /// Kinds of which it is remembered when they were asked for.
 const ASKED_MAX: usize = 4_096;
 
-fn asked_within(asked: &HashMap<Arc<str>, Timestamp>, kind: &str, now: Timestamp) -> bool {
+fn asked_within(asked: &NameMap<Timestamp>, kind: &str, now: Timestamp) -> bool {
     asked
         .get(kind)
         .is_some_and(|at| now.since(*at) <= ASKED_WITHIN)
@@ -131,7 +135,7 @@ pub(crate) struct Machine {
     limits: QueueLimits,
     control: Control,
     /// Boxed: a table of a million entries is half empty, and its room must be paid for.
-    tasks: HashMap<TaskId, Box<Entry>>,
+    tasks: TaskMap<Box<Entry>>,
     /// Tasks of other nodes that are waited for here.
     distant: distant::Elsewhere,
     backlog: Backlog,
@@ -139,7 +143,9 @@ pub(crate) struct Machine {
     /// Gates at which something happened that may let others pass.
     stirred: Vec<GateKey>,
     /// When tasks of a kind were last asked for.
-    asked: HashMap<Arc<str>, Timestamp>,
+    asked: NameMap<Timestamp>,
+    /// Kinds, classes and tenants.
+    names: Names,
     timers: BTreeSet<(Timestamp, u64, TaskId)>,
     keys: HashMap<Key, TaskId>,
     /// Keys of ended tasks, kept until every lookup that began before the end is over.
@@ -174,10 +180,11 @@ impl Machine {
             backlog: Backlog::default(),
             gates: Gates::default(),
             stirred: Vec::new(),
-            asked: HashMap::new(),
+            asked: NameMap::default(),
+            names: Names::default(),
             limits,
             control: Control::default(),
-            tasks: HashMap::new(),
+            tasks: TaskMap::default(),
             distant: distant::Elsewhere::default(),
             timers: BTreeSet::new(),
             keys: HashMap::new(),
@@ -204,6 +211,13 @@ impl Machine {
         std::mem::take(&mut self.outbox)
     }
 
+    /// Goes on with the room of an outbox that was [taken](Self::take_outbox), if it is empty now.
+    pub(crate) fn reuse(&mut self, empty: Outbox) {
+        if empty.changes.is_empty() && empty.changes.events.capacity() <= REUSED_MAX {
+            self.outbox = empty;
+        }
+    }
+
     /// Kinds of which a task has become claimable since the last call, once per task.
     pub(crate) fn take_fresh(&mut self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.outbox.fresh)
@@ -211,10 +225,22 @@ impl Machine {
 
     /// Continues what became durable at `now`, in the order of the decisions.
     pub(crate) fn publish(&mut self, published: &[Published], now: Timestamp) {
+        let mut ended = [0; TaskState::ALL.len()];
         for one in published {
             match one {
                 Published::Task(id) => self.publish_task(*id, now),
-                Published::Ended(id) => self.publish_end(*id, now),
+                Published::Ended(id) => {
+                    if let Some(state) = self.publish_end(*id, now) {
+                        ended[state as usize] += 1;
+                    }
+                }
+            }
+        }
+        for state in TaskState::ALL {
+            let count = ended[state as usize];
+            if 0 < count {
+                let state = state.as_str();
+                metrics::counter!(crate::metrics::TASKS_ENDED, "state" => state).increment(count);
             }
         }
     }

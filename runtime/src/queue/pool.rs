@@ -117,7 +117,7 @@ impl Queue {
             let mut machine = self.0.machine.lock();
             machine.hear_wants(wants);
             if self.writer().refusal().is_none() {
-                self.hand_over(&mut machine, None);
+                self.hand_over(&mut machine);
             }
         }
     }
@@ -166,7 +166,7 @@ impl Queue {
             machine.take_in(tasks, self.0.clock.now());
             let came = self.0.pool.unsettle();
             let (done, committed) = oneshot::channel();
-            self.hand_over(&mut machine, Some(done));
+            self.commit(&mut machine, || Some(done));
             (count, came, committed)
         };
         committed.await.unwrap_or_else(|_| Err(cut_off()))?;
@@ -194,6 +194,6 @@ impl Queue {
     pub(crate) fn give_as_wanted(&self, wants: Vec<super::machine::Want>) {
         let mut machine = self.0.machine.lock();
         machine.hear_wants(wants);
-        self.hand_over(&mut machine, None);
+        self.hand_over(&mut machine);
     }
 }

@@ -322,7 +322,7 @@ impl Queue {
         if *machine.control() != control {
             info!("the queue's switches and rules are those of the database from now on");
             machine.apply_control(control, self.0.clock.now());
-            self.hand_over(&mut machine, None);
+            self.hand_over(&mut machine);
         }
         drop(machine);
         self.0.line.call_all();

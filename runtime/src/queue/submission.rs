@@ -1,7 +1,7 @@
 //! Submitting: what has to be known before the machine can decide, and the decision.
 
 use super::error::{AdmitError, ControlError};
-use super::machine::Dependencies;
+use super::machine::{Dependencies, Submitted};
 use super::task::{NewTask, TaskBody, TaskState};
 use super::{Queue, Submission};
 use crate::ids::TaskId;
@@ -16,14 +16,8 @@ impl Queue {
     ///
     /// Dropping the future does not take the submission back.
     pub async fn submit(&self, mut task: NewTask) -> Result<Submission, AdmitError> {
-        if let Some(key) = &task.idempotency_key {
-            let tenant = task.tenant.as_deref().unwrap_or("default");
-            let live = self.0.machine.lock().by_key(tenant, key);
-            if live.is_none()
-                && let Some(id) = self.store().by_idempotency_key(tenant, key).await?
-            {
-                return Ok(Submission { id, repeated: true });
-            }
+        if let Some(id) = self.submitted_before(&task).await? {
+            return Ok(Submission { id, repeated: true });
         }
         let mut ended = self.ended(&task.depends_on).await?;
         let submitted = loop {
@@ -41,22 +35,101 @@ impl Queue {
                 _ => break submitted,
             }
         };
-        match submitted {
-            Ok(one) => {
-                if !one.repeated {
-                    metrics::counter!(crate::metrics::TASKS_ACCEPTED).increment(1);
-                }
-                Ok(Submission {
-                    id: one.id,
-                    repeated: one.repeated,
+        counted(submitted)
+    }
+
+    /// Accepts tasks, each of them or not, in one commit and in the order given. Those that
+    /// were accepted are durable when this returns. None of them can depend on another, whose
+    /// id is not known yet.
+    ///
+    /// Dropping the future does not take the submissions back.
+    pub async fn submit_all(&self, tasks: Vec<NewTask>) -> Vec<Result<Submission, AdmitError>> {
+        let count = tasks.len();
+        let plain = |task: &NewTask| task.idempotency_key.is_none() && task.depends_on.is_empty();
+        if tasks.iter().all(plain) {
+            // Nothing has to be looked up.
+            let ended = Dependencies::new();
+            let decided = self
+                .decide(|machine, now| {
+                    let submit = |task| machine.submit(task, &ended, now);
+                    Ok::<_, StoreError>(tasks.into_iter().map(submit).collect::<Vec<_>>())
                 })
-            }
-            Err(error) => {
-                let reason = error.reason();
-                metrics::counter!(crate::metrics::TASKS_REFUSED, "reason" => reason).increment(1);
-                Err(error)
-            }
+                .await;
+            return match decided {
+                Ok(decided) => {
+                    let is_new = |one: &&_| {
+                        matches!(
+                            one,
+                            Ok(Submitted {
+                                repeated: false,
+                                ..
+                            })
+                        )
+                    };
+                    count_accepted(decided.iter().filter(is_new).count());
+                    decided.into_iter().map(told).collect()
+                }
+                Err(error) => (0..count).map(|_| Err(error.clone().into())).collect(),
+            };
         }
+        let mut answers = Vec::with_capacity(count);
+        let mut new = Vec::with_capacity(count);
+        let mut ended = Dependencies::new();
+        for task in tasks {
+            let known = match self.submitted_before(&task).await {
+                Ok(None) => self
+                    .look_up(&task.depends_on, &mut ended)
+                    .await
+                    .err()
+                    .map(Err),
+                Ok(Some(id)) => Some(Ok(Submission { id, repeated: true })),
+                Err(error) => Some(Err(error)),
+            };
+            if known.is_none() {
+                new.push((answers.len(), task));
+            }
+            answers.push(known.map(|answer| answer.map_err(AdmitError::from)));
+        }
+        // Only tasks with dependencies may be asked about again.
+        let places: Vec<(usize, Option<NewTask>)> = new
+            .iter()
+            .map(|(at, task)| (*at, (!task.depends_on.is_empty()).then(|| task.clone())))
+            .collect();
+        let decided = self
+            .decide(|machine, now| {
+                let submit = |(_, task)| machine.submit(task, &ended, now);
+                Ok::<_, StoreError>(new.into_iter().map(submit).collect::<Vec<_>>())
+            })
+            .await;
+        let decided = decided.unwrap_or_else(|error| {
+            let refused = |_: &_| Err(AdmitError::Store(error.clone()));
+            places.iter().map(refused).collect()
+        });
+        for ((at, spare), submitted) in places.into_iter().zip(decided) {
+            let answer = match (&submitted, spare) {
+                (Err(AdmitError::Dependency { dependency, .. }), Some(spare))
+                    if matches!(self.ended_since(*dependency, &mut ended).await, Ok(true)) =>
+                {
+                    self.submit(spare).await
+                }
+                _ => counted(submitted),
+            };
+            answers[at] = Some(answer);
+        }
+        answers.into_iter().flatten().collect()
+    }
+
+    /// The task that was submitted under this one's key, unless it lives: the machine knows
+    /// those that live.
+    async fn submitted_before(&self, task: &NewTask) -> Result<Option<TaskId>, StoreError> {
+        let Some(key) = &task.idempotency_key else {
+            return Ok(None);
+        };
+        let tenant = task.tenant.as_deref().unwrap_or("default");
+        if self.0.machine.lock().by_key(tenant, key).is_some() {
+            return Ok(None);
+        }
+        self.store().by_idempotency_key(tenant, key).await
     }
 
     /// Refuses a task that depends on one that cannot end before it, where only the store
@@ -89,6 +162,17 @@ impl Queue {
         Ok(ended)
     }
 
+    async fn look_up(
+        &self,
+        dependencies: &[TaskId],
+        ended: &mut Dependencies,
+    ) -> Result<(), StoreError> {
+        if !dependencies.is_empty() {
+            ended.extend(self.ended(dependencies).await?);
+        }
+        Ok(())
+    }
+
     /// Looks up how a dependency ended that was still live, or not yet looked up, when
     /// `ended` was read. False if that brings nothing new.
     pub(super) async fn ended_since(
@@ -106,5 +190,33 @@ impl Queue {
         let found = self.store().task(dependency).await?;
         let state = found.map(|view| view.state());
         Ok(state.is_some_and(|state| ended.insert(dependency, state) != Some(state)))
+    }
+}
+
+fn counted(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {
+    if matches!(
+        submitted,
+        Ok(Submitted {
+            repeated: false,
+            ..
+        })
+    ) {
+        count_accepted(1);
+    }
+    told(submitted)
+}
+
+fn count_accepted(tasks: usize) {
+    metrics::counter!(crate::metrics::TASKS_ACCEPTED).increment(tasks as u64);
+}
+
+fn told(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {
+    match submitted {
+        Ok(Submitted { id, repeated }) => Ok(Submission { id, repeated }),
+        Err(error) => {
+            let reason = error.reason();
+            metrics::counter!(crate::metrics::TASKS_REFUSED, "reason" => reason).increment(1);
+            Err(error)
+        }
     }
 }

@@ -111,7 +111,7 @@ impl Queue {
                 machine.distant_news(sought, news, now);
             }
         }
-        self.hand_over(&mut machine, None);
+        self.hand_over(&mut machine);
         Ok(())
     }
 
@@ -262,7 +262,7 @@ impl Queue {
             return;
         }
         machine.apply_control(control, self.0.clock.now());
-        self.hand_over(&mut machine, None);
+        self.hand_over(&mut machine);
         drop(machine);
         self.0.line.call_all();
     }

@@ -2,41 +2,41 @@
 //!
 //! For tests and benches. Ended tasks are kept up to a bound; the oldest are forgotten.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod rows;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Changes, Document, Snapshot, StepRow, StoreError, TaskFilter};
+use self::rows::{Row, Rows};
+use super::{Changes, Document, LogLine, Snapshot, StepRow, StoreError, TaskFilter};
 use crate::clock::Timestamp;
-use crate::ids::TaskId;
+use crate::ids::{TaskId, TaskMap};
 use crate::json::Json;
 use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow, ApprovalState};
 use crate::queue::budget::{BudgetRow, ReservationRow, Scope};
 use crate::queue::control::Control;
-use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
+use crate::queue::task::{TaskBody, TaskEvent, TaskRun, TaskState, TaskView};
 
-/// Ended tasks kept; more are forgotten, the oldest first.
-const ENDED_MAX: usize = 200_000;
-
-#[derive(Debug)]
-struct Row {
-    body: Arc<TaskBody>,
-    run: Option<TaskRun>,
-    end: Option<TaskEnd>,
-    events: Vec<TaskEvent>,
-    steps: BTreeMap<String, StepRow>,
-}
+/// Ended tasks kept; more are forgotten, those that ended first before the others. Few, since
+/// what is forgotten has to be fetched into the processor's caches once more: with ten times
+/// as many a task takes longer, and a million per second would be a fifth of a second's worth.
+const ENDED_MAX: usize = 20_000;
 
 #[derive(Debug, Default)]
 struct Tables {
     boots: u32,
     control: Control,
     next_seq: u64,
-    rows: BTreeMap<u64, Row>,
-    seqs: HashMap<TaskId, u64>,
-    ended: BTreeMap<u64, ()>,
+    rows: Rows,
+    seqs: TaskMap<u64>,
+    /// In the order in which they ended. One that lives again or is forgotten leaves its
+    /// entry behind.
+    ended: VecDeque<u64>,
+    /// How many have ended.
+    ended_count: usize,
     keys: HashMap<(Arc<str>, String), u64>,
     budgets: BTreeMap<Scope, BudgetRow>,
     reservations: BTreeMap<u64, ReservationRow>,
@@ -74,7 +74,7 @@ impl Volatile {
         let tables = self.tables.lock();
         let live: Vec<(Arc<TaskBody>, TaskRun)> = tables
             .rows
-            .values()
+            .iter()
             .filter_map(|row| row.run.clone().map(|run| (row.body.clone(), run)))
             .collect();
         let ended = live
@@ -116,9 +116,8 @@ impl Volatile {
         };
         Ok(tables
             .rows
-            .range(..before)
+            .before(before)
             .rev()
-            .map(|(_, row)| row)
             .filter(|row| {
                 filter
                     .kind
@@ -138,7 +137,7 @@ impl Volatile {
             .tables
             .lock()
             .rows
-            .values()
+            .iter()
             .filter_map(|row| row.end.as_ref())
         {
             *counts.entry(end.state).or_default() += 1;
@@ -154,7 +153,7 @@ impl Volatile {
         let tables = self.tables.lock();
         for row in tables
             .rows
-            .values()
+            .iter()
             .filter(|row| row.body.parent == Some(parent))
         {
             *counts.entry(row.view().state()).or_default() += 1;
@@ -189,7 +188,7 @@ impl Volatile {
         let tables = self.tables.lock();
         let seq = tables.keys.get(&(Arc::from(tenant), key.to_owned()));
         Ok(seq
-            .and_then(|seq| tables.rows.get(seq))
+            .and_then(|seq| tables.rows.get(*seq))
             .map(|row| row.body.id))
     }
 
@@ -197,7 +196,7 @@ impl Volatile {
         let tables = self.tables.lock();
         Ok(tables
             .rows
-            .get(&seq)
+            .get(seq)
             .and_then(|row| row.steps.get(key))
             .cloned())
     }
@@ -209,7 +208,7 @@ impl Volatile {
         limit: u32,
     ) -> Result<Vec<StepRow>, StoreError> {
         let tables = self.tables.lock();
-        let Some(steps) = tables.rows.get(&seq).map(|row| &row.steps) else {
+        let Some(steps) = tables.rows.get(seq).map(|row| &row.steps) else {
             return Ok(Vec::new());
         };
         let place = |step: &StepRow| (step.finished_at, step.key.clone());
@@ -291,18 +290,34 @@ impl Volatile {
             .collect())
     }
 
-    pub(super) fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+    pub(super) fn commit(&self, mut changes: Changes) -> Result<(), StoreError> {
+        self.commit_now(&mut changes, || false).map(drop)
+    }
+
+    /// Takes what it keeps out of `changes`. Returns the log's new lines if they are `watched`.
+    pub(super) fn commit_now(
+        &self,
+        changes: &mut Changes,
+        watched: impl FnOnce() -> bool,
+    ) -> Result<Vec<LogLine>, StoreError> {
         if self.fail_next.swap(false, Ordering::SeqCst) {
             return Err(StoreError::DiskFull { attempt: "commit" });
         }
-        self.tables.lock().apply(changes);
+        let mut tables = self.tables.lock();
+        let lines = if watched() {
+            changes.events.clone()
+        } else {
+            Vec::new()
+        };
+        tables.apply(changes);
+        drop(tables);
         if self.lose_next_answer.swap(false, Ordering::SeqCst) {
             return Err(StoreError::Failed {
                 attempt: "commit",
                 cause: "the answer was lost".into(),
             });
         }
-        Ok(())
+        Ok(lines)
     }
 
     pub(super) async fn reopen(&self) -> Result<(), StoreError> {
@@ -312,129 +327,122 @@ impl Volatile {
     pub(super) async fn close(&self) {}
 }
 
-impl Row {
-    fn view(&self) -> TaskView {
-        TaskView {
-            body: self.body.clone(),
-            run: self.run.clone(),
-            end: self.end.clone(),
-        }
-    }
-}
-
 impl Tables {
     fn row(&self, id: TaskId) -> Option<&Row> {
-        self.rows.get(self.seqs.get(&id)?)
+        self.rows.get(*self.seqs.get(&id)?)
     }
 
-    fn apply(&mut self, changes: &Changes) {
-        for body in &changes.bodies {
+    fn apply(&mut self, changes: &mut Changes) {
+        for body in changes.bodies.drain(..) {
             self.next_seq = self.next_seq.max(body.seq + 1);
             self.seqs.insert(body.id, body.seq);
             if let Some(key) = &body.idempotency_key {
                 self.keys
                     .insert((body.tenant.clone(), key.clone()), body.seq);
             }
-            let row = Row {
-                body: body.clone(),
-                run: None,
-                end: None,
-                events: Vec::new(),
-                steps: BTreeMap::new(),
-            };
-            self.rows.insert(body.seq, row);
+            self.rows.insert(Row::of(body));
         }
-        for seq in &changes.reopened {
-            self.ended.remove(seq);
+        for seq in changes.reopened.drain(..) {
             if let Some(row) = self.rows.get_mut(seq) {
-                row.end = None;
+                self.ended_count -= usize::from(row.end.take().is_some());
             }
         }
-        for (seq, run) in &changes.runs {
+        for (seq, run) in changes.runs.drain(..) {
             if let Some(row) = self.rows.get_mut(seq) {
-                row.run = Some(run.clone());
+                row.run = Some(run);
             }
         }
-        for (seq, end) in &changes.ends {
+        for (seq, end) in changes.ends.drain(..) {
             if let Some(row) = self.rows.get_mut(seq) {
                 row.run = None;
-                row.end = Some(end.clone());
-                self.ended.insert(*seq, ());
+                self.ended_count += usize::from(row.end.replace(end).is_none());
+                self.ended.push_back(seq);
             }
         }
-        for (_, seq, event) in &changes.events {
+        for (_, seq, event) in changes.events.drain(..) {
             if let Some(row) = self.rows.get_mut(seq) {
-                row.events.push(event.clone());
+                row.events.push(event);
             }
         }
-        for step in &changes.steps {
-            if let Some(row) = self.rows.get_mut(&step.seq) {
-                row.steps
-                    .entry(step.key.clone())
-                    .or_insert_with(|| step.clone());
+        for step in changes.steps.drain(..) {
+            if let Some(row) = self.rows.get_mut(step.seq) {
+                row.steps.entry(step.key.clone()).or_insert(step);
             }
         }
-        for budget in &changes.budgets {
-            self.budgets.insert(budget.scope.clone(), budget.clone());
+        for budget in changes.budgets.drain(..) {
+            self.budgets.insert(budget.scope.clone(), budget);
         }
-        for reservation in &changes.reservations {
-            self.reservations
-                .insert(reservation.id, reservation.clone());
+        for reservation in changes.reservations.drain(..) {
+            self.reservations.insert(reservation.id, reservation);
         }
-        for id in &changes.reservations_ended {
-            self.reservations.remove(id);
+        for id in changes.reservations_ended.drain(..) {
+            self.reservations.remove(&id);
         }
-        for approval in &changes.approvals {
-            self.approvals.insert(approval.id, approval.clone());
+        for approval in changes.approvals.drain(..) {
+            self.approvals.insert(approval.id, approval);
         }
-        for document in &changes.documents {
+        for document in changes.documents.drain(..) {
             let keys = self.documents.entry(document.space).or_default();
-            let (key, at) = (document.key.clone(), document.at);
-            match document.body.clone() {
+            let (key, at) = (document.key, document.at);
+            match document.body {
                 Some(body) => drop(keys.insert(key.clone(), Document { key, body, at })),
                 None => drop(keys.remove(&key)),
             }
         }
-        if let Some(control) = &changes.control {
-            self.control = control.clone();
+        if let Some(control) = changes.control.take() {
+            self.control = control;
         }
-        if let Some(before) = changes.prune_before {
+        if let Some(before) = changes.prune_before.take() {
             self.prune(before);
         }
-        while ENDED_MAX < self.ended.len() {
-            let Some((&seq, ())) = self.ended.first_key_value() else {
-                break;
-            };
-            self.forget(seq);
+        while ENDED_MAX < self.ended_count
+            && let Some(seq) = self.ended.pop_front()
+        {
+            if self.rows.get(seq).is_some_and(|row| row.end.is_some()) {
+                self.forget(seq);
+            }
         }
     }
 
     /// Forgets what ended before `before`, except the newest task and those that a live
     /// one refers to.
     fn prune(&mut self, before: Timestamp) {
-        let newest = self.rows.last_key_value().map(|(seq, _)| *seq);
-        let is_old = |row: &Row| row.end.as_ref().is_some_and(|e| e.finished_at < before);
-        let mut old: Vec<u64> = self.ended.keys().copied().collect();
-        old.retain(|seq| Some(*seq) != newest && self.rows.get(seq).is_some_and(is_old));
+        let newest = self.rows.newest();
+        let ended_at = |seq: &u64| Some(self.rows.get(*seq)?.end.as_ref()?.finished_at);
+        // Those that are gone are passed over.
+        let is_old = |seq: &&u64| ended_at(seq).is_none_or(|at| at < before);
+        let mut old: Vec<u64> = self.ended.iter().take_while(is_old).copied().collect();
         if old.is_empty() {
             return;
         }
+        let looked_at = old.len();
+        old.retain(|seq| Some(*seq) != newest && ended_at(seq).is_some());
         let live: HashSet<TaskId> = self
             .rows
-            .values()
+            .iter()
             .filter(|row| row.run.is_some())
             .flat_map(|row| row.body.depends_on.iter().copied().chain([row.body.id]))
             .collect();
-        old.retain(|seq| {
-            let body = &self.rows[seq].body;
-            !live.contains(&body.id) && body.parent.is_none_or(|parent| !live.contains(&parent))
+        let is_needed = |row: &Row| {
+            let body = &row.body;
+            live.contains(&body.id) || body.parent.is_some_and(|parent| live.contains(&parent))
+        };
+        old.retain(|seq| self.rows.get(*seq).is_some_and(|row| !is_needed(row)));
+        for seq in old {
+            self.forget(seq);
+        }
+        let rows = &self.rows;
+        let mut seen = 0;
+        self.ended.retain(|seq| {
+            seen += 1;
+            looked_at < seen || rows.get(*seq).is_some_and(|row| row.end.is_some())
         });
-        old.into_iter().for_each(|seq| self.forget(seq));
     }
 
+    /// Forgets an ended task.
     fn forget(&mut self, seq: u64) {
-        self.ended.remove(&seq);
-        if let Some(row) = self.rows.remove(&seq) {
+        if let Some(row) = self.rows.remove(seq) {
+            self.ended_count -= usize::from(row.end.is_some());
             self.seqs.remove(&row.body.id);
             self.budgets.remove(&Scope::Task(row.body.id));
             self.approvals.retain(|_, approval| approval.seq != seq);

@@ -11,6 +11,9 @@
 //! the loop has opened the store again and its owner has reread it (`Recover`): what was
 //! decided on top of the lost batch is forgotten, what was acknowledged is in the store.
 //! When another node has taken over (`Superseded`), nothing is accepted any more.
+//!
+//! A store without a disk has nothing to gather for: what the queue decides over it is
+//! committed where it was decided (`Writer::commit_now`), and the loop only recovers.
 //! A failed fsync is never retried (Rebello et al., "Can Applications Recover from fsync
 //! Failures?", USENIX ATC 2020).
 
@@ -26,7 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{error, info};
 
-use super::{Changes, Committing, Store, StoreError};
+use super::{Changes, Committing, LogLine, Store, StoreError};
 use crate::queue::machine::Published;
 
 /// Who is told the outcome of a commit: exactly once, unless the process ends first.
@@ -61,6 +64,9 @@ pub(crate) type Committed = Box<dyn Fn(&Changes, &[Published]) + Send + Sync>;
 /// with a thousand the slowest answers took twice as long, with half as many a third less
 /// was done.
 const BATCH_MAX: usize = 256;
+/// Log lines in one transaction, unless one decision has more: a decision may be about a
+/// thousand tasks. Above what [`BATCH_MAX`] decisions about one task each make of them.
+const LINES_MAX: usize = 2_048;
 /// Who was just answered often asks again at once. With no more callers than this it is worth
 /// a moment to commit for all of them together: each flush then serves twice as many. With
 /// more the flush is not what takes the time.
@@ -120,6 +126,8 @@ struct Returning {
 struct Pending {
     batches: VecDeque<Batch>,
     refuse: Option<StoreError>,
+    /// What failed outside the commit loop, which has to recover from it.
+    failed: Option<StoreError>,
     /// The commit loop is being polled.
     running: bool,
 }
@@ -186,11 +194,9 @@ impl Writer {
             drop(pending);
             return told.tell(Err(refusal));
         }
-        if pending
-            .batches
-            .back()
-            .is_none_or(|last| BATCH_MAX <= last.told.len())
-        {
+        if pending.batches.back().is_none_or(|last| {
+            BATCH_MAX <= last.told.len() || LINES_MAX <= last.changes.events.len()
+        }) {
             pending.batches.push_back(Batch::default());
         }
         if let Some(batch) = pending.batches.back_mut() {
@@ -200,6 +206,39 @@ impl Writer {
         }
         drop(pending);
         self.0.wake.notify_one();
+    }
+
+    /// Commits without waiting, where the store can; others are [pushed](Self::push) to.
+    pub(crate) fn commits_now(&self) -> bool {
+        matches!(*self.0.store.read(), Store::Volatile(_))
+    }
+
+    /// Commits where it stands, to a store that [can](Self::commits_now), and takes what it
+    /// keeps out of `changes`. What is pending
+    /// from others may be committed later. `watched` says whether anybody wants the log's
+    /// new lines; it is asked before anybody can read them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the loop recovers, and refuses until then.
+    pub(crate) fn commit_now(
+        &self,
+        changes: &mut Changes,
+        watched: impl FnOnce() -> bool,
+    ) -> Result<Vec<LogLine>, StoreError> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        let outcome = match &*self.0.store.read() {
+            Store::Volatile(store) => store.commit_now(changes, watched),
+            Store::Sqlite(_) | Store::Postgres(_) => Err(cut_off()),
+        };
+        if let Err(failure) = &outcome {
+            self.refuse_from_now_on();
+            self.0.pending.lock().failed = Some(failure.clone());
+            self.0.wake.notify_one();
+        }
+        outcome
     }
 
     /// Commits `changes` together with whatever else is pending.
@@ -248,7 +287,11 @@ impl Writer {
                     break;
                 }
                 running.batch_in_hand = false;
-                self.0.wake.notified().await;
+                let failed = self.0.pending.lock().failed.take();
+                match failed {
+                    Some(failure) => self.recover(failure, &recover).await,
+                    None => self.0.wake.notified().await,
+                }
                 continue;
             };
             running.batch_in_hand = true;

@@ -11,15 +11,16 @@
 //! While flows `i` and `j` both wait, with `w` the smallest weight among the waiting,
 //! `|served_i / w_i - served_j / w_j| <= 2/w + 1/w_i + 1/w_j`.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::queue::names::NameMap;
 use crate::queue::rules::Weight;
 
 /// Flows that have something waiting, and whose turn it is.
 #[derive(Debug)]
 pub(super) struct Ring<F> {
-    flows: HashMap<Arc<str>, Slot<F>>,
+    flows: NameMap<Slot<F>>,
     /// Who comes next. An entry of a flow that left since has another number.
     turns: VecDeque<(Arc<str>, u64)>,
     next_turn: u64,
@@ -41,7 +42,7 @@ struct Slot<F> {
 impl<F> Default for Ring<F> {
     fn default() -> Self {
         Self {
-            flows: HashMap::new(),
+            flows: NameMap::default(),
             turns: VecDeque::new(),
             next_turn: 0,
             weights: BTreeMap::new(),

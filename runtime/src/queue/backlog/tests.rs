@@ -1,5 +1,7 @@
 //! Lanes, ageing and fairness together.
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 
 use super::*;

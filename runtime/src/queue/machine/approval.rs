@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::Machine;
 use super::budget::Ledger;
 use crate::clock::Timestamp;
-use crate::ids::{Epoch, TaskId};
+use crate::ids::{Epoch, TaskId, TaskMap};
 use crate::json::Json;
 use crate::queue::approval::{
     Answer, ApprovalError, ApprovalId, ApprovalRequest, ApprovalRow, ApprovalState, Decision,
@@ -23,7 +23,7 @@ const WOKEN_MAX: usize = 100;
 /// Questions that are open, each with the task that waits for its answer.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    by_task: HashMap<TaskId, ApprovalRow>,
+    by_task: TaskMap<ApprovalRow>,
     by_id: HashMap<ApprovalId, TaskId>,
     /// Tasks for which a budget has no room, in order of acceptance.
     short: HashMap<Scope, BTreeSet<(u64, TaskId)>>,

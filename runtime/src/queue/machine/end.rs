@@ -12,7 +12,8 @@ use crate::queue::task::{TaskEnd, TaskEventKind, TaskState, TaskView};
 type Family = (TaskId, Vec<TaskId>);
 
 impl Machine {
-    /// The holder finished the task.
+    /// The holder finished the task. To say so again under the same lease is harmless, also
+    /// while that is not durable yet.
     pub(crate) fn complete(
         &mut self,
         id: TaskId,
@@ -20,6 +21,13 @@ impl Machine {
         result: Json,
         now: Timestamp,
     ) -> Result<(), LeaseError> {
+        let (bytes, max) = (result.bytes(), self.limits.result_bytes_max);
+        if max < bytes {
+            return Err(LeaseError::TooLarge { bytes, max });
+        }
+        if self.completed_by(id, epoch) {
+            return Ok(());
+        }
         self.check_epoch(id, epoch)?;
         self.counters.completed += 1;
         self.end(id, TaskState::Completed, Some(result), None, now);
@@ -417,10 +425,9 @@ impl Machine {
     }
 
     /// The end is durable: the task leaves, and whoever waits for it is told.
-    pub(super) fn publish_end(&mut self, id: TaskId, now: Timestamp) {
-        let Some(entry) = self.tasks.remove(&id) else {
-            return;
-        };
+    /// Says how it ended, if it was there.
+    pub(super) fn publish_end(&mut self, id: TaskId, now: Timestamp) -> Option<TaskState> {
+        let entry = self.tasks.remove(&id)?;
         let state = entry.run.state;
         self.ledger.leave(&entry.body);
         self.states[state as usize] -= 1;
@@ -434,11 +441,11 @@ impl Machine {
             let key = (entry.body.tenant.clone(), key.clone());
             self.recent_keys.push_back((now, key, id));
         }
-        metrics::counter!(crate::metrics::TASKS_ENDED, "state" => state.as_str()).increment(1);
         self.tell_dependants(id, state, &entry.dependants, now);
         if let Some(parent) = entry.body.parent {
             self.resolve(parent, now);
         }
+        Some(state)
     }
 
     /// A task has ended that these depend on.

@@ -351,12 +351,14 @@ impl Machine {
         let body = Arc::new(TaskBody {
             id,
             seq: self.next_seq,
-            kind: task.kind.into(),
+            kind: self.names.share(&task.kind),
             payload: task.payload,
             goal: task.goal,
             priority: task.priority,
-            class: task.class.as_deref().unwrap_or("default").into(),
-            tenant: task.tenant.as_deref().unwrap_or("default").into(),
+            class: self.names.share(task.class.as_deref().unwrap_or("default")),
+            tenant: self
+                .names
+                .share(task.tenant.as_deref().unwrap_or("default")),
             idempotency_key: task.idempotency_key,
             parent,
             depends_on,

@@ -4,8 +4,10 @@ use futures::future::join_all;
 
 use super::{LEASE, Subject, conforms, json, task};
 use crate::clock::Timestamp;
-use crate::ids::TaskId;
+use crate::ids::{Epoch, TaskId};
 use crate::journal::{Journal, StepError};
+use crate::json::Json;
+use crate::queue::Submission;
 use crate::queue::error::{AdmitError, LeaseError};
 use crate::queue::task::{NewChild, NewTask, TaskEventKind, TaskState};
 use crate::store::{Changes, DocumentRow, Store};
@@ -13,6 +15,8 @@ use crate::store::{Changes, DocumentRow, Store};
 conforms! {
     an_acknowledged_task_is_there_after_a_kill_exactly_as_submitted,
     one_key_means_one_task,
+    each_of_many_tasks_has_its_own_answer_and_what_was_accepted_is_kept,
+    many_are_completed_at_once_each_under_its_own_lease,
     the_switches_persist,
     a_finished_step_is_replayed_and_a_changed_one_is_refused,
     a_step_that_runs_twice_at_once_has_one_output,
@@ -52,6 +56,97 @@ async fn an_acknowledged_task_is_there_after_a_kill_exactly_as_submitted(subject
     assert_eq!((&body.payload, body.max_attempts), (&payload, 7));
     assert_eq!(body.deadline, Some(Timestamp(253_402_300_799_999)));
     assert_eq!(view.state(), TaskState::Available);
+}
+
+async fn each_of_many_tasks_has_its_own_answer_and_what_was_accepted_is_kept(subject: Subject) {
+    let keyed = |key: &str| NewTask {
+        idempotency_key: Some(key.to_owned()),
+        ..task()
+    };
+    let known = subject.submit(keyed("known")).await;
+    let lease = subject.claim("w", LEASE).await;
+    let done = subject
+        .queue
+        .complete(lease.task.id, lease.epoch, json("1"));
+    done.await.expect("held");
+    let after = |on: TaskId| NewTask {
+        depends_on: vec![on],
+        ..task()
+    };
+    let first = subject.submit(task()).await;
+    let answers = subject
+        .queue
+        .submit_all(vec![
+            keyed("new"),
+            keyed("known"),
+            NewTask::new("NO KIND", Json::null()),
+            keyed("new"),
+            after(known),
+            after(TaskId::fresh()),
+            after(first),
+        ])
+        .await;
+    let [new, again, invalid, twice, ready, unknown, waiting] = &answers[..] else {
+        panic!("{answers:?}");
+    };
+    let accepted = |answer: &Result<Submission, AdmitError>, repeated| {
+        let answer = answer.as_ref().expect("accepted");
+        assert_eq!(answer.repeated, repeated);
+        answer.id
+    };
+    assert_eq!(accepted(again, true), known);
+    assert_eq!(accepted(twice, true), accepted(new, false));
+    assert!(matches!(invalid, Err(AdmitError::Invalid(_))));
+    assert!(matches!(unknown, Err(AdmitError::Dependency { .. })));
+    let (ready, waiting) = (accepted(ready, false), accepted(waiting, false));
+    let subject = subject.kill().await;
+    assert_eq!(subject.state(ready).await, TaskState::Available);
+    assert_eq!(subject.state(waiting).await, TaskState::Waiting);
+    assert!(subject.queue.submit_all(Vec::new()).await.is_empty());
+    subject.queue.writer().close().await;
+    let refused = subject.queue.submit_all(vec![task(), task()]).await;
+    assert!(matches!(
+        refused[..],
+        [Err(AdmitError::Store(_)), Err(AdmitError::Store(_))]
+    ));
+}
+
+async fn many_are_completed_at_once_each_under_its_own_lease(subject: Subject) {
+    let mut leases = Vec::new();
+    for _ in 0..3 {
+        subject.submit(task()).await;
+        leases.push(subject.claim("w", LEASE).await);
+    }
+    let stale = &leases[2];
+    let freed = subject.queue.release(stale.task.id, stale.epoch).await;
+    freed.expect("held");
+    let mut done: Vec<(TaskId, Epoch, Json)> = leases
+        .iter()
+        .map(|lease| (lease.task.id, lease.epoch, json("[1]")))
+        .collect();
+    done.push(done[0].clone());
+    done.push((TaskId::fresh(), Epoch(1), json("1")));
+    for _ in 0..2 {
+        let answers = subject.queue.complete_all(done.clone()).await;
+        assert!(matches!(
+            answers[..],
+            [
+                Ok(()),
+                Ok(()),
+                Err(LeaseError::Stale { .. }),
+                Ok(()),
+                Err(LeaseError::Unknown(_))
+            ]
+        ));
+    }
+    let subject = subject.kill().await;
+    for (lease, state) in leases.iter().zip([
+        TaskState::Completed,
+        TaskState::Completed,
+        TaskState::Available,
+    ]) {
+        assert_eq!(subject.state(lease.task.id).await, state);
+    }
 }
 
 async fn one_key_means_one_task(subject: Subject) {
