@@ -25,7 +25,7 @@ pub(crate) struct QueueArgs {
 
 #[derive(Debug, Subcommand)]
 enum QueueVerb {
-    /// Show how the queue stands
+    /// Show how the queue stands, as the node that is asked sees it
     Stats,
     /// Show how many workers may be at work, where that adapts, and why
     Concurrency,

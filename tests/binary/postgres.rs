@@ -1,8 +1,9 @@
 //! A node on a PostgreSQL server, as a user meets it.
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use crate::node::{NodeProcess, PATIENCE, regrow, say};
@@ -101,13 +102,13 @@ async fn a_node_whose_name_another_took_stops_and_says_who() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_task_of_another_node_is_pointed_to_and_not_misread() {
+async fn it_does_not_matter_which_node_is_asked() {
     let schema = Schema::create().await;
     let url = schema.url();
     let dirs = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
     let named = |name| {
-        let database = ("REGROW_STORE__DATABASE_URL", url.as_str());
-        [database, ("REGROW_NODE__NAME", name)]
+        let [database, term] = settings(&url);
+        [database, term, ("REGROW_NODE__NAME", name)]
     };
     let its = NodeProcess::start(dirs[0].path(), &named("its")).await;
     let other = NodeProcess::start(dirs[1].path(), &named("other")).await;
@@ -118,16 +119,64 @@ async fn a_task_of_another_node_is_pointed_to_and_not_misread() {
     let (_, shown) = other.get(&format!("/v1/tasks/{id}")).await;
     assert_eq!(shown["approval"], accepted["approval"]);
     let (_, why) = other.get(&format!("/v1/tasks/{id}/explain")).await;
-    assert_eq!(why["reasons"][0]["code"], "elsewhere", "{why}");
-    let yes = json!({ "decision": "approve" });
+    assert_eq!(why["reasons"][0]["code"], "approval", "{why}");
+    let after = json!({ "kind": "after", "depends_on": [id] });
+    let (status, after) = other.post("/v1/tasks", &after).await;
+    assert_eq!(status, 201, "{after}");
     let path = format!("/v1/approvals/{question}");
-    let (status, refused) = other.post(&path, &yes).await;
-    assert_eq!((status, &refused["code"]), (409, &json!("wrong_state")));
-    let detail = refused["detail"].as_str().expect("words");
-    assert!(detail.contains("which another node works on"), "{detail}");
-    let (status, decided) = its.post(&path, &yes).await;
-    assert_eq!(status, 200, "{decided}");
+    let yes = json!({ "decision": "approve" });
+    let (status, decided) = other.post(&path, &yes).await;
+    assert_eq!((status, &decided["state"]), (200, &json!("approved")));
+
+    let done = |node: &NodeProcess, kind: &str| {
+        let claim = json!({ "kinds": [kind], "max": 1, "wait_ms": 20_000, "lease_ms": 60_000 });
+        let (http, base) = (node.http.clone(), node.url.clone());
+        async move {
+            let asked = http
+                .post(format!("{base}/v1/leases"))
+                .json(&claim)
+                .send()
+                .await;
+            let leases: Value = asked.expect("answered").json().await.expect("leases");
+            let id = leases[0]["id"]
+                .as_str()
+                .or(leases[0]["task"]["id"].as_str());
+            let id = id.unwrap_or_else(|| panic!("{leases}")).to_owned();
+            let done = json!({ "epoch": leases[0]["epoch"], "result": null });
+            let path = format!("{base}/v1/leases/{id}/complete");
+            let done = http.post(path).json(&done).send().await.expect("answered");
+            assert!(done.status().is_success());
+            id
+        }
+    };
+    assert_eq!(done(&its, "k").await, id);
+    assert_eq!(json!(done(&other, "after").await), after["id"]);
+
+    let (_, unwanted) = its.post("/v1/tasks", &json!({ "kind": "never" })).await;
+    let cancel = format!(
+        "/v1/tasks/{}/cancel",
+        unwanted["id"].as_str().expect("an id")
+    );
+    let (status, cancelled) = other.post(&cancel, &json!({})).await;
+    assert_eq!((status, &cancelled["state"]), (200, &json!("cancelled")));
+
+    let (status, _) = its.post("/v1/queue/pause", &json!({})).await;
+    assert_eq!(status, 200);
+    let paused = Instant::now();
+    while other.get("/v1/queue").await.1["paused"] != json!(true) {
+        assert!(paused.elapsed() < Duration::from_secs(2), "not heard");
+    }
+
+    // Whoever takes over from a node carries out what it was asked.
+    let (_, orphan) = its.post("/v1/tasks", &json!({ "kind": "never" })).await;
+    let orphan = format!("/v1/tasks/{}/cancel", orphan["id"].as_str().expect("an id"));
     its.kill().await;
+    let (status, cancelled) = other.post(&orphan, &json!({})).await;
+    assert_eq!(
+        (status, &cancelled["state"]),
+        (200, &json!("cancelled")),
+        "{cancelled}"
+    );
     other.kill().await;
 }
 

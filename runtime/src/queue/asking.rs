@@ -197,7 +197,12 @@ impl Queue {
                 let problem = format!("was refused by the node that has the task: {problem}");
                 Err(ApprovalError::Invalid { problem })
             }
-            _ended_or_decided_before => Err(ApprovalError::Closed {
+            // It has ended, or was decided before.
+            Reply::Ended
+            | Reply::Refused { .. }
+            | Reply::Cancelled { .. }
+            | Reply::Retried { .. }
+            | Reply::Explained { .. } => Err(ApprovalError::Closed {
                 id,
                 state: row.state,
                 task_state: None,

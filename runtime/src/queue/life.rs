@@ -22,7 +22,7 @@ impl Queue {
         let store = self.store();
         tokio::select! {
             superseded = self.renew(term) => self.writer().supersede(superseded),
-            () = self.inherit(term) => {}
+            () = Box::pin(self.inherit(term)) => {}
             () = Box::pin(store.exchange_signals()) => {}
             () = Box::pin(self.keep_ties()) => {}
             () = Box::pin(self.share_units()) => {}

@@ -47,9 +47,9 @@ impl Queue {
                 });
             }
             let why = WHY.to_owned();
-            match self.placed(id, Verb::Cancel { why }).await? {
-                Reply::Cancelled { state } => return Ok(state),
-                _moved_or_ended => {}
+            let reply = self.placed(id, Verb::Cancel { why }).await?;
+            if let Reply::Cancelled { state } = reply {
+                return Ok(state);
             }
         }
         Err(unsettled(id))
@@ -334,12 +334,12 @@ impl Queue {
         }
         let mut view = self.store().task(id).await?;
         if view.as_ref().is_some_and(|view| view.end.is_none()) {
-            match self.order(id, Verb::Explain).await? {
-                Ordered::Answered(Reply::Explained { explanation }) => {
-                    return Ok(Some(Explained::There(explanation)));
-                }
-                _moved_or_silent => view = self.store().task(id).await?,
+            let answered = self.order(id, Verb::Explain).await?;
+            if let Ordered::Answered(Reply::Explained { explanation }) = answered {
+                return Ok(Some(Explained::There(explanation)));
             }
+            // It has ended, or its node does not answer.
+            view = self.store().task(id).await?;
         }
         Ok(view.map(|view| {
             Explained::Here(Explanation {

@@ -12,7 +12,7 @@ use regrow_runtime::queue::Queue;
 use regrow_runtime::queue::task::NewTask;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use super::{ONE_AT_A_TIME, Place, STEPS, schema, work};
 
@@ -103,7 +103,7 @@ impl Said {
 
 struct Victim {
     child: Child,
-    hearing: JoinHandle<Said>,
+    hearing: JoinSet<Said>,
 }
 
 impl Victim {
@@ -120,7 +120,8 @@ impl Victim {
         }
         let mut child = victim.spawn().expect("started");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let hearing = tokio::spawn(async move {
+        let mut hearing = JoinSet::new();
+        hearing.spawn(async move {
             let mut said = Said::default();
             while let Ok(Some(line)) = lines.next_line().await {
                 said.hear(&line);
@@ -135,7 +136,7 @@ impl Victim {
         assert!(ended.is_none(), "the victim ended by itself");
         self.child.start_kill().expect("killed");
         self.child.wait().await.expect("reaped");
-        self.hearing.await.expect("heard")
+        self.hearing.join_next().await.expect("one").expect("heard")
     }
 }
 
@@ -150,7 +151,7 @@ async fn nothing_is_lost_or_runs_again_while_two_nodes_share_their_tasks() {
     let seed = number("REGROW_SEED").unwrap_or_else(rand::random);
     println!("one pool: REGROW_SEED={seed} REGROW_KILLS={kills}");
     let mut rng = SmallRng::seed_from_u64(seed);
-    let schema = std::mem::ManuallyDrop::new(schema::Schema::create().await); //DEBUG
+    let schema = schema::Schema::create().await;
     let place = Place::Database(schema.url());
     let start = |node: usize| Victim::start(&place, NODES[node], false);
     let mut victims = [Some(start(0)), Some(start(1))];

@@ -1,7 +1,7 @@
 //! Tasks that live on other nodes, as far as somebody here waits for them (pure).
 //!
 //! A distant task counts for those who wait for it as a live one does. Its end is read from
-//! the store and told with [`Machine::distant_ended`]; told late, twice, or after the task
+//! the store and told with [`Machine::distant_news`]; told late, twice, or after the task
 //! has come to live here, it changes nothing that it should not.
 
 use std::collections::HashMap;
@@ -109,6 +109,9 @@ impl Machine {
             let parent = self.tasks.get(parent);
             parent.is_some_and(|parent| parent.end.is_none())
         });
+        if counted.is_none() && dependants.is_empty() {
+            return;
+        }
         let distant = self.distant.of(id, TaskState::Available);
         distant.dependants.extend_from_slice(dependants);
         distant.parent = counted;

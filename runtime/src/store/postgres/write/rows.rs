@@ -236,9 +236,15 @@ impl Rows<'_> {
             .bind(column(steps, |step| {
                 step.output.hash.as_ref().map(ContentHash::as_str)
             }));
-        match query.fetch_one(to).await?.try_get::<i64, _>(0)? {
-            0 => Err(CommitError::Fenced),
-            _ => Ok(()),
+        // To the end of the answer: the commit is behind the row.
+        let held = query.fetch_all(to).await?;
+        match held
+            .first()
+            .map(|row| row.try_get::<i64, _>(0))
+            .transpose()?
+        {
+            None | Some(0) => Err(CommitError::Fenced),
+            Some(_) => Ok(()),
         }
     }
 }
