@@ -286,7 +286,9 @@ impl Client {
         }
         let text = String::from_utf8(bytes).map_err(|error| self.unreadable(error.to_string()))?;
         // What is only ordered is not done.
-        if status.is_success() && status != StatusCode::ACCEPTED {
+        let ordered = status == StatusCode::ACCEPTED
+            && serde_json::from_str(&text).is_ok_and(|told: Problem| told.code == "ordered");
+        if status.is_success() && !ordered {
             return Ok(Reply {
                 url: self.base.clone(),
                 text,

@@ -22,7 +22,6 @@ use regrow_runtime::store::Store;
 use regrow_runtime::store::postgres::{Postgres, PostgresConfig};
 use regrow_runtime::store::writer::Writer;
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 
@@ -294,13 +293,9 @@ async fn pickup(what: &str, giver: &Node, taker: &Node) {
 }
 
 async fn settings(schema: &Schema) {
-    let mut connection = schema.connect().await;
-    let row = sqlx::query(
-        "SELECT current_setting('fsync'), current_setting('synchronous_commit'), \
-         current_setting('server_version')",
-    );
-    let row = row.fetch_one(&mut connection).await.expect("a row");
-    let [fsync, commit, version] = [0, 1, 2].map(|n| row.get::<String, _>(n));
+    let fsync = schema.text("SHOW fsync").await;
+    let commit = schema.text("SHOW synchronous_commit").await;
+    let version = schema.text("SHOW server_version").await;
     println!(
         "PostgreSQL {version} on this machine, fsync {fsync}, synchronous_commit {commit}; payload \
          {PAYLOAD} B; {WORKERS} claims of up to {CLAIM} per node, a call per submission and completion"

@@ -148,7 +148,7 @@ fn dependencies() -> Result<(), Failed> {
 fn test(rest: &[String]) -> Result<(), Failed> {
     needs::check()?;
     let server = Server::start()?;
-    let mut command = cargo(&["test", "--workspace"]);
+    let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     server.tell(&mut command);
     if !rest.is_empty() {
         command.arg("--").args(rest);

@@ -68,6 +68,16 @@ impl Schema {
             .expect("a row");
         row.get(0)
     }
+
+    /// The one text that a query answers.
+    pub(crate) async fn text(&self, sql: impl Into<String>) -> String {
+        let mut connection = self.connect().await;
+        let row = sqlx::query(AssertSqlSafe(sql.into()))
+            .fetch_one(&mut connection)
+            .await
+            .expect("a row");
+        row.get(0)
+    }
 }
 
 impl Drop for Schema {

@@ -22,6 +22,9 @@ const FRONT: &str = "front";
 const NODES: [&str; 2] = [FRONT, "back"];
 
 /// Which of several nodes this victim is.
+/// Tasks that may wait at the front.
+const BACKLOG_MAX: u64 = 1_000;
+
 pub(crate) fn node_of_victim() -> Option<String> {
     std::env::var(NODE).ok()
 }
@@ -44,6 +47,10 @@ pub(crate) async fn submit_and_work(queue: Queue) {
         let queue = queue.clone();
         running.spawn(async move {
             loop {
+                // No more than both nodes get done at the end.
+                while BACKLOG_MAX < queue.stats().size {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 let task = NewTask::new("parent", Json::null());
                 let id = queue.submit(task).await.expect("room").id;
                 println!("@ submitted {id} 0");
