@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Queue;
 use crate::store::postgres::Signal;
@@ -132,7 +132,7 @@ impl Queue {
                     Ok(TAKE_MAX) => {}
                     Ok(_) | Err(StoreError::Recovering | StoreError::Closed) => break,
                     Err(reason) => {
-                        debug!(%reason, "what was handed over could not be taken in");
+                        warn!(%reason, "what was handed over could not be taken in");
                         break;
                     }
                 }
