@@ -9,15 +9,24 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Which of our crates a crate may depend on.
-const ARROWS: [(&str, &[&str]); 4] = [
+const ARROWS: [(&str, &[&str]); 5] = [
     ("runtime", &[]),
     ("actors", &["regrow-runtime"]),
-    ("http", &["regrow-runtime"]),
-    (".", &["regrow-runtime", "regrow-actors", "regrow-http"]),
+    ("cluster", &["regrow-runtime"]),
+    ("http", &["regrow-runtime", "regrow-cluster"]),
+    (
+        ".",
+        &[
+            "regrow-runtime",
+            "regrow-actors",
+            "regrow-cluster",
+            "regrow-http",
+        ],
+    ),
 ];
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
-const HOMES: [(&str, &[&str]); 8] = [
+const HOMES: [(&str, &[&str]); 13] = [
     (
         "rusqlite",
         &["runtime/src/store/", "runtime/tests/database/"],
@@ -40,6 +49,17 @@ const HOMES: [(&str, &[&str]); 8] = [
             "runtime/benches/",
         ],
     ),
+    (
+        "ractor_cluster",
+        &["cluster/src/transport", "cluster/benches/"],
+    ),
+    ("chitchat", &["cluster/src/gossip"]),
+    ("hickory_resolver", &["cluster/src/discovery"]),
+    (
+        "hickory_server",
+        &["cluster/src/discovery", "cluster/tests/"],
+    ),
+    ("rcgen", &["cluster/src/certificates", "cluster/tests/"]),
     ("axum", &["http/"]),
     ("pulldown_cmark", &["actors/src/audit/"]),
     ("ignore", &["actors/src/audit/"]),
@@ -57,7 +77,7 @@ fn root() -> PathBuf {
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let folders = [
-        "src", "runtime", "actors", "http", "xtask", "tests", "benches", "examples",
+        "src", "runtime", "actors", "cluster", "http", "xtask", "tests", "benches", "examples",
     ];
     for folder in folders {
         gather(&root().join(folder), &mut found);
