@@ -172,7 +172,7 @@ impl Node {
         let live = LiveAgents::new(addresses, config.rehearsal, limiter);
         let mut root = SupervisorSpec::new("root", Strategy::RestForOne)
             .intensity(3, Duration::from_secs(30))
-            .child(store_supervisor(&queue, config).into_child())
+            .child(store_supervisor(&queue, config, data_dir.identity()?).into_child())
             .child(queue_supervisor(&queue).into_child())
             .child(shards.into_child())
             .child(agents.into_child());
@@ -333,6 +333,7 @@ async fn open_store(config: &NodeConfig, data_dir: &mut DataDir) -> Result<Store
     let shared = PostgresConfig {
         url,
         node: config.name.clone(),
+        instance: data_dir.identity()?,
         life_term: config.life_term,
     };
     let shared = Postgres::open(shared).await?;
@@ -355,7 +356,7 @@ async fn open_store(config: &NodeConfig, data_dir: &mut DataDir) -> Result<Store
 }
 
 /// Commits what is decided; on an orderly stop, everything that is pending first.
-fn store_supervisor(queue: &Queue, config: &NodeConfig) -> SupervisorSpec {
+fn store_supervisor(queue: &Queue, config: &NodeConfig, instance: String) -> SupervisorSpec {
     let written = queue.clone();
     let writer = ChildSpec::task("writer", move |stop| {
         let queue = written.clone();
@@ -376,18 +377,18 @@ fn store_supervisor(queue: &Queue, config: &NodeConfig) -> SupervisorSpec {
                 .shutdown(Shutdown::Timeout(Duration::from_secs(30))),
         )
         .child(life(queue))
-        .child(promotion(queue, config))
+        .child(promotion(queue, config, instance))
 }
 
 /// Moves the tasks from the file to a database when that is asked for.
-fn promotion(queue: &Queue, config: &NodeConfig) -> ChildSpec {
+fn promotion(queue: &Queue, config: &NodeConfig, instance: String) -> ChildSpec {
     let (queue, name, term) = (queue.clone(), config.name.clone(), config.life_term);
     let promotion = ChildSpec::task("promotion", move |stop| {
-        let (queue, name) = (queue.clone(), name.clone());
+        let (queue, name, instance) = (queue.clone(), name.clone(), instance.clone());
         async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = queue.run_promotions(name, term) => {}
+                () = queue.run_promotions(name, instance, term) => {}
             }
             Ok::<(), Crash>(())
         }

@@ -420,7 +420,9 @@ impl From<StoreError> for ApiError {
             StoreError::Failed { .. } | StoreError::Recovering => {
                 (Code::StoreUnavailable, Some(Duration::from_secs(1)))
             }
-            StoreError::Closed | StoreError::Superseded { .. } => (Code::Stopping, None),
+            StoreError::Closed | StoreError::Superseded { .. } | StoreError::NameTaken { .. } => {
+                (Code::Stopping, None)
+            }
             StoreError::Unreadable { .. } | StoreError::Promoted { .. } => {
                 (Code::StoreUnavailable, None)
             }

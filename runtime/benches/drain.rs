@@ -105,6 +105,7 @@ impl Node {
             let shared = PostgresConfig {
                 url: url.parse()?,
                 node: "bench".to_owned(),
+                instance: "the same".to_owned(),
                 life_term: Duration::from_secs(30),
             };
             (Store::Postgres(Postgres::open(shared).await?), None)

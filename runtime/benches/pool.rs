@@ -94,6 +94,7 @@ impl Node {
         let config = PostgresConfig {
             url: schema.url().parse().expect("an address"),
             node: name.to_owned(),
+            instance: "the same".to_owned(),
             life_term: Duration::from_secs(30),
         };
         let store = Store::Postgres(Postgres::open(config).await.expect("sound"));

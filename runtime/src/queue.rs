@@ -187,6 +187,10 @@ impl Queue {
         let queue = self.clone();
         let committed = move |changes: &Changes, published: &[Published]| {
             queue.announce_handed(&changes.handed_over);
+            if changes.control.is_some() {
+                // Here too, for a caller that left before he was answered.
+                queue.0.line.call_all();
+            }
             if !published.is_empty() {
                 queue.publish(published);
             }

@@ -272,6 +272,17 @@ pub enum StoreError {
         /// Who acts now.
         by: Arc<str>,
     },
+    /// Another node that is alive uses this node's name; nothing was written.
+    #[error(
+        "another node named `{node}` is running on this database (life {life}); \
+         give this one another name with --name, or stop the other"
+    )]
+    NameTaken {
+        /// The name.
+        node: Arc<str>,
+        /// The other node's life.
+        life: i64,
+    },
     /// The tasks were moved to a database; nothing is written into the file any more.
     #[error("the tasks of this node were moved to {database}; set store.database_url to it")]
     Promoted {
@@ -296,6 +307,7 @@ impl StoreError {
             Self::Failed { .. } | Self::DiskFull { .. } | Self::Recovering => true,
             Self::Closed
             | Self::Superseded { .. }
+            | Self::NameTaken { .. }
             | Self::Promoted { .. }
             | Self::Unreadable { .. } => false,
         }

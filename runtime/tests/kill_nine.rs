@@ -99,6 +99,7 @@ async fn open(place: &Place) -> (Queue, Option<DataDir>) {
             let config = PostgresConfig {
                 url: url.parse().expect("an address"),
                 node: pool::node_of_victim().unwrap_or_else(|| "victim".to_owned()),
+                instance: "the same".to_owned(),
                 life_term: Duration::from_secs(3),
             };
             let store = Postgres::open(config).await.expect("sound");

@@ -55,7 +55,7 @@ async fn a_killed_node_finds_its_tasks_in_the_database() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_name_another_took_stops_and_says_who() {
+async fn of_two_nodes_with_one_name_the_later_waits_until_the_first_is_gone() {
     let schema = Schema::create().await;
     let url = schema.url();
     let first_dir = tempfile::tempdir().expect("temporary directory");
@@ -79,11 +79,32 @@ async fn a_node_whose_name_another_took_stops_and_says_who() {
         .spawn()
         .expect("the node starts");
     while !first_dir.path().join("node.json").exists() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+
+    let refused = say(regrow()
+        .args(["node", "--http", "127.0.0.1:0", "--name", "same"])
+        .arg("--data-dir")
+        .arg(second_dir.path())
+        .envs(settings(&url)));
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    assert!(
+        refused
+            .err
+            .contains("another node named `same` is running on this database (life 1)"),
+        "{}",
+        refused.err
+    );
+
+    // The first is only paused; its life runs out, and it learns of that when it goes on.
+    let pid = first.id().and_then(|pid| i32::try_from(pid).ok());
+    let pid = nix::unistd::Pid::from_raw(pid.expect("it runs"));
+    let signal = |signal| nix::sys::signal::kill(pid, signal).expect("signalled");
+    signal(nix::sys::signal::Signal::SIGSTOP);
     let mut second_settings = settings(&url).to_vec();
     second_settings.push(("REGROW_NODE__NAME", "same"));
     let second = NodeProcess::start(second_dir.path(), &second_settings).await;
+    signal(nix::sys::signal::Signal::SIGCONT);
     let mut said = String::new();
     let mut stderr = first.stderr.take().expect("piped");
     let ended = tokio::time::timeout(PATIENCE, async {
@@ -92,8 +113,9 @@ async fn a_node_whose_name_another_took_stops_and_says_who() {
     });
     let ended = ended.await.expect("the first node ends");
     assert_eq!(ended.code(), Some(1), "{said}");
+    let succeeded = "has taken over the tasks of this node";
     assert!(
-        said.contains("node `same` (life 2) has taken over the tasks of this node"),
+        said.contains("node `same` (life ") && said.contains(succeeded),
         "{said}"
     );
     let (status, _) = second.get("/health/ready").await;

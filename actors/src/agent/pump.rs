@@ -88,7 +88,9 @@ pub(super) async fn run(
                     status.end();
                 }
             }
-            Err(StoreError::Closed | StoreError::Superseded { .. }) => return,
+            Err(
+                StoreError::Closed | StoreError::Superseded { .. } | StoreError::NameTaken { .. },
+            ) => return,
             Err(reason) => {
                 debug!(%reason, "cannot claim");
                 sleep(STORE_PAUSE).await;

@@ -147,7 +147,7 @@ impl Queue {
     ///
     /// Stopped before the file is marked, the tasks stay where they are; afterwards the commit
     /// loop sees to the end.
-    pub async fn run_promotions(&self, node: String, life_term: Duration) {
+    pub async fn run_promotions(&self, node: String, instance: String, life_term: Duration) {
         let promotion = &self.0.promotion;
         if promotion.asked.lock().is_none() {
             // An earlier run was stopped or crashed.
@@ -169,6 +169,7 @@ impl Queue {
             let target = PostgresConfig {
                 url,
                 node: node.clone(),
+                instance: instance.clone(),
                 life_term,
             };
             match self.promote(target).await {

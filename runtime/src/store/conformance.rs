@@ -178,6 +178,7 @@ pub(super) fn shared(schema: &Schema, node: &str) -> PostgresConfig {
     PostgresConfig {
         url: schema.url().parse().expect("an address"),
         node: node.to_owned(),
+        instance: "the same".to_owned(),
         life_term: Duration::from_secs(30),
     }
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 /// Version of the directory's layout. Raised when an older binary would misread it.
 const LAYOUT: u32 = 1;
 
@@ -179,6 +181,35 @@ impl DataDir {
         Ok(())
     }
 
+    /// Tells this directory from any other, for as long as it exists: made once, at random.
+    /// A copy of the directory has the same.
+    ///
+    /// # Errors
+    ///
+    /// [`DataDirError::Unusable`]
+    pub fn identity(&self) -> Result<String, DataDirError> {
+        let kept = self.path.join("node.id");
+        let identity = || -> io::Result<String> {
+            match fs::read_to_string(&kept) {
+                Ok(known) if !known.trim().is_empty() => return Ok(known.trim().to_owned()),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+            let fresh = Uuid::from_u128(rand::random()).to_string();
+            let draft = self.path.join("node.id.draft");
+            let mut file = File::create(&draft)?;
+            writeln!(file, "{fresh}")?;
+            file.sync_all()?;
+            fs::rename(&draft, &kept)?;
+            Ok(fresh)
+        };
+        identity().map_err(|cause| DataDirError::Unusable {
+            path: self.path.clone(),
+            attempt: "written",
+            cause,
+        })
+    }
+
     /// Nothing was ever stored here.
     #[must_use]
     pub fn is_new(&self) -> bool {
@@ -232,6 +263,20 @@ mod tests {
             DataDir::open(dir.path()),
             Err(DataDirError::Damaged { .. })
         ));
+    }
+
+    #[test]
+    fn a_directory_keeps_its_identity() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
+        let identity = |at: usize| {
+            let dir = DataDir::open(dirs[at].path()).expect("free");
+            dir.identity().expect("readable")
+        };
+        let first = identity(0);
+        assert_eq!(identity(0), first);
+        assert_ne!(identity(1), first);
+        fs::write(dirs[0].path().join("node.id"), "").expect("writable");
+        assert_ne!(identity(0), first, "an empty file is no identity");
     }
 
     #[test]

@@ -67,9 +67,11 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct PostgresConfig {
     /// The database.
     pub url: DatabaseUrl,
-    /// The node's name. A node takes over the tasks of earlier lives of its name at once, so
-    /// no two nodes on one database may share a name.
+    /// The node's name. No two nodes that are alive on one database share one.
     pub node: String,
+    /// Tells nodes of one name apart: [`DataDir::identity`](super::data_dir::DataDir). A node
+    /// replaces its own earlier life at once, and another's only when that has run out.
+    pub instance: String,
     /// How long a life lasts without renewal; afterwards another node may take over. Longer
     /// survives longer pauses of the node, the network or the server; shorter hands the tasks
     /// of a dead node to others sooner.

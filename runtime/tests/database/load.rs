@@ -52,6 +52,7 @@ impl Node {
         let config = PostgresConfig {
             url: url.parse().expect("an address"),
             node: name.to_owned(),
+            instance: "the same".to_owned(),
             life_term: LIFE_TERM,
         };
         let store = Store::Postgres(Postgres::open(config).await.expect("sound"));

@@ -243,6 +243,7 @@ async fn on_postgres() {
     let config = PostgresConfig {
         url: schema.url().parse().expect("an address"),
         node: "clients".to_owned(),
+        instance: "the same".to_owned(),
         life_term: Duration::from_secs(10),
     };
     let store = Postgres::open(config).await.expect("sound");

@@ -37,6 +37,7 @@ fn database(url: &str, node: &str) -> PostgresConfig {
     PostgresConfig {
         url: url.parse().expect("an address"),
         node: node.to_owned(),
+        instance: "the same".to_owned(),
         life_term: Duration::from_secs(3),
     }
 }

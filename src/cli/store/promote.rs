@@ -178,11 +178,6 @@ pub(super) async fn alone(arguments: Arguments, config: &NodeConfig, json: bool)
         }
     };
     let database = target.to_string();
-    let to = PostgresConfig {
-        url: target,
-        node: config.name.clone(),
-        life_term: config.life_term,
-    };
     let mut dir = match DataDir::open(&config.data_dir) {
         Ok(dir) => dir,
         Err(error) => {
@@ -200,6 +195,19 @@ pub(super) async fn alone(arguments: Arguments, config: &NodeConfig, json: bool)
         );
         return USAGE.into();
     }
+    let instance = match dir.identity() {
+        Ok(instance) => instance,
+        Err(error) => {
+            complain(&error.to_string(), json);
+            return USAGE.into();
+        }
+    };
+    let to = PostgresConfig {
+        url: target,
+        node: config.name.clone(),
+        instance,
+        life_term: config.life_term,
+    };
     let said_at = Mutex::new(Instant::now());
     let tell = |copied: Copied| {
         let mut said_at = said_at.lock();

@@ -214,7 +214,8 @@ impl Postgres {
         connection: &mut PgConnection,
         mark: &Mark,
     ) -> Result<Option<i64>, sqlx::Error> {
-        let (node, term) = (&self.0.config.node, self.0.config.life_term);
+        let config = &self.0.config;
+        let (node, instance, term) = (&config.node, &config.instance, config.life_term);
         let boot = i64::from(mark.boot);
         let mut transaction = connection.begin().await?;
         let to = &mut *transaction;
@@ -234,6 +235,7 @@ impl Postgres {
         let replaced = sqlx::query(REPLACED)
             .bind(node)
             .bind(term.as_secs_f64())
+            .bind(instance)
             .fetch_all(&mut *to)
             .await?;
         let replaced: Result<Vec<i64>, _> = replaced.iter().map(|row| row.try_get(0)).collect();
@@ -241,6 +243,7 @@ impl Postgres {
             .bind(boot)
             .bind(node)
             .bind(term.as_secs_f64())
+            .bind(instance)
             .execute(&mut *to)
             .await?;
         sqlx::query(END)
@@ -281,6 +284,7 @@ impl Postgres {
                     .bind(i64::from(mark.boot))
                     .bind(node)
                     .bind(0.0)
+                    .bind(&self.0.config.instance)
                     .execute(&mut *to)
                     .await?;
             }

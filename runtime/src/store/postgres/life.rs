@@ -20,7 +20,7 @@ use tracing::info;
 
 use super::read::{Live, ReadError, live};
 use super::write::Fence;
-use super::{Backend, Postgres, connect, escrow, named};
+use super::{Backend, Postgres, PostgresConfig, connect, escrow, named};
 use crate::ids::TaskId;
 use crate::queue::machine::DistantChild;
 use crate::queue::task::{TaskBody, TaskRun, TaskState};
@@ -78,18 +78,25 @@ impl Renewals {
 const RAISE_BOOTS: &str = "UPDATE meta SET value = (value::bigint + 1)::text \
     WHERE name = 'boots' RETURNING value::bigint";
 
-/// Lives to replace at a start. Waits for the transactions that write for them.
-pub(super) const REPLACED: &str = "SELECT boot, node FROM life WHERE NOT ended AND (node = $1 OR \
-    (lease_until < clock_timestamp() AND \
-     pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $2))) \
+/// Lives to replace at a start: this node's own at once, others when they have run out. Waits
+/// for the transactions that write for them.
+pub(super) const REPLACED: &str = "SELECT boot, node FROM life WHERE NOT ended AND \
+    ((node = $1 AND coalesce(instance = $3, true)) OR \
+     (lease_until < clock_timestamp() AND \
+      pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $2))) \
     ORDER BY boot FOR UPDATE";
+
+/// Lives of other nodes that use this node's name.
+const NAMESAKE: &str = "SELECT boot, lease_until::text FROM life WHERE NOT ended AND node = $1 \
+    AND instance <> $2 ORDER BY boot DESC LIMIT 1";
 
 /// Lives to take over while running. One that is still writing is left for the next time.
 const EXPIRED: &str = "SELECT boot, node FROM life WHERE NOT ended AND boot <> $1 \
     AND lease_until < clock_timestamp() ORDER BY boot FOR UPDATE SKIP LOCKED";
 
-pub(super) const BEGIN: &str = "INSERT INTO life (boot, node, session, started_at, lease_until, ended, heir) \
-    VALUES ($1, $2, 1, clock_timestamp(), clock_timestamp() + make_interval(secs => $3), false, $1)";
+pub(super) const BEGIN: &str = "INSERT INTO life (boot, node, instance, session, started_at, lease_until, ended, heir) \
+    VALUES ($1, $2, $4, 1, clock_timestamp(), clock_timestamp() + make_interval(secs => $3), \
+    false, $1)";
 
 pub(super) const END: &str =
     "UPDATE life SET ended = true, heir = $1 WHERE boot = ANY($2) OR heir = ANY($2)";
@@ -106,6 +113,19 @@ const RENEW: &str = "UPDATE life SET lease_until = clock_timestamp() + make_inte
 /// Ends another connection's process, if it still is the one that was meant.
 const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
     WHERE pid = $1 AND backend_start::text = $2";
+
+/// What came of beginning a life.
+enum Begun {
+    Life { boot: i64, replaced: String },
+    NameUsed(Namesake),
+}
+
+/// A life of another node that uses this node's name.
+#[derive(Debug, PartialEq, Eq)]
+struct Namesake {
+    boot: i64,
+    lease_until: String,
+}
 
 /// A life stays alive by this much without a renewal; renewed three times as often.
 fn seconds(term: Duration) -> f64 {
@@ -165,14 +185,36 @@ pub(super) async fn let_go(connection: &mut PgConnection, boot: i64) -> Result<(
 }
 
 impl Postgres {
-    /// Begins a life, and inherits what earlier lives of this node's name, and expired lives
-    /// of others, leave behind.
+    /// Begins a life, and inherits what earlier lives of this node, and expired lives of
+    /// others, leave behind.
+    ///
+    /// Another node's life under this node's name is waited for until it has run out; one
+    /// that is renewed meanwhile is alive, and the name is taken.
     pub(in crate::store) async fn next_boot(&self) -> Result<u32, StoreError> {
         const ATTEMPT: &str = "begin a life";
         let mut writer = self.0.writer.lock().await;
         let mut connection = self.taken(&mut writer)?;
-        let begun = self.begin(&mut connection).await;
-        let (boot, replaced) = begun.map_err(|error| self.failure(ATTEMPT, &error))?;
+        let mut seen: Option<Namesake> = None;
+        let (boot, replaced) = loop {
+            let begun = self.begin(&mut connection).await;
+            let found = match begun.map_err(|error| self.failure(ATTEMPT, &error))? {
+                Begun::Life { boot, replaced } => break (boot, replaced),
+                Begun::NameUsed(namesake) => namesake,
+            };
+            if seen.as_ref().is_some_and(|before| *before != found) {
+                writer.connection = Some(connection);
+                return Err(StoreError::NameTaken {
+                    node: self.0.config.node.as_str().into(),
+                    life: found.boot,
+                });
+            }
+            if seen.is_none() {
+                info!(node = %self.0.config.node, life = found.boot, "waiting until another \
+                    node's life under this name has run out");
+            }
+            seen = Some(found);
+            tokio::time::sleep(self.0.config.life_term / 6).await;
+        };
         writer.connection = Some(connection);
         drop(writer);
         if !replaced.is_empty() {
@@ -183,12 +225,18 @@ impl Postgres {
         counted(boot)
     }
 
-    async fn begin(&self, connection: &mut PgConnection) -> Result<(i64, String), sqlx::Error> {
-        let (node, term) = (&self.0.config.node, self.0.config.life_term);
+    async fn begin(&self, connection: &mut PgConnection) -> Result<Begun, sqlx::Error> {
+        let PostgresConfig {
+            node,
+            instance,
+            life_term: term,
+            ..
+        } = &self.0.config;
         let mut transaction = connection.begin().await?;
         let replaced = sqlx::query(REPLACED)
             .bind(node)
-            .bind(seconds(term))
+            .bind(seconds(*term))
+            .bind(instance)
             .fetch_all(&mut *transaction)
             .await?;
         let (replaced, names) = boots_and_nodes(&replaced)?;
@@ -196,15 +244,28 @@ impl Postgres {
             .fetch_one(&mut *transaction)
             .await?
             .try_get(0)?;
-        sqlx::query(BEGIN)
-            .bind(boot)
-            .bind(node)
-            .bind(seconds(term))
-            .execute(&mut *transaction)
-            .await?;
         sqlx::query(END)
             .bind(boot)
             .bind(&replaced)
+            .execute(&mut *transaction)
+            .await?;
+        // The raised number is locked until the end: of two that begin at once, the later one
+        // sees the earlier.
+        let namesake = sqlx::query(NAMESAKE)
+            .bind(node)
+            .bind(instance)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if let Some(row) = namesake {
+            let (boot, lease_until) = (row.try_get(0)?, row.try_get(1)?);
+            transaction.rollback().await?;
+            return Ok(Begun::NameUsed(Namesake { boot, lease_until }));
+        }
+        sqlx::query(BEGIN)
+            .bind(boot)
+            .bind(node)
+            .bind(seconds(*term))
+            .bind(instance)
             .execute(&mut *transaction)
             .await?;
         escrow::free(&mut transaction, &replaced).await?;
@@ -213,7 +274,10 @@ impl Postgres {
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
-        Ok((boot, names))
+        Ok(Begun::Life {
+            boot,
+            replaced: names,
+        })
     }
 
     /// How long a life lasts without renewal.

@@ -39,6 +39,7 @@ struct Node {
 impl Node {
     async fn start(schema: &Schema, name: &str, life_term: Duration) -> Self {
         let config = PostgresConfig {
+            instance: "the same".to_owned(),
             life_term,
             ..shared(schema, name)
         };
@@ -421,6 +422,7 @@ async fn a_server_that_is_not_there_is_named_without_the_password() {
             .parse()
             .expect("an address"),
         node: "node".to_owned(),
+        instance: "the same".to_owned(),
         life_term: LEASE,
     };
     let refused = Postgres::open(config).await.expect_err("nobody is there");
