@@ -13,6 +13,7 @@ pub(crate) mod failure;
 mod health;
 pub(crate) mod node;
 pub(crate) mod output;
+mod pages;
 mod queue;
 mod run;
 pub(crate) mod store;

@@ -8,12 +8,19 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Failure;
-use super::output::{facts, line, pretty, print, relative, table};
+use super::output::{facts, line, pretty, print, relative};
+use super::{Failure, pages};
 use crate::client::{Client, NodeArgs, Reply};
 
-/// Tasks asked for at once.
-const PAGE: usize = 500;
+const HEAD: [&str; 7] = [
+    "ID",
+    "STATE",
+    "KIND",
+    "PRIORITY",
+    "TRIES",
+    "SUBMITTED",
+    "ABOUT",
+];
 /// Attempts to resume a broken stream, each after a pause.
 const RESUMES_MAX: u32 = 10;
 const RESUME_PAUSE: Duration = Duration::from_millis(500);
@@ -246,6 +253,12 @@ struct Page {
     next_cursor: Option<String>,
 }
 
+impl pages::Page for Page {
+    fn rows(self) -> (Vec<Vec<String>>, Option<String>) {
+        (self.tasks.iter().map(Task::row).collect(), self.next_cursor)
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct LogLine {
@@ -288,7 +301,13 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
                     query.push_str(&format!("&{name}={}", encoded(&value)));
                 }
             }
-            list(&client, json, &query, limit as usize).await
+            let none = if query.is_empty() {
+                "no tasks yet; submit one with: regrow run \"your goal\""
+            } else {
+                "no tasks match; list all with: regrow tasks list"
+            };
+            let path = format!("/v1/tasks?{}", query.trim_start_matches('&'));
+            pages::list::<Page>(&client, json, &path, limit as usize, &HEAD, none).await
         }
         TasksVerb::Show { id } => {
             let reply = client.get(&format!("/v1/tasks/{}", encoded(&id))).await?;
@@ -380,56 +399,6 @@ pub(super) fn show(
         print(&reply.text)?;
     } else {
         print(&text()?)?;
-    }
-    Ok(())
-}
-
-/// Lists up to `limit` tasks. As JSON, a list that needs several requests is printed as
-/// several documents, one a line.
-async fn list(client: &Client, json: bool, query: &str, limit: usize) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    let mut cursor: Option<String> = None;
-    loop {
-        let wanted = (limit - rows.len()).min(PAGE);
-        let mut path = format!("/v1/tasks?limit={wanted}{query}");
-        if let Some(cursor) = &cursor {
-            path.push_str(&format!("&cursor={}", encoded(cursor)));
-        }
-        let reply = client.get(&path).await?;
-        let page: Page = reply.decode()?;
-        if json {
-            print(&reply.text)?;
-        }
-        rows.extend(page.tasks.iter().map(Task::row));
-        cursor = page.next_cursor;
-        if cursor.is_none() || limit <= rows.len() || page.tasks.is_empty() {
-            break;
-        }
-    }
-    if json {
-        return Ok(());
-    }
-    if rows.is_empty() {
-        let hint = if query.is_empty() {
-            "no tasks yet; submit one with: regrow run \"your goal\""
-        } else {
-            "no tasks match; list all with: regrow tasks list"
-        };
-        print(hint)?;
-        return Ok(());
-    }
-    let head = [
-        "ID",
-        "STATE",
-        "KIND",
-        "PRIORITY",
-        "TRIES",
-        "SUBMITTED",
-        "ABOUT",
-    ];
-    print(&table(&head, &rows))?;
-    if cursor.is_some() {
-        print(&format!("and more; show them with --limit {}", limit * 2))?;
     }
     Ok(())
 }

@@ -3,13 +3,10 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::Failure;
-use super::super::output::{facts, line, pretty, print, relative, table};
+use super::super::output::{facts, line, pretty, relative};
+use super::super::{Failure, pages};
 use super::{encoded, figures, show};
 use crate::client::Client;
-
-/// Steps in one request at most.
-const PAGE: usize = 200;
 
 /// A finished step, as the node says it.
 #[derive(Debug, Default, Deserialize)]
@@ -68,6 +65,12 @@ struct Page {
     next_cursor: Option<String>,
 }
 
+impl pages::Page for Page {
+    fn rows(self) -> (Vec<Vec<String>>, Option<String>) {
+        (self.steps.iter().map(Step::row).collect(), self.next_cursor)
+    }
+}
+
 pub(super) async fn show_one(
     client: &Client,
     json: bool,
@@ -79,44 +82,22 @@ pub(super) async fn show_one(
     show(&reply, json, || Ok(reply.decode::<Step>()?.facts()))
 }
 
-/// Lists up to `limit` steps. As JSON, a list that needs several requests is printed as
-/// several documents, one a line.
+/// Lists up to `limit` steps of a task.
 pub(super) async fn list(
     client: &Client,
     json: bool,
     id: &str,
     limit: usize,
 ) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    let mut cursor: Option<String> = None;
-    loop {
-        let wanted = (limit - rows.len()).min(PAGE);
-        let mut path = format!("/v1/tasks/{}/steps?limit={wanted}", encoded(id));
-        if let Some(cursor) = &cursor {
-            path.push_str(&format!("&cursor={}", encoded(cursor)));
-        }
-        let reply = client.get(&path).await?;
-        let page: Page = reply.decode()?;
-        if json {
-            print(&reply.text)?;
-        }
-        rows.extend(page.steps.iter().map(Step::row));
-        cursor = page.next_cursor;
-        if cursor.is_none() || limit <= rows.len() || page.steps.is_empty() {
-            break;
-        }
-    }
-    if json {
-        return Ok(());
-    }
-    if rows.is_empty() {
-        print("no step of it is finished")?;
-        return Ok(());
-    }
+    let path = format!("/v1/tasks/{}/steps?", encoded(id));
     let head = ["KEY", "FINISHED", "EPOCH", "COST", "OUTPUT"];
-    print(&table(&head, &rows))?;
-    if cursor.is_some() {
-        print(&format!("and more; show them with --limit {}", limit * 2))?;
-    }
-    Ok(())
+    pages::list::<Page>(
+        client,
+        json,
+        &path,
+        limit,
+        &head,
+        "no step of it is finished",
+    )
+    .await
 }
