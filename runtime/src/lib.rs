@@ -3,7 +3,8 @@
 //! In reading order: [`ids`], [`role`], [`clock`] and [`json`] are the vocabulary;
 //! [`actor`] and [`mailbox`] say what an actor is and how it is reached, [`supervision`]
 //! keeps it alive and [`health`] finds out what hangs; [`queue`] decides what happens to
-//! tasks, [`context`] is what their agents know together, and [`store`] makes both durable;
+//! tasks, [`context`] is what their agents know together, [`registry`] which agents there are
+//! to be and whose they are, and [`store`] makes all of it durable;
 //! [`events`], [`observe`] and [`telemetry`] tell whoever watches.
 
 pub mod actor;
@@ -20,6 +21,7 @@ pub mod mailbox;
 pub mod metrics;
 pub mod observe;
 pub mod queue;
+pub mod registry;
 pub mod role;
 pub mod store;
 pub mod supervision;

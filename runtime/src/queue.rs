@@ -50,6 +50,7 @@ use self::pool::Pool;
 use crate::clock::{Clock, Timestamp};
 use crate::events::{Event, EventBus};
 use crate::ids::TaskId;
+use crate::registry::Registry;
 use crate::store::writer::{Told, Writer, cut_off};
 use crate::store::{Changes, Document, LogLine, Store, StoreError};
 
@@ -112,6 +113,7 @@ struct Inner {
     budgets_returning: tokio::sync::Mutex<()>,
     /// A move to another store.
     promotion: promotion::Promotion,
+    registry: Registry,
 }
 
 /// The right to reopen one task: what the store says about it stays true meanwhile.
@@ -155,7 +157,9 @@ impl Queue {
         machine.restore_gates(&Self::gates(&writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
+        let registry = Registry::new(writer.clone(), clock, boot);
         let queue = Self(Arc::new(Inner {
+            registry,
             machine: Mutex::new(machine),
             dead: Mutex::default(),
             writer,
@@ -213,6 +217,12 @@ impl Queue {
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.0.clock
+    }
+
+    /// Which agents are wanted, and who owns each.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
     }
 
     /// The bus on which the tasks' logs are published.

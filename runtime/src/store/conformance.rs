@@ -8,6 +8,7 @@ mod durability;
 mod journal;
 mod leases;
 mod listing;
+mod registry;
 mod scheduling;
 #[path = "../../tests/database/schema.rs"]
 pub(super) mod schema;

@@ -22,6 +22,7 @@ mod ledger;
 mod life;
 mod order;
 mod read;
+mod registry;
 mod signal;
 #[cfg(test)]
 mod tests;

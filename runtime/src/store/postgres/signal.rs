@@ -52,16 +52,19 @@ pub(crate) enum Signal {
     Control,
     /// A node waits for units that nodes share, or gave back some for which others wait.
     Units,
+    /// An agent's row was changed.
+    Agents,
 }
 
 impl Signal {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Wanted,
         Self::Handed,
         Self::Ended,
         Self::Ordered,
         Self::Control,
         Self::Units,
+        Self::Agents,
     ];
 
     fn as_str(self) -> &'static str {
@@ -72,6 +75,7 @@ impl Signal {
             Self::Ordered => "ordered",
             Self::Control => "control",
             Self::Units => "units",
+            Self::Agents => "agents",
         }
     }
 

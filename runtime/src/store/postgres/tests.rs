@@ -2,6 +2,7 @@
 
 mod batches;
 mod hand_over;
+mod registry;
 mod sharing;
 mod signals;
 mod ties;
