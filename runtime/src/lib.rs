@@ -8,6 +8,7 @@
 //! [`events`], [`observe`] and [`telemetry`] tell whoever watches.
 
 pub mod actor;
+pub mod agent_spec;
 pub mod causes;
 pub mod clock;
 pub mod concurrency;

@@ -1,6 +1,6 @@
 //! Which children a failure concerns (pure).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Who is restarted when one child must be. OTP's `strategy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -29,7 +29,7 @@ impl Strategy {
 }
 
 /// When a child is started again. OTP's `restart`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Restart {
     /// Always.
