@@ -4,5 +4,10 @@
 //! them and only carry. In reading order:
 //!
 //! - [`member`]: what a node is to its peers
+//! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
+//!   [`director`]: does it
 
+pub mod director;
+pub mod entry;
 pub mod member;
+pub mod reconcile;

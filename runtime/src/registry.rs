@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::ids::{AgentId, Epoch};
@@ -149,6 +150,25 @@ impl Registry {
             Store::Postgres(store) => store.life(),
             Store::Sqlite(_) | Store::Volatile(_) => Ok(self.0.life),
         }
+    }
+
+    /// Until when nobody else can own what this life owns; whoever acts for an agent stops by
+    /// then. `None` before the life was renewed once, and the far future on a store of one
+    /// node.
+    #[must_use]
+    pub fn acts_until(&self) -> Option<Instant> {
+        match self.0.writer.store() {
+            Store::Postgres(store) => store.lives_until(),
+            Store::Sqlite(_) | Store::Volatile(_) => {
+                Some(Instant::now() + Duration::from_secs(86_400))
+            }
+        }
+    }
+
+    /// The clock of the store.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.0.clock
     }
 
     /// Everybody who lives, and all rows.

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use super::read::{Live, ReadError, live};
+use super::signal::Signal;
 use super::write::Fence;
 use super::{Backend, Postgres, PostgresConfig, connect, escrow, named};
 use crate::ids::TaskId;
@@ -50,12 +51,15 @@ pub struct Takeover {
 pub(super) struct Renewals {
     steady_since: Option<Instant>,
     latest: Option<Instant>,
+    /// When the latest renewal that succeeded was asked for: the lease counts from later.
+    asked_at: Option<Instant>,
 }
 
 impl Renewals {
-    /// A renewal succeeded at `now`; one that comes later than `term` after the last starts
-    /// anew.
-    fn succeeded(&mut self, now: Instant, term: Duration) {
+    /// A renewal that was asked for at `asked_at` succeeded at `now`; one that comes later
+    /// than `term` after the last starts anew.
+    fn succeeded(&mut self, asked_at: Instant, now: Instant, term: Duration) {
+        self.asked_at = Some(asked_at);
         let in_time = self.latest.is_some_and(|at| now.duration_since(at) < term);
         if !in_time || self.steady_since.is_none() {
             self.steady_since = Some(now);
@@ -280,6 +284,14 @@ impl Postgres {
         })
     }
 
+    /// Until when nobody can have ended this life: a tenth of its term earlier than the
+    /// database would allow it, for clocks that run at different rates, counted from before the
+    /// latest renewal was asked for. `None` before the first.
+    pub(crate) fn lives_until(&self) -> Option<Instant> {
+        let asked_at = self.0.renewals.lock().asked_at?;
+        Some(asked_at + self.life_term() * 9 / 10)
+    }
+
     /// How long a life lasts without renewal.
     pub(in crate::store) fn life_term(&self) -> Duration {
         self.0.config.life_term
@@ -291,6 +303,7 @@ impl Postgres {
     pub(in crate::store) async fn renew_life(&self) -> Result<(), StoreError> {
         const ATTEMPT: &str = "renew this node's life";
         let (boot, term) = (self.boot()?, self.life_term());
+        let asked_at = Instant::now();
         let renewed = self.on_keeper(ATTEMPT, async |connection| {
             let renewed = sqlx::query(RENEW)
                 .bind(boot)
@@ -305,7 +318,7 @@ impl Postgres {
         let renewed = renewed.await.and_then(|renewed| renewed);
         let mut renewals = self.0.renewals.lock();
         match &renewed {
-            Ok(()) => renewals.succeeded(Instant::now(), term),
+            Ok(()) => renewals.succeeded(asked_at, Instant::now(), term),
             Err(_) => renewals.failed(),
         }
         renewed
@@ -388,6 +401,9 @@ impl Postgres {
             .await?;
         escrow::free(&mut transaction, &expired).await?;
         transaction.commit().await?;
+        // What they owned is to be had.
+        self.signal(Signal::Agents, &[]);
+        self.0.signals.hear(Signal::Agents);
         info!(life = boot, from = %names, "took over tasks of nodes whose lives ran out");
         Ok(())
     }
@@ -526,7 +542,7 @@ mod tests {
             // The server is away from the 6th to the 7th second.
             match second {
                 6 | 7 => renewals.failed(),
-                _ => renewals.succeeded(Instant::now(), term),
+                _ => renewals.succeeded(Instant::now(), Instant::now(), term),
             }
             steady.push(renewals.are_steady(Instant::now(), term));
             tokio::time::advance(step).await;
@@ -538,7 +554,7 @@ mod tests {
         // A process that was paused missed renewals without seeing one fail.
         tokio::time::advance(term).await;
         assert!(!renewals.are_steady(Instant::now(), term));
-        renewals.succeeded(Instant::now(), term);
+        renewals.succeeded(Instant::now(), Instant::now(), term);
         assert!(!renewals.are_steady(Instant::now(), term));
     }
 }

@@ -129,7 +129,7 @@ impl Default for Signals {
 }
 
 impl Signals {
-    fn hear(&self, signal: Signal) {
+    pub(super) fn hear(&self, signal: Signal) {
         self.heard[signal as usize].send_replace(());
     }
 

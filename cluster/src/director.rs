@@ -1,0 +1,328 @@
+//! The director of a node: makes what runs here follow the registry.
+//!
+//! It reads, decides ([`reconcile`](crate::reconcile)), and carries each step out in a task of
+//! its own, one at a time for an agent; then it reads again. It looks when a step is done,
+//! when an agent ends, when another node says that it changed something, and once a second.
+//!
+//! When this node's life may be over it kills what it runs, before anybody else can own it:
+//! the store refuses what a former owner writes, but a model call is no write.
+//!
+//! Crash: nothing is lost. The supervisor starts it again; what ran here was stopped with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use regrow_runtime::ids::{AgentId, Epoch};
+use regrow_runtime::json::Json;
+use regrow_runtime::registry::{AgentChange, Change, Registry, Standing};
+use regrow_runtime::store::StoreError;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tracing::{debug, info, warn};
+
+use crate::entry::Entry;
+use crate::reconcile::{Ended, Local, Me, Step, Verdict, decide};
+
+/// Longest time between two looks.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// Longest wait for the registry, while nothing runs here.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after the registry could not be read or written.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Steps that may be under way at once.
+const STEPS_MAX: usize = 64;
+
+/// Runs agents on this node.
+pub trait Hosting: Send + Sync + 'static {
+    /// Starts an agent; returns once it runs.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not, in words. Nothing of it is left running.
+    fn start<'a>(&'a self, entry: &'a Entry, epoch: Epoch) -> BoxFuture<'a, Result<(), String>>;
+    /// Stops an agent in order, and returns when it is gone. One that is not there is gone.
+    fn stop<'a>(&'a self, id: &'a AgentId) -> BoxFuture<'a, ()>;
+    /// Kills an agent at once, as if it had crashed.
+    fn kill<'a>(&'a self, id: &'a AgentId) -> BoxFuture<'a, ()>;
+}
+
+/// Says where agents belong.
+pub trait Placing: Send + Sync + 'static {
+    /// Where an agent belongs that nobody owns, as seen from `me`.
+    fn place(&self, me: &Me, standing: &Standing, id: &AgentId, entry: &Entry) -> Verdict;
+    /// This node takes no agents and gives those away that it has.
+    fn is_draining(&self) -> bool;
+}
+
+/// What a director works with.
+pub struct Director {
+    /// This node's name.
+    pub name: String,
+    /// The authority.
+    pub registry: Registry,
+    /// Runs agents.
+    pub hosting: Arc<dyn Hosting>,
+    /// Says where they belong.
+    pub placing: Arc<dyn Placing>,
+}
+
+/// An agent of this node ended by itself.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// Which.
+    pub id: AgentId,
+    /// How.
+    pub ended: Ended,
+}
+
+/// What came of a step.
+struct Outcome {
+    id: AgentId,
+    /// What it was, of those that change what runs here.
+    effect: Effect,
+}
+
+enum Effect {
+    None,
+    Started,
+    StartFailed(String),
+    Gone,
+}
+
+impl Director {
+    /// Follows the registry until this node's life is over or the store is closed; `exits`
+    /// tells of agents that ended.
+    ///
+    /// Dropped, it leaves running what it started; whoever drops it stops that as well.
+    pub async fn run(&self, exits: &mut mpsc::Receiver<Exit>) {
+        let mut following = Following {
+            director: self,
+            locals: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            steps: JoinSet::new(),
+            places: Arc::new(Semaphore::new(STEPS_MAX)),
+        };
+        let mut heard = self.registry.hearing();
+        let mut tick = interval(LOOK_PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Only while something runs: there is nothing to stop otherwise.
+            let fence = self.registry.acts_until().filter(|_| following.runs_any());
+            tokio::select! {
+                biased;
+                () = sleep_until(fence.unwrap_or_else(Instant::now)), if fence.is_some() => {
+                    if self.registry.acts_until().is_none_or(|until| until <= Instant::now()) {
+                        following.give_up_all().await;
+                    }
+                    continue;
+                }
+                Some(done) = following.steps.join_next() => following.finished(done.ok()),
+                exit = exits.recv() => match exit {
+                    Some(exit) => following.exited(exit),
+                    None => return,
+                },
+                () = heard.next() => {}
+                _ = tick.tick() => {}
+            }
+            // A store that does not answer may not keep the fence waiting.
+            let patience = fence.unwrap_or_else(|| Instant::now() + ANSWER_TIMEOUT);
+            let Ok(looked) = timeout_at(patience, following.look()).await else {
+                continue;
+            };
+            match looked {
+                Ok(()) => {}
+                Err(StoreError::Closed | StoreError::Superseded { .. }) => {
+                    return following.give_up_all().await;
+                }
+                Err(reason) => debug!(%reason, "cannot read which agents there are"),
+            }
+        }
+    }
+}
+
+/// What runs here, and what is under way.
+struct Following<'a> {
+    director: &'a Director,
+    locals: BTreeMap<AgentId, Local>,
+    /// Agents with a step under way.
+    busy: BTreeSet<AgentId>,
+    steps: JoinSet<Outcome>,
+    places: Arc<Semaphore>,
+}
+
+impl Following<'_> {
+    fn runs_any(&self) -> bool {
+        self.locals.values().any(|local| local.ended.is_none())
+    }
+
+    /// Nothing may run here any more: somebody else may be about to run it.
+    async fn give_up_all(&mut self) {
+        let running: Vec<AgentId> = self.locals.keys().cloned().collect();
+        if running.is_empty() {
+            return;
+        }
+        warn!(
+            agents = running.len(),
+            "this node's life was not renewed in time; its agents are stopped before another \
+             node may start them"
+        );
+        let kills = running.iter().map(|id| async {
+            self.director.hosting.kill(id).await;
+        });
+        futures::future::join_all(kills).await;
+        self.locals.clear();
+    }
+
+    fn exited(&mut self, exit: Exit) {
+        if let Some(local) = self.locals.get_mut(&exit.id)
+            && local.ended.is_none()
+        {
+            local.ended = Some(exit.ended);
+        }
+    }
+
+    fn finished(&mut self, outcome: Option<Outcome>) {
+        // A step that panicked has said so; what it left is found out by looking.
+        let Some(Outcome { id, effect }) = outcome else {
+            return;
+        };
+        self.busy.remove(&id);
+        match effect {
+            Effect::StartFailed(reason) => {
+                if let Some(local) = self.locals.get_mut(&id) {
+                    local.ended = Some(Ended {
+                        reason,
+                        abnormal: true,
+                    });
+                }
+            }
+            // Everything was given up while it started.
+            Effect::Started if !self.locals.contains_key(&id) => {
+                let hosting = self.director.hosting.clone();
+                self.busy.insert(id.clone());
+                self.steps.spawn(async move {
+                    hosting.kill(&id).await;
+                    Outcome {
+                        id,
+                        effect: Effect::Gone,
+                    }
+                });
+            }
+            Effect::Gone => drop(self.locals.remove(&id)),
+            Effect::None | Effect::Started => {}
+        }
+    }
+
+    /// Reads, and begins the steps that follow.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let registry = &self.director.registry;
+        let me = Me {
+            life: registry.life()?,
+            name: self.director.name.clone(),
+            draining: self.director.placing.is_draining(),
+        };
+        let standing = registry.read().await?;
+        let place =
+            |id: &AgentId, entry: &Entry| self.director.placing.place(&me, &standing, id, entry);
+        let steps = decide(&me, &standing, &self.locals, place, registry.clock().now());
+        for (id, step) in steps {
+            if self.busy.contains(&id) {
+                continue;
+            }
+            let Ok(place) = self.places.clone().try_acquire_owned() else {
+                // The rest comes when one of these is done.
+                break;
+            };
+            let seen = standing.agents.get(&id).map(|row| row.revision);
+            if let Some(step) = self.begin(&id, step) {
+                self.busy.insert(id.clone());
+                let (registry, hosting) = (registry.clone(), self.director.hosting.clone());
+                self.steps.spawn(async move {
+                    let effect = carry_out(&registry, &*hosting, &id, seen, step).await;
+                    drop(place);
+                    Outcome { id, effect }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What of a step is done at once; returns what takes time.
+    fn begin(&mut self, id: &AgentId, step: Step) -> Option<Step> {
+        match &step {
+            Step::Start { entry, epoch } => {
+                let until = self.director.registry.acts_until();
+                if until.is_none_or(|until| until <= Instant::now()) {
+                    return None;
+                }
+                info!(agent = %id, %epoch, round = entry.round, "starting an agent");
+                let local = Local {
+                    epoch: *epoch,
+                    round: entry.round,
+                    kills: entry.kills,
+                    ended: None,
+                };
+                self.locals.insert(id.clone(), local);
+            }
+            Step::Kill { kills } => {
+                if let Some(local) = self.locals.get_mut(id) {
+                    local.kills = *kills;
+                }
+            }
+            Step::Forget => {
+                self.locals.remove(id);
+                return None;
+            }
+            Step::Keep(_) | Step::Give { .. } | Step::Stop => {}
+        }
+        Some(step)
+    }
+}
+
+async fn carry_out(
+    registry: &Registry,
+    hosting: &dyn Hosting,
+    id: &AgentId,
+    seen: Option<u64>,
+    step: Step,
+) -> Effect {
+    let change = match step {
+        Step::Keep(entry) => Json::of(&*entry).map(|entry| Change::Keep { entry }),
+        Step::Give { to, entry } => Json::of(&*entry).map(|entry| Change::Give { to, entry }),
+        Step::Start { entry, epoch } => {
+            return match hosting.start(&entry, epoch).await {
+                Ok(()) => Effect::Started,
+                Err(reason) => Effect::StartFailed(reason),
+            };
+        }
+        Step::Stop => {
+            hosting.stop(id).await;
+            return Effect::Gone;
+        }
+        Step::Kill { .. } => {
+            hosting.kill(id).await;
+            return Effect::None;
+        }
+        Step::Forget => return Effect::Gone,
+    };
+    let Ok(change) = change else {
+        // An entry is plain data; it cannot fail to be JSON.
+        return Effect::None;
+    };
+    let asked = AgentChange {
+        id: id.clone(),
+        revision: seen,
+        change,
+    };
+    match registry.change(&asked).await {
+        Ok(_) => Effect::None,
+        Err(reason) => {
+            debug!(agent = %id, %reason, "cannot change an agent's row");
+            tokio::time::sleep(RETRY_PAUSE).await;
+            Effect::None
+        }
+    }
+}
