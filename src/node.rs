@@ -6,7 +6,9 @@
 //! ├─ queue      keeps the queue's time
 //! ├─ context    shards of shared task context
 //! ├─ agents     planners, workers, critics, memories
+//! ├─ placed     agents that the cluster placed here
 //! ├─ edge       HTTP
+//! ├─ cluster    the director: makes what is placed follow the registry
 //! └─ health     probes, and regrows what hangs
 //! ```
 //!
@@ -14,6 +16,7 @@
 //! finish within its grace, while the HTTP surface still takes outcomes.
 
 mod agents;
+mod placed;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,6 +25,8 @@ use std::time::Duration;
 
 use regrow_actors::catalog::Crew;
 use regrow_actors::worker::rehearsal::Rehearsal;
+use regrow_cluster::agents::Agents;
+use regrow_cluster::placing::ByCount;
 use regrow_http::Exposition;
 use regrow_http::server::{BindError, Server};
 use regrow_http::state::{ApiParts, Lifecycle, Phase};
@@ -49,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::agents::LiveAgents;
+use self::placed::Placed;
 use crate::config::NodeConfig;
 
 /// Where a running node says who it is and where it listens.
@@ -129,6 +135,10 @@ pub(crate) struct Node {
     http: Option<SocketAddr>,
     lifecycle: Lifecycle,
     draining: CancellationToken,
+    placed: Arc<Placed>,
+    placing: Arc<ByCount>,
+    /// How long its agents may take to stop.
+    patience: Duration,
     // Released last: nobody else may open the store before it is closed.
     _data_dir: DataDir,
 }
@@ -158,28 +168,38 @@ impl Node {
         let limiter = worker_limiter(config);
         let crew = crew(config, &context, &draining, limiter.clone());
         let (specs, addresses) = crew.hire(&queue);
+        let (placed_here, placed) = Placed::new(crew, queue.clone());
         let agents = specs.into_iter().fold(
             SupervisorSpec::new("agents", Strategy::OneForOne)
                 .intensity(config.agents.restarts_max, config.agents.restart_period)
                 .children_max(1_000_000),
             SupervisorSpec::child,
         );
-        let remediable = Remediable {
-            path: agents::AGENTS.into(),
-            supervisor: agents.handle(),
-        };
+        let remediable = vec![
+            Remediable {
+                path: agents::AGENTS.into(),
+                supervisor: agents.handle(),
+            },
+            Remediable {
+                path: placed::PLACED.into(),
+                supervisor: placed.supervisor().clone(),
+            },
+        ];
         let lifecycle = Lifecycle::default();
-        let live = LiveAgents::new(addresses, config.rehearsal, limiter);
+        let own = agents.handle();
+        let live = LiveAgents::new(addresses, own, placed.clone(), config.rehearsal, limiter);
         let mut root = SupervisorSpec::new("root", Strategy::RestForOne)
             .intensity(3, Duration::from_secs(30))
             .child(store_supervisor(&queue, config, data_dir.identity()?).into_child())
             .child(queue_supervisor(&queue).into_child())
             .child(shards.into_child())
-            .child(agents.into_child());
+            .child(agents.into_child())
+            .child(placed_here.into_child());
         if let Some(server) = server {
             let parts = ApiParts {
                 queue: queue.clone(),
                 agents: live.clone(),
+                cluster: Agents::new(queue.registry().clone()),
                 context: context.clone(),
                 metrics: exposition()?,
                 lifecycle: lifecycle.clone(),
@@ -195,6 +215,9 @@ impl Node {
             http,
             lifecycle,
             draining,
+            placed,
+            placing: Arc::default(),
+            patience: config.agents.limits.grace + Duration::from_secs(4),
             _data_dir: data_dir,
         };
         if let Err(error) = node
@@ -213,18 +236,13 @@ impl Node {
         &self,
         config: &NodeConfig,
         live: Arc<LiveAgents>,
-        remediable: Remediable,
+        remediable: Vec<Remediable>,
         bus: EventBus,
         clock: Clock,
     ) -> Result<(), NodeError> {
         let root = &self.root;
-        let (health, monitor) = Health::monitor(
-            config.health,
-            root.tree(),
-            vec![remediable],
-            bus.clone(),
-            clock,
-        );
+        let (health, monitor) =
+            Health::monitor(config.health, root.tree(), remediable, bus.clone(), clock);
         let watchers = SupervisorSpec::new("health", Strategy::OneForOne)
             .intensity(5, Duration::from_secs(30))
             .child(observe::observer(root.tree(), bus))
@@ -234,6 +252,18 @@ impl Node {
             .await
             .map_err(NodeError::Watch)?;
         live.see(root.tree(), health);
+        let director = placed::director(
+            &config.name,
+            &self.queue,
+            &self.placed,
+            &self.placing,
+            &root.tree(),
+            config.agents.limits.grace + Duration::from_secs(5),
+        );
+        root.supervisor()
+            .start_child(director.into_child())
+            .await
+            .map_err(NodeError::Watch)?;
         self.announce(config).map_err(NodeError::Announce)?;
         self.lifecycle.enter(Phase::Ready);
         Ok(())
@@ -275,9 +305,17 @@ impl Node {
     /// when this returns.
     pub(crate) async fn stop(&self) -> RootExit {
         self.lifecycle.enter(Phase::Stopping);
+        // Other nodes take its agents as soon as each has finished here.
+        self.placing.drain();
         self.draining.cancel();
         let supervisor = self.root.supervisor();
-        for child in ["health", "agents", "edge"] {
+        let _ = supervisor.terminate_child("health").await;
+        if !self.placed.given_away(self.patience).await {
+            warn!(
+                "some agents were not given away in time; others take them when this node's life has run out"
+            );
+        }
+        for child in ["cluster", "placed", "agents", "edge"] {
             // Refused only when the tree is ending already.
             let _ = supervisor.terminate_child(child).await;
         }

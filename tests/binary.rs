@@ -13,6 +13,8 @@ mod demo;
 mod escalation;
 #[path = "binary/killed.rs"]
 mod killed;
+#[path = "binary/placed.rs"]
+mod placed;
 #[path = "binary/postgres.rs"]
 mod postgres;
 #[path = "binary/pressure.rs"]

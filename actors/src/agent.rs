@@ -9,6 +9,7 @@
 //! Orderly stop: no further claim; the work gets a grace to finish, then its lease is
 //! handed back without counting the attempt.
 
+pub mod addressed;
 pub mod behaviour;
 mod pump;
 
@@ -60,6 +61,8 @@ pub struct AgentArgs {
     pub id: AgentId,
     /// What it does.
     pub behaviour: Arc<dyn Behaviour>,
+    /// The kind of the tasks that are for it alone, if it can be written to.
+    pub addressed: Option<Arc<str>>,
     /// Where its tasks come from.
     pub queue: Queue,
     /// How long it may hold on.

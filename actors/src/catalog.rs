@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use regrow_runtime::agent_spec::AgentSpec;
 use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::context::Context;
 use regrow_runtime::ids::AgentId;
 use regrow_runtime::mailbox::Address;
 use regrow_runtime::queue::Queue;
 use regrow_runtime::role::Role;
-use regrow_runtime::supervision::ChildSpec;
+use regrow_runtime::supervision::{ChildSpec, Restart};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::behaviour::Behaviour;
@@ -53,39 +54,73 @@ impl Crew {
     /// A child spec for each agent, and the addresses to reach them by.
     #[must_use]
     pub fn hire(&self, queue: &Queue) -> (Vec<ChildSpec>, Addresses) {
-        let planner: Arc<dyn Behaviour> = Arc::new(Planner {
-            reports: self.reports.clone(),
-        });
-        let worker: Arc<dyn Behaviour> = Arc::new(Worker::new(self.rehearsal.clone()));
-        let critic: Arc<dyn Behaviour> = Arc::new(Critic);
-        let memory: Arc<dyn Behaviour> = Arc::new(Memory);
         let wanted = [
-            (Role::Memory, self.memories, memory),
-            (Role::Critic, self.critics, critic),
-            (Role::Worker, self.workers, worker),
-            (Role::Planner, self.planners, planner),
+            (Role::Memory, self.memories),
+            (Role::Critic, self.critics),
+            (Role::Worker, self.workers),
+            (Role::Planner, self.planners),
         ];
         let mut specs = Vec::new();
         let mut addresses = Addresses::new();
-        for (role, count, behaviour) in wanted {
+        for (role, count) in wanted {
+            let Some(behaviour) = self.behaviour(role) else {
+                continue;
+            };
             for number in 1..=count {
                 let id = AgentId::new(format!("{role}-{number}"));
                 let address = Address::new();
-                let args = AgentArgs {
-                    id: id.clone(),
-                    behaviour: behaviour.clone(),
-                    queue: queue.clone(),
-                    limits: self.limits.clone(),
-                    limiter: (role == Role::Worker)
-                        .then(|| self.worker_limiter.clone())
-                        .flatten(),
-                    context: self.context.clone(),
-                    draining: self.draining.clone(),
-                };
+                let args = self.args(id.clone(), behaviour.clone(), queue);
                 specs.push(agent::child_spec(&address, args));
                 addresses.insert(id, address);
             }
         }
         (specs, addresses)
+    }
+
+    /// The agent that a spec asks for, and the address to reach it by: it can be written to,
+    /// and is not started again by its supervisor, since whether and where is the cluster's
+    /// to say. `None` when no agent of this program plays the role.
+    #[must_use]
+    pub fn engage(
+        &self,
+        spec: &AgentSpec,
+        queue: &Queue,
+    ) -> Option<(ChildSpec, Address<AgentMsg>)> {
+        let address = Address::new();
+        let mut args = self.args(spec.id.clone(), self.behaviour(spec.role)?, queue);
+        args.addressed = Some(spec.addressed_kind().into());
+        let child = agent::child_spec(&address, args).restart(Restart::Temporary);
+        Some((child, address))
+    }
+
+    /// Roles that agents of this program play.
+    pub const ROLES: [Role; 4] = [Role::Planner, Role::Worker, Role::Critic, Role::Memory];
+
+    fn behaviour(&self, role: Role) -> Option<Arc<dyn Behaviour>> {
+        Some(match role {
+            Role::Planner => Arc::new(Planner {
+                reports: self.reports.clone(),
+            }),
+            Role::Worker => Arc::new(Worker::new(self.rehearsal.clone())),
+            Role::Critic => Arc::new(Critic),
+            Role::Memory => Arc::new(Memory),
+            Role::Decider | Role::HotReload | Role::GitCoordinator | Role::ExperimentRunner => {
+                return None;
+            }
+        })
+    }
+
+    fn args(&self, id: AgentId, behaviour: Arc<dyn Behaviour>, queue: &Queue) -> AgentArgs {
+        let limiter = self.worker_limiter.clone();
+        AgentArgs {
+            id,
+            limiter: limiter.filter(|_| behaviour.role() == Role::Worker),
+            behaviour,
+            addressed: None,
+            queue: queue.clone(),
+            limits: self.limits.clone(),
+            context: self.context.clone(),
+            draining: self.draining.clone(),
+        }
     }
 }

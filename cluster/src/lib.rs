@@ -5,9 +5,11 @@
 //!
 //! - [`member`]: what a node is to its peers
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
-//!   [`director`]: does it
+//!   [`director`]: does it; [`agents`]: what people ask of them
 
+pub mod agents;
 pub mod director;
 pub mod entry;
 pub mod member;
+pub mod placing;
 pub mod reconcile;

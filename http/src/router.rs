@@ -20,8 +20,8 @@ use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::routes::{
-    WAIT_MAX, agents, approvals, budgets, children, events, health, leases, metrics, queue, rules,
-    steps, store, submit, tasks,
+    WAIT_MAX, agents, approvals, budgets, children, events, health, leases, metrics, placed, queue,
+    rules, steps, store, submit, tasks,
 };
 use crate::state::{ApiParts, ApiState};
 
@@ -85,7 +85,14 @@ pub(crate) fn surface(state: ApiState) -> Router {
             put(rules::set_resource).delete(rules::remove_resource),
         )
         .route("/v1/store/promote", get(store::show).post(store::promote))
-        .route("/v1/agents", get(agents::list))
+        .route("/v1/agents", get(agents::list).post(placed::create))
+        .route("/v1/agents/{id}", get(placed::show).delete(placed::remove))
+        .route("/v1/agents/{id}/start", post(placed::start))
+        .route("/v1/agents/{id}/stop", post(placed::stop))
+        .route("/v1/agents/{id}/restart", post(placed::restart))
+        .route("/v1/agents/{id}/kill", post(placed::kill))
+        .route("/v1/agents/{id}/handoff", post(placed::hand_off))
+        .route("/v1/agents/{id}/messages", post(submit::to_agent))
         .route("/v1/agents/{id}/inject", post(agents::inject))
         .route("/v1/tree", get(agents::tree))
         .route("/v1/events", get(events::all))

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use regrow_cluster::agents::Agents;
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::concurrency::estimate::LimitReport;
 use regrow_runtime::context::Context;
@@ -46,7 +49,7 @@ pub struct AgentView {
     pub detail: Option<String>,
 }
 
-/// What the surface needs to know of the agents. Neither call may block.
+/// What the surface needs to know of the agents of this node. No call may block.
 pub trait AgentSource: Send + Sync + 'static {
     /// The live supervision tree, as `GET /v1/tree` shows it.
     fn tree(&self) -> Value;
@@ -56,12 +59,38 @@ pub trait AgentSource: Send + Sync + 'static {
     fn concurrency(&self) -> Option<LimitReport> {
         None
     }
+    /// Orders something of an agent that belongs to this node alone.
+    fn order<'a>(&'a self, _id: &'a str, _order: Order) -> BoxFuture<'a, Result<(), OrderError>> {
+        std::future::ready(Err(OrderError::Unknown)).boxed()
+    }
     /// Makes an agent suffer a fault, on a node that is made for rehearsals.
     ///
     /// # Errors
     ///
     /// [`InjectError`]; nothing happened.
     fn inject(&self, id: &str, fault: Fault) -> Result<(), InjectError>;
+}
+
+/// What may be ordered of an agent that belongs to one node alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// It runs again.
+    Start,
+    /// It ends in order, until it is started or the node is.
+    Stop,
+    /// It ends in order and starts anew.
+    Restart,
+    /// It is killed as if it had crashed, and starts again.
+    Kill,
+}
+
+/// An order was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OrderError {
+    /// There is no such agent on this node.
+    Unknown,
+    /// It does not run, or runs already; why, in words.
+    Refused(String),
 }
 
 /// A fault to rehearse recovery with.
@@ -178,8 +207,10 @@ fn advance(watched: &watch::Sender<Phase>, phase: Phase) {
 pub struct ApiParts {
     /// The queue.
     pub queue: Queue,
-    /// The agents.
+    /// The agents of this node.
     pub agents: Arc<dyn AgentSource>,
+    /// The agents of all nodes.
+    pub cluster: Agents,
     /// Shared context of tasks.
     pub context: Context,
     /// The metrics to expose.
@@ -199,6 +230,7 @@ pub(crate) struct ApiState(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) queue: Queue,
     pub(crate) agents: Arc<dyn AgentSource>,
+    pub(crate) cluster: Agents,
     pub(crate) context: Context,
     pub(crate) metrics: Exposition,
     pub(crate) lifecycle: Lifecycle,
@@ -226,6 +258,7 @@ impl ApiState {
         Self(Arc::new(Inner {
             queue: parts.queue,
             agents: parts.agents,
+            cluster: parts.cluster,
             context: parts.context,
             metrics: parts.metrics,
             lifecycle: parts.lifecycle,

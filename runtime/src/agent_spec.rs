@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::AgentId;
+use crate::json::Json;
 use crate::role::Role;
 use crate::supervision::Restart;
 
@@ -175,6 +176,17 @@ impl AgentSpec {
             false => Err(InvalidSpec(problems)),
         }
     }
+}
+
+/// Payload of a task that is for one agent alone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Kind of the work, one of those that the agent's role knows.
+    pub kind: String,
+    /// Payload of the work.
+    #[serde(default = "Json::null")]
+    pub payload: Json,
 }
 
 /// The kind of the tasks that are for this agent alone.

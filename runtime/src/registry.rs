@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -125,6 +125,8 @@ struct Inner {
     life: Life,
     node: Mutex<()>,
     epochs: AtomicU64,
+    /// Changes made through this handle: those of others are heard from the store.
+    changed: watch::Sender<()>,
 }
 
 impl Registry {
@@ -137,6 +139,7 @@ impl Registry {
             life,
             node: Mutex::default(),
             epochs: AtomicU64::new(life.0 << 32),
+            changed: watch::Sender::new(()),
         }))
     }
 
@@ -208,6 +211,7 @@ impl Registry {
             let changed = shared.change_agent(change).await?;
             if let Changed::Done { .. } = changed {
                 store.signal(Signal::Agents, &[]);
+                self.0.changed.send_replace(());
             }
             return Ok(changed);
         }
@@ -231,26 +235,37 @@ impl Registry {
         let mut changes = Changes::default();
         changes.documents.push(row);
         self.0.writer.write(changes).await?;
+        self.0.changed.send_replace(());
         let (revision, epoch) = next.map_or((0, epoch), |next| (next.revision, next.epoch));
         Ok(Changed::Done { revision, epoch })
     }
 
-    /// Hears of changes that other nodes make.
+    /// Hears of changes, whoever makes them.
     #[must_use]
     pub fn hearing(&self) -> Heard {
-        Heard(self.0.writer.store().hearing(Signal::Agents))
+        Heard {
+            others: self.0.writer.store().hearing(Signal::Agents),
+            own: self.0.changed.subscribe(),
+        }
     }
 }
 
-/// Waits for changes that other nodes make.
+/// Waits for changes of the registry.
 #[derive(Debug)]
-pub struct Heard(Hearing);
+pub struct Heard {
+    others: Hearing,
+    own: watch::Receiver<()>,
+}
 
 impl Heard {
-    /// Returns soon after another node changed something, and in any case after a second.
-    /// Never, on a store that nobody shares. Cancellation safe.
+    /// Returns soon after somebody changed something; on a store that nodes share in any case
+    /// after a second. Cancellation safe.
     pub async fn next(&mut self) {
-        self.0.next().await;
+        tokio::select! {
+            _ = self.others.next() => {}
+            // The sender is the registry's, and lasts as long as it.
+            _ = self.own.changed() => {}
+        }
     }
 }
 

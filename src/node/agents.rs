@@ -2,16 +2,20 @@
 
 use std::sync::{Arc, OnceLock};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use regrow_actors::agent::{AgentMsg, Fault as AgentFault};
 use regrow_actors::catalog::Addresses;
-use regrow_http::state::{AgentSource, AgentView, Fault, InjectError};
+use regrow_http::state::{AgentSource, AgentView, Fault, InjectError, Order, OrderError};
 use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::concurrency::estimate::LimitReport;
 use regrow_runtime::health::Health;
 use regrow_runtime::health::report::AgentHealth;
 use regrow_runtime::ids::AgentId;
-use regrow_runtime::supervision::{NodeState, NodeView, Tree};
+use regrow_runtime::supervision::{NodeState, NodeView, Refusal, Supervisor, Tree};
 use serde_json::Value;
+
+use super::placed::{PLACED, Placed};
 
 /// Path of the agents' supervisor.
 pub(crate) const AGENTS: &str = "root/agents";
@@ -19,6 +23,8 @@ pub(crate) const AGENTS: &str = "root/agents";
 /// The agents of a running node.
 pub(crate) struct LiveAgents {
     addresses: Addresses,
+    own: Supervisor,
+    placed: Arc<Placed>,
     rehearsal: bool,
     limiter: Option<Limiter>,
     seen: OnceLock<(Tree, Health)>,
@@ -27,11 +33,15 @@ pub(crate) struct LiveAgents {
 impl LiveAgents {
     pub(crate) fn new(
         addresses: Addresses,
+        own: Supervisor,
+        placed: Arc<Placed>,
         rehearsal: bool,
         limiter: Option<Limiter>,
     ) -> Arc<Self> {
         Arc::new(Self {
             addresses,
+            own,
+            placed,
             rehearsal,
             limiter,
             seen: OnceLock::new(),
@@ -57,9 +67,10 @@ impl AgentSource for LiveAgents {
             return Vec::new();
         };
         let report = health.report();
-        let agents = tree.find(AGENTS).map(|agents| agents.children);
-        let agents = agents.unwrap_or_default().into_iter();
+        let below = [AGENTS, PLACED].map(|path| tree.find(path));
+        let agents = below.into_iter().flatten();
         agents
+            .flat_map(|supervisor| supervisor.children)
             .map(|node| {
                 let known = report.find(&node.path);
                 view(node, known)
@@ -71,13 +82,30 @@ impl AgentSource for LiveAgents {
         self.limiter.as_ref().map(Limiter::report)
     }
 
+    fn order<'a>(&'a self, id: &'a str, order: Order) -> BoxFuture<'a, Result<(), OrderError>> {
+        async move {
+            let done = match order {
+                Order::Start => self.own.restart_child(id).await,
+                Order::Stop => self.own.terminate_child(id).await,
+                Order::Restart => self.own.renew_child(id).await,
+                Order::Kill => self.own.kill_child(id).await,
+            };
+            done.map_err(|refusal| match refusal == Refusal::NotFound {
+                true => OrderError::Unknown,
+                false => OrderError::Refused(refusal.to_string()),
+            })
+        }
+        .boxed()
+    }
+
     fn inject(&self, id: &str, fault: Fault) -> Result<(), InjectError> {
         if !self.rehearsal {
             return Err(InjectError::Disabled);
         }
-        let address = self
-            .addresses
-            .get(&AgentId::new(id))
+        let id = AgentId::new(id);
+        let own = self.addresses.get(&id).cloned();
+        let address = own
+            .or_else(|| self.placed.address(&id))
             .ok_or(InjectError::Unknown)?;
         let fault = match fault {
             Fault::Panic => AgentFault::Panic,

@@ -79,6 +79,7 @@ impl Node {
         let parts = ApiParts {
             queue: queue.clone(),
             agents: Arc::new(OneAgent),
+            cluster: regrow_cluster::agents::Agents::new(queue.registry().clone()),
             context,
             metrics: Exposition::detached().expect("metrics"),
             lifecycle,

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::addressed::opened;
 use super::behaviour::{Ask, Failure, Outcome, TaskContext};
 use super::{AgentArgs, Holder, Status};
 
@@ -40,6 +41,7 @@ pub(super) async fn run(
             .kinds()
             .iter()
             .map(ToString::to_string)
+            .chain(args.addressed.as_deref().map(ToOwned::to_owned))
             .collect(),
         max: 1,
         wait: CLAIM_WAIT,
@@ -122,7 +124,13 @@ async fn one(
     stopping: &CancellationToken,
     status: &Arc<Status>,
 ) -> Option<bool> {
-    let lease = Arc::new(lease);
+    let lease = match opened(&lease, args.addressed.as_deref()) {
+        Ok(work) => Arc::new(work.into_owned()),
+        Err(reason) => {
+            fail(args, &lease, reason, false).await;
+            return Some(false);
+        }
+    };
     let cancelled = stopping.child_token();
     let context = TaskContext {
         journal: Journal::new(args.queue.clone(), &lease),

@@ -98,6 +98,7 @@ impl Stage {
                 let args = AgentArgs {
                     id: id.clone(),
                     behaviour: behaviour.clone(),
+                    addressed: None,
                     queue: queue.clone(),
                     limiter: limiter.clone(),
                     limits: limits.clone(),

@@ -9,13 +9,19 @@ use crate::input::Fields;
 use crate::params::Params;
 use crate::state::{ApiState, Fault, InjectError};
 
-/// `GET /v1/agents`: all agents, or those of one role.
+/// `GET /v1/agents`: the agents that run on this node, and those that the cluster places,
+/// wherever they are; all, or those of one role.
 pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
     let role = params.text("role");
     params.finish()?;
     let mut agents = state.agents.agents();
     agents.retain(|agent| role.as_ref().is_none_or(|role| *role == agent.role));
-    ok(&json!({ "agents": agents }))
+    let mut placed = state.cluster.list().await?;
+    placed.retain(|known| {
+        role.as_ref()
+            .is_none_or(|role| role == known.entry.spec.role.as_str())
+    });
+    ok(&json!({ "agents": agents, "placed": placed }))
 }
 
 /// `GET /v1/tree`: the live supervision tree.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
+use regrow_runtime::agent_spec::{Message, addressed_kind};
 use regrow_runtime::clock::Timestamp;
+use regrow_runtime::ids::AgentId;
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::Submission;
 use regrow_runtime::queue::task::{NewTask, OnChildFailure, TaskTerms};
@@ -68,9 +70,32 @@ async fn many(state: &ApiState, tasks: Vec<Result<Fields, ApiError>>) -> Answer 
     ok(&answers)
 }
 
+/// `POST /v1/agents/{id}/messages`: a task for that agent alone, wherever it runs. It waits
+/// while the agent is nowhere.
+pub(crate) async fn to_agent(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    mut fields: Fields,
+) -> Answer {
+    let id = AgentId::new(id);
+    let mut task = task(&mut fields, state.queue.clock().now());
+    fields.finish()?;
+    state.cluster.show(&id).await?;
+    let message = Message {
+        kind: std::mem::replace(&mut task.kind, addressed_kind(&id)),
+        payload: std::mem::replace(&mut task.payload, Json::null()),
+    };
+    task.payload = Json::of(&message).unwrap_or_else(|_| Json::null());
+    accept(&state, task).await
+}
+
 async fn one(state: &ApiState, mut fields: Fields) -> Answer {
     let task = task(&mut fields, state.queue.clock().now());
     fields.finish()?;
+    accept(state, task).await
+}
+
+async fn accept(state: &ApiState, task: NewTask) -> Answer {
     let submission = state.queue.submit(task).await?;
     let status = if submission.repeated {
         StatusCode::OK

@@ -155,6 +155,7 @@ impl Node {
         let parts = ApiParts {
             queue: queue.clone(),
             agents: setup.agents,
+            cluster: regrow_cluster::agents::Agents::new(queue.registry().clone()),
             context,
             metrics: Exposition::detached().expect("metrics"),
             lifecycle: lifecycle.clone(),

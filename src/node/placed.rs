@@ -1,0 +1,243 @@
+//! Agents that the cluster placed on this node: they run below a supervisor of their own,
+//! which starts nothing again. Whether and where one runs next is the director's to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use regrow_actors::agent::AgentMsg;
+use regrow_actors::catalog::Crew;
+use regrow_cluster::director::{Director, Exit, Hosting};
+use regrow_cluster::entry::Entry;
+use regrow_cluster::placing::ByCount;
+use regrow_cluster::reconcile::Ended;
+use regrow_runtime::actor::Crash;
+use regrow_runtime::ids::{AgentId, Epoch};
+use regrow_runtime::mailbox::Address;
+use regrow_runtime::queue::Queue;
+use regrow_runtime::supervision::{
+    Change, ChildSpec, Lifecycle, Refusal, Shutdown, Strategy, Supervisor, SupervisorSpec, Tree,
+};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// Path of the placed agents' supervisor.
+pub(crate) const PLACED: &str = "root/placed";
+/// Agents that one node may run.
+const PLACED_MAX: usize = 100_000;
+/// Ends of agents that may wait for the director.
+const EXITS_MAX: usize = 1_024;
+
+/// Runs the agents that the director asks for.
+pub(crate) struct Placed {
+    supervisor: Supervisor,
+    crew: Crew,
+    queue: Queue,
+    running: Mutex<BTreeMap<AgentId, Address<AgentMsg>>>,
+}
+
+impl Placed {
+    /// Below which supervisor they run, and who runs them.
+    pub(crate) fn new(crew: Crew, queue: Queue) -> (SupervisorSpec, Arc<Self>) {
+        let spec = SupervisorSpec::new("placed", Strategy::OneForOne).children_max(PLACED_MAX);
+        let placed = Self {
+            supervisor: spec.handle(),
+            crew,
+            queue,
+            running: Mutex::default(),
+        };
+        (spec, Arc::new(placed))
+    }
+
+    /// The supervisor, for health to remedy what hangs.
+    pub(crate) fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Where to reach an agent that runs here.
+    pub(crate) fn address(&self, id: &AgentId) -> Option<Address<AgentMsg>> {
+        self.running.lock().get(id).cloned()
+    }
+
+    /// Waits until this node owns no agent any more, so that others can take them without
+    /// waiting for its life to run out; but not longer than `patience`.
+    pub(crate) async fn given_away(&self, patience: Duration) -> bool {
+        let registry = self.queue.registry();
+        let given_away = async {
+            loop {
+                let (Ok(me), Ok(standing)) = (registry.life(), registry.read().await) else {
+                    // Nothing can be given away any more.
+                    return;
+                };
+                if standing.agents.values().all(|row| row.owner != Some(me)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(patience, given_away).await.is_ok()
+    }
+
+    /// What an earlier director left behind is stopped: the present one knows nothing of it.
+    async fn clear(&self) {
+        let Ok(children) = self.supervisor.which_children().await else {
+            return;
+        };
+        for child in children {
+            // Gone meanwhile is as good.
+            let _ = self.supervisor.terminate_child(child.id).await;
+        }
+        self.running.lock().clear();
+    }
+
+    /// Tells of agents that ended by themselves.
+    async fn watch(&self, tree: &Tree, exits: &mpsc::Sender<Exit>) {
+        let mut changes = tree.subscribe();
+        loop {
+            match changes.recv().await {
+                Ok(change) => {
+                    if let Some(exit) = exit(change) {
+                        self.running.lock().remove(&exit.id);
+                        if exits.send(exit).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                Err(RecvError::Lagged(_)) => {
+                    for id in self.vanished().await {
+                        self.running.lock().remove(&id);
+                        let ended = Ended {
+                            reason: "it ended, how was missed".to_owned(),
+                            abnormal: true,
+                        };
+                        if exits.send(Exit { id, ended }).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Agents that were started and are not there any more.
+    async fn vanished(&self) -> Vec<AgentId> {
+        let before: Vec<AgentId> = self.running.lock().keys().cloned().collect();
+        let Ok(children) = self.supervisor.which_children().await else {
+            return Vec::new();
+        };
+        let there: BTreeSet<String> = children.iter().map(|child| child.id.to_string()).collect();
+        before
+            .into_iter()
+            .filter(|id| !there.contains(id.as_str()))
+            .collect()
+    }
+}
+
+/// The end of a placed agent that nobody had ordered, or a kill.
+fn exit(change: Lifecycle) -> Option<Exit> {
+    if &*change.supervisor != PLACED {
+        return None;
+    }
+    let Change::Exited {
+        reason, ordered, ..
+    } = change.change
+    else {
+        return None;
+    };
+    (!ordered || reason.is_abnormal()).then(|| Exit {
+        id: AgentId::new(change.child.as_str()),
+        ended: Ended {
+            reason: reason.to_string(),
+            abnormal: reason.is_abnormal(),
+        },
+    })
+}
+
+impl Hosting for Placed {
+    fn start<'a>(&'a self, entry: &'a Entry, _: Epoch) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            let spec = &entry.spec;
+            let Some((child, address)) = self.crew.engage(spec, &self.queue) else {
+                let roles = Crew::ROLES.map(|role| role.as_str()).join(", ");
+                return Err(format!(
+                    "no agent of this program plays the role {}; there are {roles}",
+                    spec.role
+                ));
+            };
+            self.running.lock().insert(spec.id.clone(), address);
+            let started = self.supervisor.start_child(child).await;
+            started.map_err(|refusal| {
+                self.running.lock().remove(&spec.id);
+                refusal.to_string()
+            })
+        }
+        .boxed()
+    }
+
+    fn stop<'a>(&'a self, id: &'a AgentId) -> BoxFuture<'a, ()> {
+        async move {
+            match self.supervisor.terminate_child(id).await {
+                Ok(()) | Err(Refusal::NotFound | Refusal::SupervisorDown) => {}
+                Err(refusal) => warn!(agent = %id, %refusal, "could not stop an agent"),
+            }
+            self.running.lock().remove(id);
+        }
+        .boxed()
+    }
+
+    fn kill<'a>(&'a self, id: &'a AgentId) -> BoxFuture<'a, ()> {
+        async move {
+            // One that does not run needs no killing.
+            let _ = self.supervisor.kill_child(id).await;
+            self.running.lock().remove(id);
+        }
+        .boxed()
+    }
+}
+
+/// The director, which makes what runs here follow the registry.
+pub(crate) fn director(
+    name: &str,
+    queue: &Queue,
+    placed: &Arc<Placed>,
+    placing: &Arc<ByCount>,
+    tree: &Tree,
+    patience: Duration,
+) -> SupervisorSpec {
+    let (name, queue, placed) = (name.to_owned(), queue.clone(), placed.clone());
+    let (placing, tree) = (placing.clone(), tree.clone());
+    let director = ChildSpec::task("director", move |stop| {
+        let director = Director {
+            name: name.clone(),
+            registry: queue.registry().clone(),
+            hosting: placed.clone(),
+            placing: placing.clone(),
+        };
+        let (placed, tree) = (placed.clone(), tree.clone());
+        async move {
+            placed.clear().await;
+            let (ended, mut exits) = mpsc::channel(EXITS_MAX);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = placed.watch(&tree, &ended) => {}
+                () = director.run(&mut exits) => {
+                    // Another node acts for this one: whoever runs it stops it.
+                    stop.cancelled().await;
+                }
+            }
+            Ok::<(), Crash>(())
+        }
+    });
+    SupervisorSpec::new("cluster", Strategy::OneForOne)
+        .intensity(3, Duration::from_secs(30))
+        .child(
+            director
+                .role("director")
+                .shutdown(Shutdown::Timeout(patience)),
+        )
+}
