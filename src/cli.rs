@@ -8,6 +8,7 @@ mod agents;
 mod amount;
 mod approvals;
 mod budget;
+mod cluster;
 mod dead_letters;
 pub(crate) mod failure;
 mod health;
@@ -41,6 +42,8 @@ pub(crate) enum ClientVerb {
     Budget(budget::BudgetArgs),
     /// Look at the agents
     Agents(agents::AgentsArgs),
+    /// Look at the nodes together, and ask things of them
+    Cluster(cluster::ClusterArgs),
     /// Ask a node how it is
     Health(health::HealthArgs),
 }
@@ -88,6 +91,7 @@ pub(crate) async fn execute(verb: ClientVerb) -> ExitCode {
         ClientVerb::Approvals(args) => (args.node.json, approvals::run(args).await),
         ClientVerb::Budget(args) => (args.node.json, budget::run(args).await),
         ClientVerb::Agents(args) => (args.node.json, agents::run(args).await),
+        ClientVerb::Cluster(args) => (args.node.json, cluster::run(args).await),
         ClientVerb::Health(args) => (args.node.json, health::run(args).await),
     };
     let Err(failure) = outcome else {

@@ -26,6 +26,7 @@ use std::time::Duration;
 use regrow_actors::catalog::Crew;
 use regrow_actors::worker::rehearsal::Rehearsal;
 use regrow_cluster::agents::Agents;
+use regrow_cluster::nodes::Nodes;
 use regrow_cluster::placing::ByCount;
 use regrow_http::Exposition;
 use regrow_http::server::{BindError, Server};
@@ -199,7 +200,9 @@ impl Node {
             let parts = ApiParts {
                 queue: queue.clone(),
                 agents: live.clone(),
+                node: config.name.clone(),
                 cluster: Agents::new(queue.registry().clone()),
+                nodes: Nodes::new(queue.registry().clone()),
                 context: context.clone(),
                 metrics: exposition()?,
                 lifecycle: lifecycle.clone(),

@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use tracing::{debug, info, warn};
 
 use crate::entry::Entry;
+use crate::nodes::note_of;
 use crate::reconcile::{Ended, Local, Me, Step, Verdict, decide};
 
 /// Longest time between two looks.
@@ -219,12 +220,14 @@ impl Following<'_> {
     /// Reads, and begins the steps that follow.
     async fn look(&mut self) -> Result<(), StoreError> {
         let registry = &self.director.registry;
+        let standing = registry.read().await?;
+        let name = self.director.name.clone();
+        let asked = note_of(&standing, &name).is_some_and(|note| note.stance.gives_away());
         let me = Me {
             life: registry.life()?,
-            name: self.director.name.clone(),
-            draining: self.director.placing.is_draining(),
+            name,
+            draining: asked || self.director.placing.is_draining(),
         };
-        let standing = registry.read().await?;
         let place =
             |id: &AgentId, entry: &Entry| self.director.placing.place(&me, &standing, id, entry);
         let steps = decide(&me, &standing, &self.locals, place, registry.clock().now());

@@ -5,11 +5,13 @@
 //!
 //! - [`member`]: what a node is to its peers
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
-//!   [`director`]: does it; [`agents`]: what people ask of them
+//!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
+//!   people ask of them
 
 pub mod agents;
 pub mod director;
 pub mod entry;
 pub mod member;
+pub mod nodes;
 pub mod placing;
 pub mod reconcile;

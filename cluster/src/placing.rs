@@ -8,6 +8,7 @@ use regrow_runtime::registry::{Life, Standing};
 
 use crate::director::Placing;
 use crate::entry::Entry;
+use crate::nodes::note_of;
 use crate::reconcile::{Me, Verdict};
 
 /// The node with the fewest agents takes the next one; of equal ones, the one that a hash of
@@ -34,7 +35,7 @@ impl Placing for ByCount {
     }
 }
 
-fn place(me: &Me, standing: &Standing, id: &AgentId, entry: &Entry) -> Verdict {
+pub(crate) fn place(me: &Me, standing: &Standing, id: &AgentId, entry: &Entry) -> Verdict {
     let mut counts: BTreeMap<Life, usize> = standing.lives.keys().map(|life| (*life, 0)).collect();
     for row in standing.agents.values() {
         if let Some(count) = row.owner.and_then(|owner| counts.get_mut(&owner)) {
@@ -47,7 +48,15 @@ fn place(me: &Me, standing: &Standing, id: &AgentId, entry: &Entry) -> Verdict {
         .iter()
         // One that is about to be ended takes nothing any more.
         .filter(|(life, node)| **life == me.life || !node.left.is_zero())
-        .filter(|(life, node)| only.is_none_or(|only| is_named(me, **life, &node.node, only)));
+        .filter(|(life, node)| only.is_none_or(|only| is_named(me, **life, &node.node, only)))
+        .filter(|(life, node)| {
+            let name = if **life == me.life {
+                &me.name
+            } else {
+                &*node.node
+            };
+            note_of(standing, name).is_none()
+        });
     let best = fitting
         .map(|(life, node)| (counts[life], draw(id, &node.node), *life))
         .min();
@@ -58,8 +67,8 @@ fn place(me: &Me, standing: &Standing, id: &AgentId, entry: &Entry) -> Verdict {
         }),
         Some(_) => Verdict::Elsewhere,
         None => Verdict::Nowhere(match only {
-            Some(only) => format!("it is to run on {only}, which is away"),
-            None => "no node is alive".to_owned(),
+            Some(only) => format!("it is to run on {only}, which is away or takes none"),
+            None => "no node that is alive takes agents".to_owned(),
         }),
     }
 }

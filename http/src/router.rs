@@ -20,8 +20,8 @@ use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::routes::{
-    WAIT_MAX, agents, approvals, budgets, children, events, health, leases, metrics, placed, queue,
-    rules, steps, store, submit, tasks,
+    WAIT_MAX, agents, approvals, budgets, children, cluster, events, health, leases, metrics,
+    placed, queue, rules, steps, store, submit, tasks,
 };
 use crate::state::{ApiParts, ApiState};
 
@@ -94,6 +94,17 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/agents/{id}/handoff", post(placed::hand_off))
         .route("/v1/agents/{id}/messages", post(submit::to_agent))
         .route("/v1/agents/{id}/inject", post(agents::inject))
+        .route("/v1/cluster/nodes", get(cluster::nodes))
+        .route("/v1/cluster/placement", get(cluster::placement))
+        .route("/v1/cluster/explain/{agent}", get(cluster::explain))
+        .route("/v1/cluster/rebalance", post(cluster::rebalance))
+        .route("/v1/cluster/nodes/{name}/cordon", post(cluster::cordon))
+        .route("/v1/cluster/nodes/{name}/drain", post(cluster::drain))
+        .route(
+            "/v1/cluster/nodes/{name}/quarantine",
+            post(cluster::quarantine),
+        )
+        .route("/v1/cluster/nodes/{name}/release", post(cluster::release))
         .route("/v1/tree", get(agents::tree))
         .route("/v1/events", get(events::all))
         .route_layer(from_fn_with_state(state.clone(), bounded));

@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod approvals;
 pub(crate) mod budgets;
 pub(crate) mod children;
+pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod leases;

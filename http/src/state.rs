@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use regrow_cluster::agents::Agents;
+use regrow_cluster::nodes::Nodes;
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::concurrency::estimate::LimitReport;
 use regrow_runtime::context::Context;
@@ -209,8 +210,12 @@ pub struct ApiParts {
     pub queue: Queue,
     /// The agents of this node.
     pub agents: Arc<dyn AgentSource>,
+    /// This node's name.
+    pub node: String,
     /// The agents of all nodes.
     pub cluster: Agents,
+    /// All nodes.
+    pub nodes: Nodes,
     /// Shared context of tasks.
     pub context: Context,
     /// The metrics to expose.
@@ -230,7 +235,9 @@ pub(crate) struct ApiState(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) queue: Queue,
     pub(crate) agents: Arc<dyn AgentSource>,
+    pub(crate) node: String,
     pub(crate) cluster: Agents,
+    pub(crate) nodes: Nodes,
     pub(crate) context: Context,
     pub(crate) metrics: Exposition,
     pub(crate) lifecycle: Lifecycle,
@@ -258,7 +265,9 @@ impl ApiState {
         Self(Arc::new(Inner {
             queue: parts.queue,
             agents: parts.agents,
+            node: parts.node,
             cluster: parts.cluster,
+            nodes: parts.nodes,
             context: parts.context,
             metrics: parts.metrics,
             lifecycle: parts.lifecycle,

@@ -30,6 +30,10 @@ use crate::store::{Changes, DocumentRow, Store, StoreError};
 pub const AGENTS_MAX: u32 = 100_000;
 /// Where a store of one node keeps the rows.
 const SPACE: &str = "agent";
+/// Where every store keeps what is noted of nodes.
+const NODES: &str = "node";
+/// Nodes of which something may be noted.
+const NODES_MAX: u32 = 10_000;
 
 /// One boot of one node, as the store counts them: fenced once it has ended (ADR 0005).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -68,6 +72,8 @@ pub struct Standing {
     pub lives: BTreeMap<Life, LiveNode>,
     /// The agents, by id. Read after the lives: an owner among neither is one that began since.
     pub agents: BTreeMap<AgentId, AgentRow>,
+    /// What is noted of nodes, by their names; of those that are away as well.
+    pub notes: BTreeMap<String, Json>,
 }
 
 /// What to do with a row.
@@ -181,10 +187,17 @@ impl Registry {
     /// [`StoreError`]; [`StoreError::Unreadable`] when a row cannot be understood.
     pub async fn read(&self) -> Result<Standing, StoreError> {
         let store = self.0.writer.store();
+        let notes = store.documents(NODES, "", NODES_MAX).await?;
+        let notes = notes.into_iter().map(|note| (note.key, note.body));
         if let Store::Postgres(store) = &store {
-            return store.agents().await;
+            let mut standing = store.agents().await?;
+            standing.notes = notes.collect();
+            return Ok(standing);
         }
-        let mut standing = Standing::default();
+        let mut standing = Standing {
+            notes: notes.collect(),
+            ..Standing::default()
+        };
         let me = LiveNode {
             node: "here".into(),
             left: Duration::MAX,
@@ -238,6 +251,26 @@ impl Registry {
         self.0.changed.send_replace(());
         let (revision, epoch) = next.map_or((0, epoch), |next| (next.revision, next.epoch));
         Ok(Changed::Done { revision, epoch })
+    }
+
+    /// Notes something of a node for all nodes to see; `None` forgets it. Of two who write at
+    /// once, the later one counts. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; it may have been noted.
+    pub async fn note(&self, node: &str, body: Option<Json>) -> Result<(), StoreError> {
+        let mut changes = Changes::default();
+        changes.documents.push(DocumentRow {
+            space: NODES,
+            key: node.to_owned(),
+            body,
+            at: self.0.clock.now(),
+        });
+        self.0.writer.write(changes).await?;
+        self.0.changed.send_replace(());
+        self.0.writer.store().signal(Signal::Agents, &[]);
+        Ok(())
     }
 
     /// Hears of changes, whoever makes them.

@@ -176,7 +176,7 @@ impl Agent {
 /// An agent as the cluster knows it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Placed {
+pub(super) struct Placed {
     id: String,
     state: String,
     node: Option<String>,
@@ -240,7 +240,25 @@ impl Placed {
         ]
     }
 
-    fn facts(&self) -> Vec<(&'static str, String)> {
+    /// How it stands, as one word.
+    pub(super) fn state(&self) -> &str {
+        &self.state
+    }
+
+    /// A row that says where it is and why.
+    pub(super) fn why(&self) -> Vec<String> {
+        let why = self.placed.as_ref();
+        let why = why.map(|why| format!("{}: {}", why.reason, why.because));
+        vec![
+            line(&self.id, 40),
+            line(&self.state, 16),
+            self.node.clone().unwrap_or_else(|| "-".to_owned()),
+            self.epoch.to_string(),
+            line(&self.parked.clone().or(why).unwrap_or_default(), 100),
+        ]
+    }
+
+    pub(super) fn facts(&self) -> Vec<(&'static str, String)> {
         let mut known = vec![
             ("id", self.id.clone()),
             ("role", self.spec.role.clone()),

@@ -156,6 +156,8 @@ impl Node {
             queue: queue.clone(),
             agents: setup.agents,
             cluster: regrow_cluster::agents::Agents::new(queue.registry().clone()),
+            nodes: regrow_cluster::nodes::Nodes::new(queue.registry().clone()),
+            node: "here".to_owned(),
             context,
             metrics: Exposition::detached().expect("metrics"),
             lifecycle: lifecycle.clone(),

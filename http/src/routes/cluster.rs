@@ -1,0 +1,84 @@
+//! `/v1/cluster`: the nodes, what they are asked to do, and why agents are where they are.
+
+use axum::extract::{Path, State};
+use regrow_cluster::nodes::Stance;
+use regrow_runtime::ids::AgentId;
+use serde_json::json;
+
+use super::{Answer, ok};
+use crate::input::Fields;
+use crate::params::Params;
+use crate::state::ApiState;
+
+/// `GET /v1/cluster/nodes`: who is there.
+pub(crate) async fn nodes(State(state): State<ApiState>, params: Params) -> Answer {
+    params.finish()?;
+    ok(&json!({ "nodes": state.nodes.list(&state.node).await? }))
+}
+
+/// `GET /v1/cluster/placement`: which agent is where, and why there.
+pub(crate) async fn placement(State(state): State<ApiState>, params: Params) -> Answer {
+    params.finish()?;
+    ok(&json!({ "placed": state.cluster.list().await? }))
+}
+
+/// `GET /v1/cluster/explain/{agent}`: why it is where it is, and what if its node died.
+pub(crate) async fn explain(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    params: Params,
+) -> Answer {
+    params.finish()?;
+    ok(&state.nodes.explain(&state.node, &AgentId::new(id)).await?)
+}
+
+/// `POST /v1/cluster/nodes/{name}/cordon`: it keeps its agents and takes no more.
+pub(crate) async fn cordon(
+    State(state): State<ApiState>,
+    Path(node): Path<String>,
+    fields: Fields,
+) -> Answer {
+    ask(&state, &node, Some(Stance::Cordoned), fields).await
+}
+
+/// `POST /v1/cluster/nodes/{name}/drain`: it gives all its agents away and takes none.
+pub(crate) async fn drain(
+    State(state): State<ApiState>,
+    Path(node): Path<String>,
+    fields: Fields,
+) -> Answer {
+    ask(&state, &node, Some(Stance::Draining), fields).await
+}
+
+/// `POST /v1/cluster/nodes/{name}/quarantine`: the same, because it is not trusted.
+pub(crate) async fn quarantine(
+    State(state): State<ApiState>,
+    Path(node): Path<String>,
+    fields: Fields,
+) -> Answer {
+    ask(&state, &node, Some(Stance::Quarantined), fields).await
+}
+
+/// `POST /v1/cluster/nodes/{name}/release`: it takes agents again.
+pub(crate) async fn release(
+    State(state): State<ApiState>,
+    Path(node): Path<String>,
+    fields: Fields,
+) -> Answer {
+    ask(&state, &node, None, fields).await
+}
+
+async fn ask(state: &ApiState, node: &str, stance: Option<Stance>, mut fields: Fields) -> Answer {
+    let reason = fields.text("reason", true);
+    fields.finish()?;
+    let note = state.nodes.ask(&state.node, node, stance, reason).await?;
+    ok(&json!({ "name": node, "note": note }))
+}
+
+/// `POST /v1/cluster/rebalance`: evens the agents out over the nodes.
+pub(crate) async fn rebalance(State(state): State<ApiState>, mut fields: Fields) -> Answer {
+    let dry_run = fields.flag("dry_run").unwrap_or(false);
+    fields.finish()?;
+    let moves = state.nodes.rebalance(&state.node, dry_run).await?;
+    ok(&json!({ "moves": moves, "dry_run": dry_run }))
+}

@@ -1,0 +1,250 @@
+//! `regrow cluster`: the nodes together, and what is asked of them.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Failure;
+use super::agents::Placed;
+use super::output::{facts, line, relative, table};
+use super::tasks::{encoded, show};
+use crate::client::{Client, NodeArgs, Reply};
+
+#[derive(Args, Debug)]
+pub(crate) struct ClusterArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    #[command(subcommand)]
+    verb: ClusterVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterVerb {
+    /// Say in a few lines how the cluster stands
+    Status,
+    /// List the nodes that live, or of which something is noted
+    Nodes,
+    /// Show which agent is where and why; of one agent also what if its node died
+    Placement {
+        /// Only this agent
+        agent: Option<String>,
+    },
+    /// Let a node keep its agents and take no more
+    Cordon(Asked),
+    /// Let a node give all its agents away and take none
+    Drain(Asked),
+    /// Keep a node that is not trusted out of everything, until it is released
+    Quarantine(Asked),
+    /// Let a node take agents again
+    Release(Asked),
+    /// Even the agents out over the nodes
+    Rebalance {
+        /// Only say what would be moved
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Asked {
+    /// The node's name
+    name: String,
+    /// Why, for whoever wonders later
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Nodes {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Node {
+    name: String,
+    life: Option<u64>,
+    lease_left_ms: Option<u64>,
+    here: bool,
+    agents: u64,
+    note: Option<Note>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Note {
+    stance: String,
+    reason: Option<String>,
+    at: Option<String>,
+}
+
+impl Node {
+    fn state(&self) -> &str {
+        match (&self.note, self.life) {
+            (Some(note), Some(_)) => &note.stance,
+            (None, Some(_)) => "up",
+            (_, None) => "away",
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let note = self.note.as_ref();
+        let about = note.map(|note| {
+            let since = note.at.as_deref().map(relative).unwrap_or_default();
+            let reason = note.reason.as_deref().unwrap_or_default();
+            format!("{} since {since} {reason}", note.stance)
+        });
+        vec![
+            line(&self.name, 40),
+            self.state().to_owned(),
+            self.life
+                .map_or_else(|| "-".to_owned(), |life| life.to_string()),
+            self.lease_left_ms
+                .map_or_else(|| "-".to_owned(), |left| format!("{left} ms")),
+            self.agents.to_string(),
+            if self.here { "here" } else { "" }.to_owned(),
+            line(about.unwrap_or_default().trim_end(), 60),
+        ]
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Placement {
+    placed: Vec<Placed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Explanation {
+    agent: Placed,
+    why: String,
+    if_its_node_died: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Moves {
+    moves: Vec<Planned>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Planned {
+    agent: String,
+    from: String,
+    to: String,
+}
+
+pub(crate) async fn run(args: ClusterArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.node)?;
+    let json = args.node.json;
+    match args.verb {
+        ClusterVerb::Status => status(&client, json).await,
+        ClusterVerb::Nodes => {
+            let reply = client.get("/v1/cluster/nodes").await?;
+            show(&reply, json, || Ok(nodes(&reply.decode::<Nodes>()?.nodes)))
+        }
+        ClusterVerb::Placement { agent: None } => {
+            let reply = client.get("/v1/cluster/placement").await?;
+            show(&reply, json, || {
+                Ok(placement(&reply.decode::<Placement>()?.placed))
+            })
+        }
+        ClusterVerb::Placement { agent: Some(agent) } => {
+            let path = format!("/v1/cluster/explain/{}", encoded(&agent));
+            let reply = client.get(&path).await?;
+            show(&reply, json, || {
+                let explained: Explanation = reply.decode()?;
+                let mut known = explained.agent.facts();
+                known.push(("why", explained.why));
+                known.push(("if its node died", explained.if_its_node_died));
+                Ok(facts(&known))
+            })
+        }
+        ClusterVerb::Cordon(asked) => ask(&client, json, &asked, "cordon").await,
+        ClusterVerb::Drain(asked) => ask(&client, json, &asked, "drain").await,
+        ClusterVerb::Quarantine(asked) => ask(&client, json, &asked, "quarantine").await,
+        ClusterVerb::Release(asked) => ask(&client, json, &asked, "release").await,
+        ClusterVerb::Rebalance { dry_run } => {
+            let body = json!({ "dry_run": dry_run }).to_string();
+            let reply = client.post("/v1/cluster/rebalance", body).await?;
+            show(&reply, json, || rebalanced(&reply, dry_run))
+        }
+    }
+}
+
+async fn ask(client: &Client, json: bool, asked: &Asked, verb: &str) -> Result<(), Failure> {
+    let path = format!("/v1/cluster/nodes/{}/{verb}", encoded(&asked.name));
+    let body = json!({ "reason": asked.reason }).to_string();
+    let reply = client.post(&path, body).await?;
+    let name = line(&asked.name, 60);
+    show(&reply, json, || {
+        Ok(match verb {
+            "cordon" => format!("{name} takes no more agents"),
+            "drain" => format!("{name} gives its agents away and takes none"),
+            "quarantine" => format!("{name} is kept out until it is released"),
+            _ => format!("{name} takes agents again"),
+        })
+    })
+}
+
+fn rebalanced(reply: &Reply, dry_run: bool) -> Result<String, Failure> {
+    let Moves { moves } = reply.decode()?;
+    if moves.is_empty() {
+        return Ok("the agents are even already".to_owned());
+    }
+    let verb = if dry_run { "would go" } else { "goes" };
+    let lines = moves
+        .iter()
+        .map(|it| format!("{} {verb} from {} to {}", it.agent, it.from, it.to));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn nodes(nodes: &[Node]) -> String {
+    let rows: Vec<Vec<String>> = nodes.iter().map(Node::row).collect();
+    let head = ["NODE", "STATE", "LIFE", "LEASE LEFT", "AGENTS", "", "ABOUT"];
+    table(&head, &rows)
+}
+
+fn placement(placed: &[Placed]) -> String {
+    if placed.is_empty() {
+        return "no agent is placed; place one with: regrow agents start NAME --role worker"
+            .to_owned();
+    }
+    let rows: Vec<Vec<String>> = placed.iter().map(Placed::why).collect();
+    table(&["AGENT", "STATE", "NODE", "EPOCH", "WHY"], &rows)
+}
+
+async fn status(client: &Client, json: bool) -> Result<(), Failure> {
+    let known = client.get("/v1/cluster/nodes").await?;
+    let agents = client.get("/v1/cluster/placement").await?;
+    if json {
+        let nodes: serde_json::Value = known.decode()?;
+        let placed: serde_json::Value = agents.decode()?;
+        let both = json!({ "nodes": nodes["nodes"], "placed": placed["placed"] });
+        super::output::print(&both.to_string())?;
+        return Ok(());
+    }
+    let Nodes { nodes: all } = known.decode()?;
+    let Placement { placed } = agents.decode()?;
+    let alive = all.iter().filter(|node| node.life.is_some()).count();
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    for agent in &placed {
+        *states.entry(agent.state()).or_default() += 1;
+    }
+    let states: Vec<String> = states
+        .iter()
+        .map(|(state, count)| format!("{count} {state}"))
+        .collect();
+    let summary = match placed.len() {
+        0 => "no agent is placed".to_owned(),
+        count => format!("{count} agents placed: {}", states.join(", ")),
+    };
+    let lives = if alive == 1 {
+        "node lives"
+    } else {
+        "nodes live"
+    };
+    let text = format!("{alive} {lives}; {summary}\n\n{}", nodes(&all));
+    super::output::print(&text)?;
+    Ok(())
+}
