@@ -1,6 +1,7 @@
 //! `regrow demo`: the main job on real input, and a rehearsal of recovery.
 
 mod audit;
+mod cluster;
 mod crash;
 mod process;
 mod summary;
@@ -35,8 +36,22 @@ pub(crate) struct DemoArguments {
     /// Kill things while the work goes on, and account for everything in the end.
     #[arg(long)]
     crash: bool,
+    /// Start this many nodes that share a database, and kill, freeze and drain them while
+    /// their agents work.
+    #[arg(long, value_name = "NODES", conflicts_with = "crash", value_parser = clap::value_parser!(u32).range(2..=10))]
+    cluster: Option<u32>,
+    /// The PostgreSQL database that the nodes of `--cluster` share; better in the variable,
+    /// which other users cannot see. A schema of its own is made in it.
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "cluster",
+        env = "REGROW_STORE__DATABASE_URL",
+        hide_env_values = true
+    )]
+    database_url: Option<String>,
     /// Repeats a rehearsal: decides every moment and choice.
-    #[arg(long, requires = "crash")]
+    #[arg(long)]
     seed: Option<u64>,
     /// How often the rehearsal kills the node.
     #[arg(long, requires = "crash", default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..=100))]
@@ -65,6 +80,14 @@ pub(crate) async fn run(arguments: DemoArguments) -> ExitCode {
         .unwrap_or_else(|| config::default_data_dir().join("demo"));
     if arguments.crash {
         return rehearse(&arguments, &path, &base).await;
+    }
+    if let Some(nodes) = arguments.cluster {
+        return rehearse_cluster(&arguments, nodes, &base).await;
+    }
+    if arguments.seed.is_some() {
+        let problem = "--seed repeats a rehearsal: pass --crash or --cluster with it";
+        complain(problem, arguments.json);
+        return USAGE.into();
     }
     audit(&arguments, &path, base).await
 }
@@ -150,16 +173,7 @@ async fn rehearse(arguments: &DemoArguments, path: &Path, base: &Path) -> ExitCo
         path: path.to_owned(),
         data_dir: fresh.path().to_owned(),
     };
-    let quiet = arguments.json;
-    let started = tokio::time::Instant::now();
-    let tell: crash::Tell = Arc::new(move |line| {
-        if !quiet {
-            print(&format!(
-                "{:>7.2} s  {line}",
-                started.elapsed().as_secs_f64()
-            ));
-        }
-    });
+    let (tell, started) = teller(arguments.json);
     tell(format!(
         "seed {seed}; a node starts in {}",
         fresh.path().display()
@@ -179,6 +193,77 @@ async fn rehearse(arguments: &DemoArguments, path: &Path, base: &Path) -> ExitCo
         false => print(&summary::ledger(&ledger, started.elapsed())),
     }
     if ledger.is_clean() {
+        return ExitCode::SUCCESS;
+    }
+    let kept = fresh.keep();
+    complain(
+        &format!("the data is kept in {}", kept.display()),
+        arguments.json,
+    );
+    FAILED.into()
+}
+
+/// Says what happens and when, unless only JSON is wanted; and when it began.
+fn teller(quiet: bool) -> (crash::Tell, tokio::time::Instant) {
+    let started = tokio::time::Instant::now();
+    let tell: crash::Tell = Arc::new(move |line| {
+        if !quiet {
+            print(&format!(
+                "{:>7.2} s  {line}",
+                started.elapsed().as_secs_f64()
+            ));
+        }
+    });
+    (tell, started)
+}
+
+async fn rehearse_cluster(arguments: &DemoArguments, nodes: u32, base: &Path) -> ExitCode {
+    let Some(database) = &arguments.database_url else {
+        let problem = "nodes of a cluster share a database: name one with --database-url \
+            postgres://USER@HOST/DATABASE, in which a schema may be made";
+        complain(problem, arguments.json);
+        return USAGE.into();
+    };
+    let database = match database.parse() {
+        Ok(database) => database,
+        Err(error) => {
+            complain(&format!("--database-url {error}"), arguments.json);
+            return USAGE.into();
+        }
+    };
+    let fresh = std::fs::create_dir_all(base)
+        .and_then(|()| tempfile::Builder::new().prefix("cluster-").tempdir_in(base));
+    let fresh = match fresh {
+        Ok(fresh) => fresh,
+        Err(error) => return failed(&error, arguments.json),
+    };
+    let seed = arguments.seed.unwrap_or_else(rand::random);
+    let script = cluster::Script {
+        seed,
+        nodes,
+        database,
+        data_dir: fresh.path().to_owned(),
+    };
+    let (tell, started) = teller(arguments.json);
+    tell(format!(
+        "seed {seed}; {nodes} nodes start in {}",
+        fresh.path().display()
+    ));
+    let accounts = match cluster::run(&script, tell).await {
+        Ok(accounts) => accounts,
+        Err(error) => {
+            let kept = fresh.keep();
+            report(&error, arguments.json);
+            let hint = format!("seed {seed}; the data is kept in {}", kept.display());
+            complain(&hint, arguments.json);
+            return FAILED.into();
+        }
+    };
+    match arguments.json {
+        true => print(&serde_json::to_string_pretty(&accounts).unwrap_or_default()),
+        false => print(&summary::accounts(&accounts, started.elapsed())),
+    }
+    if accounts.is_clean() {
         return ExitCode::SUCCESS;
     }
     let kept = fresh.keep();

@@ -5,8 +5,8 @@
 //! node is killed with `kill -9`, at moments that a seed decides. In the end every
 //! acknowledgement is held against the store.
 
-mod customers;
-mod ledger;
+pub(super) mod customers;
+pub(super) mod ledger;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -284,7 +284,7 @@ async fn generations(stage: &Stage) -> HashMap<String, u64> {
 }
 
 /// Waits until everything was submitted, and everything acknowledged has ended.
-async fn settle(stage: &Stage, work: &mut JoinSet<()>) -> Result<(), CrashError> {
+pub(super) async fn settle(stage: &Stage, work: &mut JoinSet<()>) -> Result<(), CrashError> {
     let over = async {
         while work.join_next().await.is_some() {}
         loop {

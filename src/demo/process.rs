@@ -43,7 +43,7 @@ pub(crate) enum ProcessError {
     #[error("cannot wait for the node process")]
     Wait(#[source] std::io::Error),
     /// It did not end in time after being asked to.
-    #[error("the node did not stop within {0:?} of SIGTERM")]
+    #[error("the node did not end within {0:?}")]
     NotStopped(Duration),
 }
 
@@ -140,12 +140,23 @@ impl NodeProcess {
         self.child.kill().await.map_err(ProcessError::Wait)
     }
 
-    /// Asks it to stop, as a service manager does, and waits for its exit status.
-    pub(crate) async fn stop(mut self, within: Duration) -> Result<ExitStatus, ProcessError> {
+    /// Sends it a signal. It may be gone already; waiting tells.
+    pub(crate) fn signal(&self, signal: Signal) {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            // It may be gone already; waiting tells.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            let _ = kill(Pid::from_raw(pid), signal);
         }
+    }
+
+    /// Asks it to stop, as a service manager does, and waits for its exit status.
+    pub(crate) async fn stop(self, within: Duration) -> Result<ExitStatus, ProcessError> {
+        self.signal(Signal::SIGTERM);
+        self.ended(within).await
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(mut self, within: Duration) -> Result<ExitStatus, ProcessError> {
+        // Waiting would close it, and the node ends when it is closed.
+        let _open = self.child.stdin.take();
         match timeout(within, self.child.wait()).await {
             Ok(status) => status.map_err(ProcessError::Wait),
             Err(_) => Err(ProcessError::NotStopped(within)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use regrow_actors::audit::Summary;
 use regrow_actors::audit::tasks::AuditOutcome;
 
+use super::cluster::Accounts;
 use super::crash::{Ledger, Percentiles};
 use crate::cli::output::line;
 
@@ -88,6 +89,26 @@ fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{plural}")
 }
 
+/// The accounts of a cluster's rehearsal.
+pub(super) fn accounts(accounts: &Accounts, took: Duration) -> String {
+    let mut text = ledger(&accounts.ledger, took);
+    let moved = [
+        ("a kill of a node", accounts.killed_ms),
+        ("a freeze of a node", accounts.frozen_ms),
+        ("the order to drain a node", accounts.drained_ms),
+    ];
+    for (what, millis) in moved {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "\nafter {what}, all its agents ran elsewhere within {millis} ms"
+        );
+    }
+    let (running, placed) = (accounts.agents_running, accounts.agents);
+    let _ = write!(text, "\n{running} of {placed} agents run, each on one node");
+    text
+}
+
 /// The accounts of a rehearsal.
 pub(super) fn ledger(ledger: &Ledger, took: Duration) -> String {
     let mut text = String::from("\nledger\n");
@@ -115,6 +136,9 @@ pub(super) fn ledger(ledger: &Ledger, took: Duration) -> String {
         ("recovery of an agent", ledger.agent_recovery_ms),
         ("recovery from a hang", ledger.hang_recovery_ms),
     ];
+    let recoveries = recoveries
+        .into_iter()
+        .filter(|(_, measured)| 0 < measured.samples);
     for (what, Percentiles { samples, p50, p99 }) in recoveries {
         let _ = writeln!(
             text,

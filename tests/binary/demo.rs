@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::node::{NodeProcess, PATIENCE, Said, regrow, say};
+use crate::schema::Schema;
 
 fn demo(tree: &Path, data: &Path) -> (Said, Value) {
     let said = say(regrow()
@@ -130,4 +131,41 @@ fn a_rehearsal_ends_with_a_clean_ledger() {
             .is_some_and(|count| 0 < count),
         "{ledger}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_killed_frozen_and_drained_loses_and_doubles_nothing() {
+    let schema = Schema::create().await;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let said = say(regrow()
+        .args([
+            "demo",
+            "--cluster",
+            "3",
+            "--json",
+            "--seed",
+            "11",
+            "--data-dir",
+        ])
+        .arg(dir.path())
+        .env("REGROW_STORE__DATABASE_URL", schema.server()));
+    assert_eq!(said.code, Some(0), "{}\n{}", said.err, said.out);
+    let accounts: Value = serde_json::from_str(&said.out).expect("JSON");
+    for (what, count) in [
+        ("lost", 0),
+        ("doubled", 0),
+        ("rerun", 0),
+        ("acknowledged", 200),
+    ] {
+        assert_eq!(accounts[what], count, "{what}: {accounts}");
+    }
+    assert_eq!(accounts["agents"], accounts["agents_running"]);
+    assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
+}
+
+#[test]
+fn a_cluster_without_a_database_says_what_it_needs() {
+    let said = say(regrow().args(["demo", "--cluster", "3"]));
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("--database-url"), "{}", said.err);
 }

@@ -23,6 +23,7 @@ mod life;
 mod order;
 mod read;
 mod registry;
+mod schema;
 mod signal;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 pub use self::life::Takeover;
+pub use self::schema::{drop_schema, make_schema};
 pub(crate) use self::signal::{Hearing, Signal};
 pub use self::url::{DatabaseUrl, InvalidDatabaseUrl};
 use self::write::{CommitError, Fence};
