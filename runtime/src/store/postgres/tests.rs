@@ -1,6 +1,7 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
 mod batches;
+mod columns;
 mod hand_over;
 mod registry;
 mod sharing;
@@ -473,6 +474,7 @@ async fn the_writers_statements_scan_no_table() {
     let store = Postgres::open(config.clone()).await.expect("sound");
     let (mut connection, _) = writing(&config).await.expect("open");
     let statements = [
+        write::rows::ACCEPTED_AND_ENDED,
         write::rows::ROWS,
         write::REOPENED,
         write::BLOBS,

@@ -123,8 +123,11 @@ pub(super) async fn commit(
     let mut written: HashSet<u64> = changes.ends.iter().map(|(seq, _)| *seq).collect();
     // Of several rows for one task only the last is written, and none if it ended.
     let last = changes.runs.iter().rev();
-    let last: Vec<&(u64, TaskRun)> = last.filter(|(seq, _)| written.insert(*seq)).collect();
-    let statements = rows::statements(changes, &last, &lines);
+    let last = last.filter(|(seq, _)| written.insert(*seq));
+    // No row can be there for a task that is only being accepted.
+    let (fresh, standing): (Vec<&(u64, TaskRun)>, Vec<_>) =
+        last.partition(|(seq, run)| rows::is_fresh(run) && lines.is_accepted(*seq));
+    let statements = rows::statements(changes, &fresh, &standing, &lines);
     if let ([statement], true) = (&statements[..], rows::are_all(changes)) {
         return statement.run(connection, fence).await;
     }
