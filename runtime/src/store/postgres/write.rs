@@ -5,14 +5,14 @@
 //! plan made from statistics of yesterday can turn into a scan (QUEUE-like tables are empty
 //! one moment and full the next). The connection forbids scans besides, see `super::connect`.
 
-pub(super) mod rows;
+mod rows;
+pub(super) mod statements;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::{PgConnection, Row};
 
-use super::hand_over;
 use super::ledger;
 use super::order;
 use super::text::written;
@@ -127,7 +127,7 @@ pub(super) async fn commit(
     // No row can be there for a task that is only being accepted.
     let (fresh, standing): (Vec<&(u64, TaskRun)>, Vec<_>) =
         last.partition(|(seq, run)| rows::is_fresh(run) && lines.is_accepted(*seq));
-    let statements = rows::statements(changes, &fresh, &standing, &lines);
+    let statements = rows::statements(changes, &fresh, &standing, &written, &lines);
     if let ([statement], true) = (&statements[..], rows::are_all(changes)) {
         return statement.run(connection, fence).await;
     }
@@ -158,7 +158,6 @@ pub(super) async fn commit(
     }
     ledger::write(to, node, changes).await?;
     order::write(to, node, &changes.orders, &changes.answers).await?;
-    hand_over::write(to, fence.boot, changes).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
         let control =

@@ -1,10 +1,10 @@
-//! Tasks accepted, tasks as they stand, ends, lines of logs and steps: in one statement.
+//! Tasks accepted, tasks as they stand, ends, lines of logs, steps and hand-overs: in one
+//! statement.
 //!
 //! A trip to the server costs more than the rows of a small batch, and a statement outside of
-//! a transaction commits as it ends. Every part takes its rows together with the fence's, so
-//! without the fence nothing is written, and the fence's lock is held to the end. The parts
-//! see the same state and come in no order, so no two of them may touch the same row.
+//! a transaction commits as it ends.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sqlx::postgres::PgArguments;
@@ -12,86 +12,12 @@ use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
 use uuid::Uuid;
 
+use super::statements::{ACCEPTED_AND_ENDED, ROWS};
 use super::{CommitError, Fence, column, maybe, pieces, signed, written};
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState};
 use crate::store::content::{Content, ContentHash};
 use crate::store::lines::Lines;
-use crate::store::{Changes, StepRow};
-
-/// What nearly every batch is made of: tasks accepted, and tasks that ended.
-///
-/// Columns stand in the list of what a query selects, where `unnest` hands them out row by
-/// row; in `FROM` each would be a table of its own first. They go on in step until the
-/// longest ends, and give nulls behind their own end.
-macro_rules! accepted_and_ended {
-    () => {
-        "WITH held AS MATERIALIZED \
-        (SELECT boot FROM life WHERE boot = $1 AND session = $2 AND NOT ended FOR KEY SHARE), \
-        accepted AS (INSERT INTO task \
-         (seq, id, kind, payload, goal, priority, class, tenant, idempotency_key, parent, \
-          depends_on, max_attempts, submitted_at, deadline, terms, log) \
-         SELECT seq, id, COALESCE(kind, $3), payload, goal, COALESCE(priority, $4), \
-          COALESCE(class, $5), COALESCE(tenant, $6), idempotency_key, parent, \
-          COALESCE(depends_on, ''), COALESCE(max_attempts, $7), COALESCE(submitted_at, $8), \
-          deadline, terms, log \
-         FROM held, (SELECT unnest($9::bigint[]) AS seq, unnest($10::uuid[]) AS id, \
-          unnest($11::text[]) AS kind, unnest($12::text[]) AS payload, \
-          unnest($13::text[]) AS goal, unnest($14::text[]) AS priority, \
-          unnest($15::text[]) AS class, unnest($16::text[]) AS tenant, \
-          unnest($17::text[]) AS idempotency_key, unnest($18::uuid[]) AS parent, \
-          unnest($19::text[]) AS depends_on, unnest($20::bigint[]) AS max_attempts, \
-          unnest($21::bigint[]) AS submitted_at, unnest($22::bigint[]) AS deadline, \
-          unnest($23::text[]) AS terms, unnest($24::text[]) AS log) AS new), \
-        fresh AS (INSERT INTO task_run \
-         (owner, seq, state, attempt, losses, epoch, run_at, cancel_requested, events, retries) \
-         SELECT boot, seq, 'available', 0, 0, 0, COALESCE(run_at, $25), false, \
-          COALESCE(events, $26), 0 \
-         FROM held, (SELECT unnest($27::bigint[]) AS seq, unnest($28::bigint[]) AS run_at, \
-          unnest($29::bigint[]) AS events) AS new), \
-        ends AS (INSERT INTO task_end \
-         (seq, state, finished_at, attempt, losses, epoch, result, error, events, log) \
-         SELECT seq, COALESCE(state, $30), COALESCE(finished_at, $31), COALESCE(attempt, $32), \
-          COALESCE(losses, $33), epoch, result, error, COALESCE(events, $34), log \
-         FROM held, (SELECT unnest($35::bigint[]) AS seq, unnest($36::text[]) AS state, \
-          unnest($37::bigint[]) AS finished_at, unnest($38::bigint[]) AS attempt, \
-          unnest($39::bigint[]) AS losses, unnest($40::bigint[]) AS epoch, \
-          unnest($41::text[]) AS result, unnest($42::text[]) AS error, \
-          unnest($43::bigint[]) AS events, unnest($44::text[]) AS log) AS new), \
-        ended AS (DELETE FROM task_run r USING held WHERE r.seq = ANY($35::bigint[]))"
-    };
-}
-
-pub(in super::super) const ACCEPTED_AND_ENDED: &str =
-    concat!(accepted_and_ended!(), " SELECT count(*) FROM held");
-
-pub(in super::super) const ROWS: &str = concat!(
-    accepted_and_ended!(),
-    ", dependencies AS (INSERT INTO task_dependency (dependency, seq) \
-     SELECT new.* FROM held, unnest($45::uuid[], $46::bigint[]) AS new), \
-    standing AS (INSERT INTO task_run \
-     (owner, seq, state, attempt, losses, epoch, run_at, lease_until, worker, \
-      cancel_requested, last_error, events, retries) \
-     SELECT held.boot, new.* FROM held, unnest($47::bigint[], $48::text[], $49::bigint[], \
-      $50::bigint[], $51::bigint[], $52::bigint[], $53::bigint[], $54::text[], $55::boolean[], \
-      $56::text[], $57::bigint[], $58::bigint[]) AS new \
-     ON CONFLICT (seq) DO UPDATE SET owner = excluded.owner, state = excluded.state, \
-      attempt = excluded.attempt, losses = excluded.losses, epoch = excluded.epoch, \
-      run_at = excluded.run_at, lease_until = excluded.lease_until, worker = excluded.worker, \
-      cancel_requested = excluded.cancel_requested, last_error = excluded.last_error, \
-      events = excluded.events, retries = excluded.retries), \
-    lines AS (INSERT INTO task_event (seq, n, at, kind, epoch, detail) \
-     SELECT new.* FROM held, unnest($59::bigint[], $60::bigint[], $61::bigint[], $62::text[], \
-      $63::bigint[], $64::text[]) AS new), \
-    steps AS (INSERT INTO step (seq, digest, key, input, output, epoch, started_at, finished_at, \
-      cost, input_blob, output_blob) \
-     SELECT new.seq, sha256(convert_to(new.key, 'UTF8')), new.key, new.input, new.output, \
-      new.epoch, new.started_at, new.finished_at, new.cost, new.input_blob, new.output_blob \
-     FROM held, unnest($65::bigint[], $66::text[], $67::text[], $68::text[], $69::bigint[], \
-      $70::bigint[], $71::bigint[], $72::text[], $73::text[], $74::text[]) AS new \
-      (seq, key, input, output, epoch, started_at, finished_at, cost, input_blob, output_blob) \
-     ON CONFLICT (seq, digest) DO NOTHING) \
-    SELECT count(*) FROM held"
-);
+use crate::store::{Changes, HandedOver, StepRow};
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
@@ -103,6 +29,8 @@ pub(super) struct Rows<'a> {
     ends: &'a [(u64, TaskEnd)],
     between: &'a [(u64, &'a TaskEvent)],
     steps: &'a [StepRow],
+    taken_in: &'a [u64],
+    given: &'a [HandedOver],
     lines: &'a Lines<'a>,
 }
 
@@ -123,8 +51,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         documents,
         orders,
         answers,
-        handed_over,
-        taken_in,
+        handed_over: _,
+        taken_in: _,
         control,
         prune_before,
     } = changes;
@@ -138,8 +66,6 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         && documents.is_empty()
         && orders.is_empty()
         && answers.is_empty()
-        && handed_over.is_empty()
-        && taken_in.is_empty()
         && control.is_none()
         && prune_before.is_none()
 }
@@ -150,11 +76,13 @@ pub(super) fn step_bytes(step: &StepRow) -> usize {
 }
 
 /// All of `changes` that this statement writes, in as many statements as it takes: mostly one.
-/// `fresh` and `standing` are those of its runs that count.
+/// `fresh` and `standing` are those of its runs that count, `touched` the tasks of which there
+/// is such a run or an end.
 pub(super) fn statements<'a>(
     changes: &'a Changes,
     fresh: &'a [&'a (u64, TaskRun)],
     standing: &'a [&'a (u64, TaskRun)],
+    touched: &HashSet<u64>,
     lines: &'a Lines<'a>,
 ) -> Vec<Rows<'a>> {
     let mut accepted = pieces(&changes.bodies, |body| body.payload.bytes());
@@ -165,6 +93,14 @@ pub(super) fn statements<'a>(
     let size = |(_, line): &(u64, &TaskEvent)| line.detail.as_ref().map_or(0, String::len);
     let mut between = pieces(&lines.between, size);
     let mut steps = pieces(&changes.steps, step_bytes);
+    let mut taken_in = pieces(&changes.taken_in, |_| 0);
+    let given = &changes.handed_over;
+    let noted: HashSet<u64> = changes.taken_in.iter().copied().collect();
+    // A row that another part writes, or whose note it removes, is given away after that.
+    let is_alone = |one: &HandedOver| !touched.contains(&one.seq) && !noted.contains(&one.seq);
+    let at_once = given.iter().all(is_alone);
+    let mut given_at_once = pieces(if at_once { given } else { &[] }, |_| 0);
+    let mut given_afterwards = pieces(if at_once { &[] } else { given }, |_| 0);
     let next = || {
         let parts = (
             accepted.next(),
@@ -173,9 +109,14 @@ pub(super) fn statements<'a>(
             ends.next(),
             between.next(),
             steps.next(),
+            taken_in.next(),
+            given_at_once.next(),
         );
-        if let (None, None, None, None, None, None) = parts {
-            return None;
+        if let (None, None, None, None, None, None, None, None) = parts {
+            return given_afterwards.next().map(|given| Rows {
+                given,
+                ..Rows::none(lines)
+            });
         }
         Some(Rows {
             accepted: parts.0.unwrap_or_default(),
@@ -184,18 +125,36 @@ pub(super) fn statements<'a>(
             ends: parts.3.unwrap_or_default(),
             between: parts.4.unwrap_or_default(),
             steps: parts.5.unwrap_or_default(),
+            taken_in: parts.6.unwrap_or_default(),
+            given: parts.7.unwrap_or_default(),
             lines,
         })
     };
     std::iter::from_fn(next).collect()
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    fn none(lines: &'a Lines<'a>) -> Self {
+        Self {
+            accepted: &[],
+            fresh: &[],
+            standing: &[],
+            ends: &[],
+            between: &[],
+            steps: &[],
+            taken_in: &[],
+            given: &[],
+            lines,
+        }
+    }
+
     /// Writes them if the fence holds.
     pub(super) async fn run(&self, to: &mut PgConnection, fence: Fence) -> Result<(), CommitError> {
         let is_short = self.standing.is_empty()
             && self.between.is_empty()
             && self.steps.is_empty()
+            && self.taken_in.is_empty()
+            && self.given.is_empty()
             && self.accepted.iter().all(|body| body.depends_on.is_empty());
         let query = match is_short {
             true => self.accepted_and_ended(ACCEPTED_AND_ENDED, fence)?,
@@ -299,6 +258,8 @@ impl Rows<'_> {
             standing,
             between,
             steps,
+            taken_in,
+            given,
             ..
         } = self;
         let dependencies = accepted
@@ -346,7 +307,10 @@ impl Rows<'_> {
             }))
             .bind(sparse(steps, |step| {
                 step.output.hash.as_ref().map(ContentHash::as_str)
-            })))
+            }))
+            .bind(column(taken_in, |seq| signed(*seq)))
+            .bind(column(given, |one| signed(one.seq)))
+            .bind(column(given, |one| one.to)))
     }
 }
 
