@@ -208,6 +208,26 @@ async fn a_task_from_its_submission_to_its_end_takes_one_statement_per_batch() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_on_its_way_to_the_server_before_anybody_waits_for_it() {
+    let schema = Schema::create().await;
+    let opened = Postgres::open(shared(&schema, "node")).await;
+    let store = Store::Postgres(opened.expect("sound"));
+    store.next_boot().await.expect("a life");
+    // The first time the server has to hear of the statement.
+    let first = store.commit(Arc::new(accepted(7)));
+    first.await.expect("committed");
+    let begun = store.commit(Arc::new(accepted(9)));
+    soon("the batch", async {
+        while rows(&schema).await == 4 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    begun.await.expect("committed");
+    store.close().await;
+}
+
 fn handed(seq: u64, to: i64) -> HandedOver {
     let id = TaskId::from(uuid::Uuid::now_v7());
     HandedOver { seq, id, to }
