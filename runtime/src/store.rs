@@ -539,7 +539,12 @@ impl Store {
             Self::Sqlite(store) => store.commit(changes),
             Self::Postgres(store) => {
                 let store = store.clone();
-                async move { store.commit(&changes).await }.boxed()
+                let mut commit = async move { store.commit(&changes).await }.boxed();
+                // On its way to the server before anybody waits for the answer.
+                match (&mut commit).now_or_never() {
+                    Some(outcome) => ready(outcome).boxed(),
+                    None => commit,
+                }
             }
             Self::Volatile(store) => ready(store.commit(Arc::unwrap_or_clone(changes))).boxed(),
         }

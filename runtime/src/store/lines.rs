@@ -56,6 +56,11 @@ impl<'a> Lines<'a> {
         lines
     }
 
+    /// Whether the task is accepted in this batch.
+    pub(super) fn is_accepted(&self, seq: u64) -> bool {
+        self.accepted.contains_key(&seq)
+    }
+
     /// What the row of a task that is accepted gets.
     pub(super) fn accepted(&self, seq: u64) -> &str {
         self.accepted.get(&seq).map_or("", String::as_str)

@@ -20,27 +20,12 @@ use super::read::{Names, ReadError, body, run, unreadable};
 use super::write::{column, signed};
 use super::{Postgres, connect, named};
 use crate::queue::machine::Want;
-use crate::store::{Changes, LiveTasks, StoreError};
+use crate::store::{LiveTasks, StoreError};
 
 /// An announcement counts for this many seconds; it is made again each second.
 const WANT_SECONDS: f64 = 3.0;
 /// Longest wait for the server's answer to an announcement.
 const WANT_TIMEOUT: Duration = Duration::from_secs(2);
-
-pub(super) const TAKEN_IN: &str = "DELETE FROM handed WHERE seq = ANY($1::bigint[])";
-
-/// `$1` the tasks, `$2` to whom, `$3` to whom else.
-pub(super) const HANDED: &str = "WITH taker AS ( \
-     SELECT boot FROM life WHERE boot = ANY($2::bigint[]) AND NOT ended \
-      AND clock_timestamp() < lease_until \
-     FOR KEY SHARE SKIP LOCKED), \
-    move AS ( \
-     SELECT m.seq, COALESCE(taker.boot, $3) AS to_life \
-     FROM unnest($1::bigint[], $2::bigint[]) AS m (seq, to_life) \
-     LEFT JOIN taker ON taker.boot = m.to_life), \
-    moved AS ( \
-     UPDATE task_run r SET owner = move.to_life FROM move WHERE r.seq = move.seq) \
-    INSERT INTO handed (seq, to_life) SELECT seq, to_life FROM move";
 
 const WANT: &str = "INSERT INTO want (life, round, at, kinds, tasks) \
     VALUES ($1, 1, clock_timestamp(), $2::text[], $3::bigint[]) \
@@ -67,28 +52,6 @@ const TAKE: &str = "SELECT t.*, \
     r.retries \
     FROM (SELECT seq FROM handed WHERE to_life = $1 ORDER BY seq LIMIT $2) h \
     JOIN task_run r ON r.seq = h.seq JOIN task t ON t.seq = h.seq ORDER BY h.seq";
-
-/// Writes what came and what goes; what came may go on in the same transaction.
-pub(super) async fn write(
-    to: &mut PgConnection,
-    own: i64,
-    changes: &Changes,
-) -> Result<(), sqlx::Error> {
-    if !changes.taken_in.is_empty() {
-        let seqs = column(&changes.taken_in, |seq| signed(*seq));
-        sqlx::query(TAKEN_IN).bind(seqs).execute(&mut *to).await?;
-    }
-    let given = &changes.handed_over;
-    if !given.is_empty() {
-        sqlx::query(HANDED)
-            .bind(column(given, |one| signed(one.seq)))
-            .bind(column(given, |one| one.to))
-            .bind(own)
-            .execute(&mut *to)
-            .await?;
-    }
-    Ok(())
-}
 
 /// Tasks of `lives` that were not in anybody's memory. For use within the transaction that
 /// reads the tasks.

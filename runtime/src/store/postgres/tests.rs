@@ -1,6 +1,7 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
 mod batches;
+mod columns;
 mod hand_over;
 mod registry;
 mod sharing;
@@ -473,7 +474,8 @@ async fn the_writers_statements_scan_no_table() {
     let store = Postgres::open(config.clone()).await.expect("sound");
     let (mut connection, _) = writing(&config).await.expect("open");
     let statements = [
-        write::rows::ROWS,
+        write::statements::ACCEPTED_AND_ENDED,
+        write::statements::ROWS,
         write::REOPENED,
         write::BLOBS,
         write::OLD_BLOBS,
@@ -485,8 +487,6 @@ async fn the_writers_statements_scan_no_table() {
         write::DOCUMENTS,
         write::DELETED_DOCUMENTS,
         write::OLD,
-        super::hand_over::HANDED,
-        super::hand_over::TAKEN_IN,
     ];
     for statement in statements.into_iter().chain(write::FORGET) {
         let plan = plan(&mut connection, statement).await;

@@ -5,14 +5,14 @@
 //! plan made from statistics of yesterday can turn into a scan (QUEUE-like tables are empty
 //! one moment and full the next). The connection forbids scans besides, see `super::connect`.
 
-pub(super) mod rows;
+mod rows;
+pub(super) mod statements;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::{PgConnection, Row};
 
-use super::hand_over;
 use super::ledger;
 use super::order;
 use super::text::written;
@@ -123,8 +123,11 @@ pub(super) async fn commit(
     let mut written: HashSet<u64> = changes.ends.iter().map(|(seq, _)| *seq).collect();
     // Of several rows for one task only the last is written, and none if it ended.
     let last = changes.runs.iter().rev();
-    let last: Vec<&(u64, TaskRun)> = last.filter(|(seq, _)| written.insert(*seq)).collect();
-    let statements = rows::statements(changes, &last, &lines);
+    let last = last.filter(|(seq, _)| written.insert(*seq));
+    // No row can be there for a task that is only being accepted.
+    let (fresh, standing): (Vec<&(u64, TaskRun)>, Vec<_>) =
+        last.partition(|(seq, run)| rows::is_fresh(run) && lines.is_accepted(*seq));
+    let statements = rows::statements(changes, &fresh, &standing, &written, &lines);
     if let ([statement], true) = (&statements[..], rows::are_all(changes)) {
         return statement.run(connection, fence).await;
     }
@@ -155,7 +158,6 @@ pub(super) async fn commit(
     }
     ledger::write(to, node, changes).await?;
     order::write(to, node, &changes.orders, &changes.answers).await?;
-    hand_over::write(to, fence.boot, changes).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {
         let control =

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::ids::Epoch;
 use crate::queue::task::{Lane, TaskBody, TaskEvent, TaskEventKind, TaskRun};
+use crate::store::HandedOver;
 
 /// A task that is accepted, as it is handed to the store.
 fn accepted(seq: u64) -> Changes {
@@ -171,7 +172,7 @@ async fn a_task_from_its_submission_to_its_end_takes_one_statement_per_batch() {
         let latest = latest(pid, &schema).await;
         // The end of a transaction would be a statement of its own. The server shows how a
         // statement begins.
-        let shown = latest.len() == 1_023 && write::rows::ROWS.starts_with(&latest);
+        let shown = latest.len() == 1_023 && write::statements::ROWS.starts_with(&latest);
         assert!(shown, "{what}: {latest}");
         // Another one, so that it cannot be taken for the next.
         let other = node.queue.writer().write(document(what)).await;
@@ -191,5 +192,79 @@ async fn a_task_from_its_submission_to_its_end_takes_one_statement_per_batch() {
         .complete(lease.task.id, lease.epoch, Json::null());
     done.await.expect("held");
     one_statement("completed").await;
+    // As if another node had handed it over, and a third one wanted it.
+    let came = Changes {
+        taken_in: vec![7],
+        ..accepted(1)
+    };
+    node.queue.writer().write(came).await.expect("alive");
+    one_statement("taken in").await;
+    let leaves = Changes {
+        handed_over: vec![handed(1, 1)],
+        ..Changes::default()
+    };
+    node.queue.writer().write(leaves).await.expect("alive");
+    one_statement("handed over").await;
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_on_its_way_to_the_server_before_anybody_waits_for_it() {
+    let schema = Schema::create().await;
+    let opened = Postgres::open(shared(&schema, "node")).await;
+    let store = Store::Postgres(opened.expect("sound"));
+    store.next_boot().await.expect("a life");
+    // The first time the server has to hear of the statement.
+    let first = store.commit(Arc::new(accepted(7)));
+    first.await.expect("committed");
+    let begun = store.commit(Arc::new(accepted(9)));
+    soon("the batch", async {
+        while rows(&schema).await == 4 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    begun.await.expect("committed");
+    store.close().await;
+}
+
+fn handed(seq: u64, to: i64) -> HandedOver {
+    let id = TaskId::from(uuid::Uuid::now_v7());
+    HandedOver { seq, id, to }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_changes_and_leaves_in_one_batch_leaves_as_it_stands_then() {
+    let schema = Schema::create().await;
+    let mut nodes = Vec::new();
+    for name in ["giver", "taker"] {
+        let mut node = Node::steady(&schema, name).await;
+        // Neither takes the task in by itself.
+        node.running.shutdown().await;
+        nodes.push(node);
+    }
+    let mut connection = schema.connect().await;
+    let there = Changes {
+        events: Vec::new(),
+        handed_over: vec![handed(7, 2)],
+        ..accepted(7)
+    };
+    let mut back = Changes {
+        taken_in: vec![7],
+        handed_over: vec![handed(7, 1)],
+        runs: accepted(7).runs,
+        ..Changes::default()
+    };
+    back.runs[0].1.attempt = 3;
+    for (boot, changes, expected) in [(1, there, 22), (2, back, 311)] {
+        let fence = Fence { boot, session: 1 };
+        let done = write::commit(&mut connection, "node", fence, &changes).await;
+        done.expect("committed");
+        let stands = "SELECT r.attempt * 100 + r.owner * 10 + h.to_life FROM task_run r \
+            JOIN handed h ON h.seq = r.seq";
+        assert_eq!(schema.number(stands).await, expected, "{changes:?}");
+    }
+    for node in nodes {
+        node.die().await;
+    }
 }

@@ -1,67 +1,36 @@
-//! Tasks accepted, tasks as they stand, ends, lines of logs and steps: in one statement.
+//! Tasks accepted, tasks as they stand, ends, lines of logs, steps and hand-overs: in one
+//! statement.
 //!
 //! A trip to the server costs more than the rows of a small batch, and a statement outside of
-//! a transaction commits as it ends. Every part takes its rows together with the fence's, so
-//! without the fence nothing is written, and the fence's lock is held to the end. The parts
-//! see the same state and come in no order, so no two of them may touch the same row.
+//! a transaction commits as it ends.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 use uuid::Uuid;
 
+use super::statements::{ACCEPTED_AND_ENDED, ROWS};
 use super::{CommitError, Fence, column, maybe, pieces, signed, written};
-use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun};
+use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState};
 use crate::store::content::{Content, ContentHash};
 use crate::store::lines::Lines;
-use crate::store::{Changes, StepRow};
+use crate::store::{Changes, HandedOver, StepRow};
 
-pub(in super::super) const ROWS: &str = "WITH held AS MATERIALIZED \
-    (SELECT boot FROM life WHERE boot = $1 AND session = $2 AND NOT ended FOR KEY SHARE), \
-    accepted AS (INSERT INTO task \
-     (seq, id, kind, payload, goal, priority, class, tenant, idempotency_key, parent, \
-      depends_on, max_attempts, submitted_at, deadline, terms, log) \
-     SELECT new.* FROM held, unnest($3::bigint[], $4::uuid[], $5::text[], $6::text[], \
-      $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::uuid[], $13::text[], \
-      $14::bigint[], $15::bigint[], $16::bigint[], $17::text[], $18::text[]) AS new), \
-    dependencies AS (INSERT INTO task_dependency (dependency, seq) \
-     SELECT new.* FROM held, unnest($19::uuid[], $20::bigint[]) AS new), \
-    standing AS (INSERT INTO task_run \
-     (owner, seq, state, attempt, losses, epoch, run_at, lease_until, worker, \
-      cancel_requested, last_error, events, retries) \
-     SELECT held.boot, new.* FROM held, unnest($21::bigint[], $22::text[], $23::bigint[], \
-      $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::text[], $29::boolean[], \
-      $30::text[], $31::bigint[], $32::bigint[]) AS new \
-     ON CONFLICT (seq) DO UPDATE SET owner = excluded.owner, state = excluded.state, \
-      attempt = excluded.attempt, losses = excluded.losses, epoch = excluded.epoch, \
-      run_at = excluded.run_at, lease_until = excluded.lease_until, worker = excluded.worker, \
-      cancel_requested = excluded.cancel_requested, last_error = excluded.last_error, \
-      events = excluded.events, retries = excluded.retries), \
-    ends AS (INSERT INTO task_end \
-     (seq, state, finished_at, attempt, losses, epoch, result, error, events, log) \
-     SELECT new.* FROM held, unnest($33::bigint[], $34::text[], $35::bigint[], $36::bigint[], \
-      $37::bigint[], $38::bigint[], $39::text[], $40::text[], $41::bigint[], $42::text[]) AS new), \
-    ended AS (DELETE FROM task_run r USING held WHERE r.seq = ANY($33::bigint[])), \
-    lines AS (INSERT INTO task_event (seq, n, at, kind, epoch, detail) \
-     SELECT new.* FROM held, unnest($43::bigint[], $44::bigint[], $45::bigint[], $46::text[], \
-      $47::bigint[], $48::text[]) AS new), \
-    steps AS (INSERT INTO step (seq, digest, key, input, output, epoch, started_at, finished_at, \
-      cost, input_blob, output_blob) \
-     SELECT new.seq, sha256(convert_to(new.key, 'UTF8')), new.key, new.input, new.output, \
-      new.epoch, new.started_at, new.finished_at, new.cost, new.input_blob, new.output_blob \
-     FROM held, unnest($49::bigint[], $50::text[], $51::text[], $52::text[], $53::bigint[], \
-      $54::bigint[], $55::bigint[], $56::text[], $57::text[], $58::text[]) AS new \
-      (seq, key, input, output, epoch, started_at, finished_at, cost, input_blob, output_blob) \
-     ON CONFLICT (seq, digest) DO NOTHING) \
-    SELECT count(*) FROM held";
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// What one statement writes.
 pub(super) struct Rows<'a> {
     accepted: &'a [Arc<TaskBody>],
+    fresh: &'a [&'a (u64, TaskRun)],
     standing: &'a [&'a (u64, TaskRun)],
     ends: &'a [(u64, TaskEnd)],
     between: &'a [(u64, &'a TaskEvent)],
     steps: &'a [StepRow],
+    taken_in: &'a [u64],
+    given: &'a [HandedOver],
     lines: &'a Lines<'a>,
 }
 
@@ -82,8 +51,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         documents,
         orders,
         answers,
-        handed_over,
-        taken_in,
+        handed_over: _,
+        taken_in: _,
         control,
         prune_before,
     } = changes;
@@ -97,8 +66,6 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         && documents.is_empty()
         && orders.is_empty()
         && answers.is_empty()
-        && handed_over.is_empty()
-        && taken_in.is_empty()
         && control.is_none()
         && prune_before.is_none()
 }
@@ -109,133 +76,90 @@ pub(super) fn step_bytes(step: &StepRow) -> usize {
 }
 
 /// All of `changes` that this statement writes, in as many statements as it takes: mostly one.
-/// `last` are those of its runs that count.
+/// `fresh` and `standing` are those of its runs that count, `touched` the tasks of which there
+/// is such a run or an end.
 pub(super) fn statements<'a>(
     changes: &'a Changes,
-    last: &'a [&'a (u64, TaskRun)],
+    fresh: &'a [&'a (u64, TaskRun)],
+    standing: &'a [&'a (u64, TaskRun)],
+    touched: &HashSet<u64>,
     lines: &'a Lines<'a>,
 ) -> Vec<Rows<'a>> {
     let mut accepted = pieces(&changes.bodies, |body| body.payload.bytes());
-    let mut standing = pieces(last, |_| 0);
+    let mut fresh = pieces(fresh, |_| 0);
+    let mut standing = pieces(standing, |_| 0);
     let size = |(_, end): &(u64, TaskEnd)| end.result.as_ref().map_or(0, |json| json.bytes());
     let mut ends = pieces(&changes.ends, size);
     let size = |(_, line): &(u64, &TaskEvent)| line.detail.as_ref().map_or(0, String::len);
     let mut between = pieces(&lines.between, size);
     let mut steps = pieces(&changes.steps, step_bytes);
+    let mut taken_in = pieces(&changes.taken_in, |_| 0);
+    let given = &changes.handed_over;
+    let noted: HashSet<u64> = changes.taken_in.iter().copied().collect();
+    // A row that another part writes, or whose note it removes, is given away after that.
+    let is_alone = |one: &HandedOver| !touched.contains(&one.seq) && !noted.contains(&one.seq);
+    let at_once = given.iter().all(is_alone);
+    let mut given_at_once = pieces(if at_once { given } else { &[] }, |_| 0);
+    let mut given_afterwards = pieces(if at_once { &[] } else { given }, |_| 0);
     let next = || {
         let parts = (
             accepted.next(),
+            fresh.next(),
             standing.next(),
             ends.next(),
             between.next(),
             steps.next(),
+            taken_in.next(),
+            given_at_once.next(),
         );
-        if let (None, None, None, None, None) = parts {
-            return None;
+        if let (None, None, None, None, None, None, None, None) = parts {
+            return given_afterwards.next().map(|given| Rows {
+                given,
+                ..Rows::none(lines)
+            });
         }
         Some(Rows {
             accepted: parts.0.unwrap_or_default(),
-            standing: parts.1.unwrap_or_default(),
-            ends: parts.2.unwrap_or_default(),
-            between: parts.3.unwrap_or_default(),
-            steps: parts.4.unwrap_or_default(),
+            fresh: parts.1.unwrap_or_default(),
+            standing: parts.2.unwrap_or_default(),
+            ends: parts.3.unwrap_or_default(),
+            between: parts.4.unwrap_or_default(),
+            steps: parts.5.unwrap_or_default(),
+            taken_in: parts.6.unwrap_or_default(),
+            given: parts.7.unwrap_or_default(),
             lines,
         })
     };
     std::iter::from_fn(next).collect()
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    fn none(lines: &'a Lines<'a>) -> Self {
+        Self {
+            accepted: &[],
+            fresh: &[],
+            standing: &[],
+            ends: &[],
+            between: &[],
+            steps: &[],
+            taken_in: &[],
+            given: &[],
+            lines,
+        }
+    }
+
     /// Writes them if the fence holds.
     pub(super) async fn run(&self, to: &mut PgConnection, fence: Fence) -> Result<(), CommitError> {
-        let Self {
-            accepted,
-            standing,
-            ends,
-            between,
-            steps,
-            lines,
-        } = self;
-        let dependencies = accepted
-            .iter()
-            .flat_map(|body| body.depends_on.iter().map(|on| (*on.as_uuid(), body.seq)));
-        let (on, dependants): (Vec<Uuid>, Vec<i64>) =
-            dependencies.map(|(on, seq)| (on, signed(seq))).unzip();
-        let query = sqlx::query(ROWS)
-            .bind(fence.boot)
-            .bind(fence.session)
-            .bind(column(accepted, |body| signed(body.seq)))
-            .bind(column(accepted, |body| *body.id.as_uuid()))
-            .bind(column(accepted, |body| written(&body.kind)))
-            .bind(column(accepted, |body| body.payload.as_str()))
-            .bind(column(accepted, |body| maybe(body.goal.as_deref())))
-            .bind(column(accepted, |body| body.priority.as_str()))
-            .bind(column(accepted, |body| written(&body.class)))
-            .bind(column(accepted, |body| written(&body.tenant)))
-            .bind(column(accepted, |body| {
-                maybe(body.idempotency_key.as_deref())
-            }))
-            .bind(column(accepted, |body| body.parent.map(|id| *id.as_uuid())))
-            .bind(column(accepted, |body| depends_on(body)))
-            .bind(column(accepted, |body| i64::from(body.max_attempts)))
-            .bind(column(accepted, |body| signed(body.submitted_at.0)))
-            .bind(column(accepted, |body| {
-                body.deadline.map(|at| signed(at.0))
-            }))
-            .bind(encoded(accepted.iter().map(|body| body.terms.as_ref()))?)
-            .bind(column(accepted, |body| lines.accepted(body.seq)))
-            .bind(on)
-            .bind(dependants)
-            .bind(column(standing, |(seq, _)| signed(*seq)))
-            .bind(column(standing, |(_, run)| run.state.as_str()))
-            .bind(column(standing, |(_, run)| i64::from(run.attempt)))
-            .bind(column(standing, |(_, run)| i64::from(run.losses)))
-            .bind(column(standing, |(_, run)| signed(run.epoch.0)))
-            .bind(column(standing, |(_, run)| signed(run.run_at.0)))
-            .bind(column(standing, |(_, run)| {
-                run.lease_until.map(|at| signed(at.0))
-            }))
-            .bind(column(standing, |(_, run)| maybe(run.worker.as_deref())))
-            .bind(column(standing, |(_, run)| run.cancel_requested))
-            .bind(column(standing, |(_, run)| {
-                maybe(run.last_error.as_deref())
-            }))
-            .bind(column(standing, |(_, run)| signed(run.events)))
-            .bind(column(standing, |(_, run)| i64::from(run.retries)))
-            .bind(column(ends, |(seq, _)| signed(*seq)))
-            .bind(column(ends, |(_, end)| end.state.as_str()))
-            .bind(column(ends, |(_, end)| signed(end.finished_at.0)))
-            .bind(column(ends, |(_, end)| i64::from(end.attempt)))
-            .bind(column(ends, |(_, end)| i64::from(end.losses)))
-            .bind(column(ends, |(_, end)| signed(end.epoch.0)))
-            .bind(column(ends, |(_, end)| {
-                end.result.as_ref().map(|json| json.as_str())
-            }))
-            .bind(column(ends, |(_, end)| maybe(end.error.as_deref())))
-            .bind(column(ends, |(_, end)| signed(end.events)))
-            .bind(column(ends, |(seq, _)| lines.ended(*seq)))
-            .bind(column(between, |(seq, _)| signed(*seq)))
-            .bind(column(between, |(_, line)| signed(line.n)))
-            .bind(column(between, |(_, line)| signed(line.at.0)))
-            .bind(column(between, |(_, line)| line.kind.as_str()))
-            .bind(column(between, |(_, line)| {
-                line.epoch.map(|epoch| signed(epoch.0))
-            }))
-            .bind(column(between, |(_, line)| maybe(line.detail.as_deref())))
-            .bind(column(steps, |step| signed(step.seq)))
-            .bind(column(steps, |step| written(&step.key)))
-            .bind(column(steps, |step| inline(&step.input)))
-            .bind(column(steps, |step| inline(&step.output)))
-            .bind(column(steps, |step| signed(step.epoch.0)))
-            .bind(column(steps, |step| signed(step.started_at.0)))
-            .bind(column(steps, |step| signed(step.finished_at.0)))
-            .bind(encoded(steps.iter().map(|step| step.cost.as_ref()))?)
-            .bind(column(steps, |step| {
-                step.input.hash.as_ref().map(ContentHash::as_str)
-            }))
-            .bind(column(steps, |step| {
-                step.output.hash.as_ref().map(ContentHash::as_str)
-            }));
+        let is_short = self.standing.is_empty()
+            && self.between.is_empty()
+            && self.steps.is_empty()
+            && self.taken_in.is_empty()
+            && self.given.is_empty()
+            && self.accepted.iter().all(|body| body.depends_on.is_empty());
+        let query = match is_short {
+            true => self.accepted_and_ended(ACCEPTED_AND_ENDED, fence)?,
+            false => self.others(self.accepted_and_ended(ROWS, fence)?)?,
+        };
         // To the end of the answer: the commit is behind the row.
         let held = query.fetch_all(to).await?;
         match held
@@ -247,11 +171,205 @@ impl Rows<'_> {
             Some(_) => Ok(()),
         }
     }
+
+    fn accepted_and_ended(
+        &self,
+        statement: &'static str,
+        fence: Fence,
+    ) -> Result<Statement<'_>, sqlx::Error> {
+        let Self {
+            accepted,
+            fresh,
+            ends,
+            lines,
+            ..
+        } = self;
+        let kinds = Repeated::of(accepted, |body| &*body.kind);
+        let priorities = Repeated::of(accepted, |body| body.priority.as_str());
+        let classes = Repeated::of(accepted, |body| &*body.class);
+        let tenants = Repeated::of(accepted, |body| &*body.tenant);
+        let attempts = Repeated::of(accepted, |body| i64::from(body.max_attempts));
+        let submitted = Repeated::of(accepted, |body| signed(body.submitted_at.0));
+        let query = sqlx::query(statement)
+            .bind(fence.boot)
+            .bind(fence.session)
+            .bind(maybe(kinds.usual))
+            .bind(priorities.usual)
+            .bind(maybe(classes.usual))
+            .bind(maybe(tenants.usual))
+            .bind(attempts.usual)
+            .bind(submitted.usual)
+            .bind(column(accepted, |body| signed(body.seq)))
+            .bind(column(accepted, |body| *body.id.as_uuid()))
+            .bind(column(&kinds.others, |kind| maybe(*kind)))
+            .bind(column(accepted, |body| body.payload.as_str()))
+            .bind(sparse(accepted, |body| maybe(body.goal.as_deref())))
+            .bind(priorities.others)
+            .bind(column(&classes.others, |class| maybe(*class)))
+            .bind(column(&tenants.others, |tenant| maybe(*tenant)))
+            .bind(sparse(accepted, |body| {
+                maybe(body.idempotency_key.as_deref())
+            }))
+            .bind(sparse(accepted, |body| body.parent.map(|id| *id.as_uuid())))
+            .bind(sparse(accepted, |body| depends_on(body)))
+            .bind(attempts.others)
+            .bind(submitted.others)
+            .bind(sparse(accepted, |body| {
+                body.deadline.map(|at| signed(at.0))
+            }))
+            .bind(encoded(accepted.iter().map(|body| body.terms.as_ref()))?)
+            .bind(column(accepted, |body| lines.accepted(body.seq)));
+        let run_at = Repeated::of(fresh, |(_, run)| signed(run.run_at.0));
+        let events = Repeated::of(fresh, |(_, run)| signed(run.events));
+        let query = query
+            .bind(run_at.usual)
+            .bind(events.usual)
+            .bind(column(fresh, |(seq, _)| signed(*seq)))
+            .bind(run_at.others)
+            .bind(events.others);
+        let states = Repeated::of(ends, |(_, end)| end.state.as_str());
+        let finished = Repeated::of(ends, |(_, end)| signed(end.finished_at.0));
+        let attempts = Repeated::of(ends, |(_, end)| i64::from(end.attempt));
+        let losses = Repeated::of(ends, |(_, end)| i64::from(end.losses));
+        let events = Repeated::of(ends, |(_, end)| signed(end.events));
+        Ok(query
+            .bind(states.usual)
+            .bind(finished.usual)
+            .bind(attempts.usual)
+            .bind(losses.usual)
+            .bind(events.usual)
+            .bind(column(ends, |(seq, _)| signed(*seq)))
+            .bind(states.others)
+            .bind(finished.others)
+            .bind(attempts.others)
+            .bind(losses.others)
+            .bind(column(ends, |(_, end)| signed(end.epoch.0)))
+            .bind(sparse(ends, |(_, end)| {
+                end.result.as_ref().map(|json| json.as_str())
+            }))
+            .bind(sparse(ends, |(_, end)| maybe(end.error.as_deref())))
+            .bind(events.others)
+            .bind(column(ends, |(seq, _)| lines.ended(*seq))))
+    }
+
+    fn others<'q>(&'q self, query: Statement<'q>) -> Result<Statement<'q>, sqlx::Error> {
+        let Self {
+            accepted,
+            standing,
+            between,
+            steps,
+            taken_in,
+            given,
+            ..
+        } = self;
+        let dependencies = accepted
+            .iter()
+            .flat_map(|body| body.depends_on.iter().map(|on| (*on.as_uuid(), body.seq)));
+        let (on, dependants): (Vec<Uuid>, Vec<i64>) =
+            dependencies.map(|(on, seq)| (on, signed(seq))).unzip();
+        Ok(query
+            .bind(on)
+            .bind(dependants)
+            .bind(column(standing, |(seq, _)| signed(*seq)))
+            .bind(column(standing, |(_, run)| run.state.as_str()))
+            .bind(column(standing, |(_, run)| i64::from(run.attempt)))
+            .bind(column(standing, |(_, run)| i64::from(run.losses)))
+            .bind(column(standing, |(_, run)| signed(run.epoch.0)))
+            .bind(column(standing, |(_, run)| signed(run.run_at.0)))
+            .bind(sparse(standing, |(_, run)| {
+                run.lease_until.map(|at| signed(at.0))
+            }))
+            .bind(sparse(standing, |(_, run)| maybe(run.worker.as_deref())))
+            .bind(column(standing, |(_, run)| run.cancel_requested))
+            .bind(sparse(standing, |(_, run)| {
+                maybe(run.last_error.as_deref())
+            }))
+            .bind(column(standing, |(_, run)| signed(run.events)))
+            .bind(column(standing, |(_, run)| i64::from(run.retries)))
+            .bind(column(between, |(seq, _)| signed(*seq)))
+            .bind(column(between, |(_, line)| signed(line.n)))
+            .bind(column(between, |(_, line)| signed(line.at.0)))
+            .bind(column(between, |(_, line)| line.kind.as_str()))
+            .bind(sparse(between, |(_, line)| {
+                line.epoch.map(|epoch| signed(epoch.0))
+            }))
+            .bind(sparse(between, |(_, line)| maybe(line.detail.as_deref())))
+            .bind(column(steps, |step| signed(step.seq)))
+            .bind(column(steps, |step| written(&step.key)))
+            .bind(column(steps, |step| inline(&step.input)))
+            .bind(column(steps, |step| inline(&step.output)))
+            .bind(column(steps, |step| signed(step.epoch.0)))
+            .bind(column(steps, |step| signed(step.started_at.0)))
+            .bind(column(steps, |step| signed(step.finished_at.0)))
+            .bind(encoded(steps.iter().map(|step| step.cost.as_ref()))?)
+            .bind(sparse(steps, |step| {
+                step.input.hash.as_ref().map(ContentHash::as_str)
+            }))
+            .bind(sparse(steps, |step| {
+                step.output.hash.as_ref().map(ContentHash::as_str)
+            }))
+            .bind(column(taken_in, |seq| signed(*seq)))
+            .bind(column(given, |one| signed(one.seq)))
+            .bind(column(given, |one| one.to)))
+    }
 }
 
-fn depends_on(body: &TaskBody) -> String {
+/// A column in which many rows say the same: that travels once, and as null in its rows.
+struct Repeated<T> {
+    usual: Option<T>,
+    others: Vec<Option<T>>,
+}
+
+impl<T: PartialEq> Repeated<T> {
+    /// What the first row says is taken for the usual.
+    fn of<'a, R>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Self {
+        let usual = rows.first().map(&value);
+        let others = sparse(rows, |row| {
+            Some(value(row)).filter(|value| usual.as_ref() != Some(value))
+        });
+        Self { usual, others }
+    }
+}
+
+/// A column that is null in many rows. The nulls at its end stay away.
+fn sparse<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> Option<T>) -> Vec<Option<T>> {
+    without_end(rows.iter().map(value).collect())
+}
+
+fn without_end<T>(mut values: Vec<Option<T>>) -> Vec<Option<T>> {
+    let end = values.iter().rposition(Option::is_some);
+    values.truncate(end.map_or(0, |last| last + 1));
+    values
+}
+
+/// Whether a task that is accepted stands as nearly all do: to be claimed for the first time.
+/// Every field is named: one that is forgotten here would not be written.
+pub(super) fn is_fresh(run: &TaskRun) -> bool {
+    let TaskRun {
+        state,
+        attempt,
+        losses,
+        epoch,
+        run_at: _,
+        lease_until,
+        worker,
+        cancel_requested,
+        last_error,
+        events: _,
+        retries,
+    } = run;
+    *state == TaskState::Available
+        && (*attempt, *losses, *retries) == (0, 0, 0)
+        && epoch.0 == 0
+        && lease_until.is_none()
+        && worker.is_none()
+        && !cancel_requested
+        && last_error.is_none()
+}
+
+fn depends_on(body: &TaskBody) -> Option<String> {
     let ids: Vec<String> = body.depends_on.iter().map(ToString::to_string).collect();
-    ids.join(" ")
+    (!ids.is_empty()).then(|| ids.join(" "))
 }
 
 /// Values as the text of their JSON.
@@ -260,7 +378,9 @@ fn encoded<T: serde::Serialize>(
 ) -> Result<Vec<Option<String>>, sqlx::Error> {
     let texts = values.map(|value| value.as_ref().map(serde_json::to_string).transpose());
     let texts: Result<_, serde_json::Error> = texts.collect();
-    texts.map_err(|error| sqlx::Error::Encode(error.into()))
+    texts
+        .map(without_end)
+        .map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 /// What a step's row holds of a document: nothing if it lies elsewhere.
@@ -268,5 +388,35 @@ fn inline(content: &Content) -> &str {
     match content.hash {
         Some(_) => "null",
         None => content.json.as_str(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// As `unnest` and `COALESCE` give them back.
+    fn as_read<T: Clone>(usual: Option<&T>, others: &[Option<T>], rows: usize) -> Vec<Option<T>> {
+        let row = |n| others.get(n).cloned().flatten().or_else(|| usual.cloned());
+        (0..rows).map(row).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_column_comes_back_from_what_travels(
+            column in proptest::collection::vec(proptest::option::of(0..3_u8), 0..9),
+        ) {
+            let values = sparse(&column, |value| *value);
+            prop_assert!(!matches!(values.last(), Some(None)), "nulls at its end");
+            prop_assert_eq!(as_read(None, &values, column.len()), column.clone());
+            let known: Vec<u8> = column.into_iter().flatten().collect();
+            let Repeated { usual, others } = Repeated::of(&known, |value| *value);
+            let read = as_read(usual.as_ref(), &others, known.len());
+            prop_assert_eq!(read, known.iter().copied().map(Some).collect::<Vec<_>>());
+            let repeated = known.iter().all(|value| Some(*value) == usual);
+            prop_assert_eq!(others.is_empty(), repeated, "travels once");
+        }
     }
 }
