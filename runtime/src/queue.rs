@@ -354,6 +354,7 @@ impl Queue {
         };
         match (outcome, committed) {
             (Some(outcome), _) => {
+                self.0.writer.sweep();
                 // Whoever never has to wait must let others run all the same.
                 tokio::task::coop::consume_budget().await;
                 outcome?;
