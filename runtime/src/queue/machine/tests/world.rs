@@ -228,7 +228,6 @@ impl World {
             .machine
             .tasks
             .values()
-            .map(|entry| &**entry)
             .filter(|entry| entry.place.is_some())
             .collect();
         let flow = |entry: &&Entry| (entry.body.class.clone(), entry.body.tenant.clone());
