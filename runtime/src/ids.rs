@@ -121,11 +121,12 @@ impl Hasher for IdHasher {
         let (upper, lower) = (u64::from_be_bytes(*upper), u64::from_be_bytes(*lower));
         // Above the 32 random bits of the lower half stands the counter; above its last three
         // bits all is the same for eight. The factor is 2^64 divided by the golden ratio.
-        let eight = upper.rotate_left(32) ^ lower >> 35;
+        let eight = upper.rotate_left(32) ^ (lower >> 35);
         let mixed = u128::from(eight) * 0x9E37_79B9_7F4A_7C15;
         let mixed = (mixed >> 64) as u64 ^ mixed as u64;
         // A table takes the place from the lowest bits, and a tag from the seven highest.
-        self.0 = lower << 57 | (mixed << 3 | lower >> 32 & 7) & (1 << 57) - 1;
+        let place = (mixed << 3) | ((lower >> 32) & 7);
+        self.0 = (lower << 57) | (place & ((1 << 57) - 1));
     }
 
     /// Lengths, which are all the same.
@@ -258,7 +259,7 @@ mod tests {
         let hasher = BuildHasherDefault::<IdHasher>::default();
         let mut latest = Latest::new();
         let hashes: Vec<u64> = (0..4_096).map(|_| hasher.hash_one(latest.id(7))).collect();
-        let eights: HashSet<u64> = hashes.iter().map(|hash| hash >> 3 & 0xFFFF).collect();
+        let eights: HashSet<u64> = hashes.iter().map(|hash| (hash >> 3) & 0xFFFF).collect();
         assert!(eights.len() <= 4_096 / 8 + 1, "{}", eights.len());
     }
 }

@@ -237,6 +237,11 @@ impl Machine {
         std::mem::take(&mut self.outbox)
     }
 
+    /// The decisions since then left nothing to be written or published.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.outbox.changes.is_empty() && self.outbox.publish.is_empty()
+    }
+
     /// Goes on with the room of an outbox that was [taken](Self::take_outbox), if it is empty now.
     pub(crate) fn reuse(&mut self, empty: Outbox) {
         if empty.changes.is_empty() && empty.changes.events.capacity() <= REUSED_MAX {
