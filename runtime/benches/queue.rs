@@ -1,15 +1,15 @@
 //! Durable tasks per second: submit, claim, complete, each waiting for its commit.
 //!
-//! `cargo bench -p regrow-runtime --bench queue [cycle|batch|memory|reload] [clients]
-//! [delay=MICROSECONDS]`. `cycle` is SQLite, `batch` the same with many tasks per call, `memory`
-//! both without a disk; with a delay every flush takes so much longer, to stand for a slower
-//! disk. Beside them stand the disk's
-//! own rate of 4 KiB appends with `fdatasync`, and a bare log that does nothing but what any
+//! `cargo bench -p regrow-runtime --bench queue [cycle|batch|reload] [clients]
+//! [delay=MICROSECONDS]`. `cycle` is SQLite, `batch` the same with many tasks per call; with a
+//! delay every flush takes so much longer, to stand for a slower disk. Beside them stand the
+//! disk's own rate of 4 KiB appends with `fdatasync`, and a bare log that does nothing but what any
 //! durable queue must: two records per task, gathered into one write and one flush per batch,
 //! in a file allocated beforehand. Compare ratios, machines differ.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
+mod node;
 mod slow_disk;
 
 use std::io::Write;
@@ -19,21 +19,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use metrics::{Counter, Gauge, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
-use regrow_runtime::clock::Clock;
-use regrow_runtime::events::EventBus;
 use regrow_runtime::ids::TaskId;
 use regrow_runtime::json::Json;
-use regrow_runtime::queue::control::QueueLimits;
 use regrow_runtime::queue::task::NewTask;
 use regrow_runtime::queue::{ClaimRequest, Queue};
-use regrow_runtime::store::Store;
-use regrow_runtime::store::data_dir::DataDir;
-use regrow_runtime::store::sqlite::Sqlite;
-use regrow_runtime::store::writer::Writer;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+
+use self::node::{Node, histogram, micros, ms};
 
 /// Bytes in a task's payload, before the quotes.
 const PAYLOAD: usize = 200;
@@ -72,18 +66,6 @@ impl metrics::Recorder for Recorder {
             metrics::Histogram::noop()
         }
     }
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds in order")
-}
-
-fn micros(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-fn ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
-    histogram.value_at_quantile(quantile) as f64 / 1_000.0
 }
 
 /// A log and nothing else: whoever appends is answered after the flush that covers it.
@@ -182,44 +164,6 @@ fn raw(dir: &Path) -> f64 {
     p50
 }
 
-struct Node {
-    queue: Queue,
-    running: JoinSet<()>,
-    _dir: Option<DataDir>,
-}
-
-impl Node {
-    async fn start(path: Option<&Path>) -> Self {
-        let mut dir = path.map(|path| DataDir::open(path).expect("free"));
-        let store = match &mut dir {
-            Some(dir) => Store::Sqlite(Sqlite::open(dir).await.expect("sound")),
-            None => Store::volatile(),
-        };
-        let limits = QueueLimits {
-            max_size: 5_000_000,
-            max_bytes: 8 << 30,
-            ..QueueLimits::default()
-        };
-        let (bus, clock) = (EventBus::default(), Clock::system());
-        let queue = Queue::open(Writer::new(store), bus, limits, clock, 1).await;
-        let queue = queue.expect("readable");
-        let mut running = JoinSet::new();
-        running.spawn(queue.clone().run_writer());
-        let keeper = queue.clone();
-        running.spawn(async move { keeper.keep_time().await });
-        Self {
-            queue,
-            running,
-            _dir: dir,
-        }
-    }
-
-    async fn stop(mut self) {
-        self.queue.writer().close().await;
-        self.running.shutdown().await;
-    }
-}
-
 fn task() -> NewTask {
     let mut payload = "x".repeat(PAYLOAD + 2);
     payload.replace_range(..1, "\"");
@@ -294,13 +238,7 @@ async fn client(queue: Queue, until: Instant) -> Client {
 type PerCall = Option<usize>;
 
 /// Returns tasks per second and the median wait for an acknowledgement, in milliseconds.
-async fn cycle(
-    name: &str,
-    path: Option<&Path>,
-    clients: usize,
-    per_call: PerCall,
-    batches: &Batches,
-) -> (f64, f64) {
+async fn cycle(path: &Path, clients: usize, per_call: PerCall, batches: &Batches) -> (f64, f64) {
     let node = Node::start(path).await;
     let before = [&batches.callers, &batches.commits].map(|n| n.load(Ordering::Relaxed));
     let started = Instant::now();
@@ -339,7 +277,6 @@ async fn cycle(
     }
     let batch = match per_call {
         Some(batch) => format!("{batch:>4} tasks per call"),
-        None if path.is_none() => "   1 task per call".to_owned(),
         None => {
             let commits = (after[1] - before[1]).max(1);
             format!(
@@ -349,7 +286,7 @@ async fn cycle(
         }
     };
     println!(
-        "{name:>6} c={clients:<4} {rate:>8.0} tasks/s  cycle p50 {:>7.2} p99 {:>7.2} ms  \
+        "sqlite c={clients:<4} {rate:>8.0} tasks/s  cycle p50 {:>7.2} p99 {:>7.2} ms  \
          submit p50 {:>7.2} p99 {:>7.2} ms  {batch}  lost {lost} doubled {doubled}",
         ms(&cycles, 0.5),
         ms(&cycles, 0.99),
@@ -363,7 +300,7 @@ async fn cycle(
 /// Fills the queue to `depth`, times claims there, and the start of a node over it.
 async fn reload(depth: usize) {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let node = Node::start(Some(dir.path())).await;
+    let node = Node::start(dir.path()).await;
     let started = Instant::now();
     let left = Arc::new(AtomicU64::new(depth as u64));
     let mut running = JoinSet::new();
@@ -399,7 +336,7 @@ async fn reload(depth: usize) {
     );
     node.stop().await;
     let started = Instant::now();
-    let node = Node::start(Some(dir.path())).await;
+    let node = Node::start(dir.path()).await;
     let first = node.queue.claim_now(&request(1)).expect("open").len();
     let boot = started.elapsed();
     let reading = Instant::now();
@@ -429,10 +366,7 @@ fn main() {
     };
     let wants = |what: &str| {
         let named = |known: &str| asked.iter().any(|asked| asked == known);
-        named(what)
-            || !["cycle", "batch", "memory", "reload"]
-                .into_iter()
-                .any(named)
+        named(what) || !["cycle", "batch", "reload"].into_iter().any(named)
     };
     let batches = Arc::new(Batches::default());
     metrics::set_global_recorder(Recorder(batches.clone())).expect("the first recorder");
@@ -451,8 +385,7 @@ fn main() {
         for &clients in &counts {
             let bare = runtime.block_on(raw_cycle(&log, clients));
             let path = dir.path().join(clients.to_string());
-            let (rate, ack) =
-                runtime.block_on(cycle("sqlite", Some(&path), clients, None, &batches));
+            let (rate, ack) = runtime.block_on(cycle(&path, clients, None, &batches));
             print!("       c={clients:<4} sqlite/rawlog {:.2}", rate / bare);
             match clients {
                 1 => println!(", acknowledgement/flush {:.2} (medians)", ack / flush),
@@ -464,17 +397,7 @@ fn main() {
         let path = dir.path().join("batches");
         for (clients, batch) in [(1, 256), (8, 256)] {
             let path = path.join(clients.to_string());
-            runtime.block_on(cycle("sqlite", Some(&path), clients, Some(batch), &batches));
-        }
-    }
-    if wants("memory") {
-        for &clients in &counts {
-            runtime.block_on(cycle("memory", None, clients, None, &batches));
-        }
-        for batch in [1, 32, 256] {
-            for clients in [1, 2, 16] {
-                runtime.block_on(cycle("memory", None, clients, Some(batch), &batches));
-            }
+            runtime.block_on(cycle(&path, clients, Some(batch), &batches));
         }
     }
     if wants("reload") {

@@ -21,13 +21,7 @@ impl TaskId {
     pub fn fresh() -> Self {
         let (seconds, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
         let now = seconds * 1_000 + u64::from(nanos) / 1_000_000;
-        let (millis, counter) = LATEST.lock().next(now);
-        let bits = u128::from(counter) << 32 | u128::from(rand::random::<u32>());
-        // 12 bits before the variant and 62 behind it.
-        let mut bytes = [0; 10];
-        bytes[..2].copy_from_slice(&((bits >> 62) as u16).to_be_bytes());
-        bytes[2..].copy_from_slice(&(bits as u64).to_be_bytes());
-        Self(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
+        LATEST.lock().id(now)
     }
 
     /// The id as its 128-bit value, for storage.
@@ -37,15 +31,14 @@ impl TaskId {
     }
 }
 
+/// For ids that belong to no machine.
+static LATEST: Mutex<Latest> = Mutex::new(Latest::new());
+
 /// What the latest id was made of. Ids of one millisecond are told apart by a counter that
 /// starts at random (RFC 9562, section 6.2, method 1), and by 32 random bits. Made here,
 /// since the crate asks the operating system for the random bits of each.
-static LATEST: Mutex<Latest> = Mutex::new(Latest {
-    millis: 0,
-    counter: 0,
-});
-
-struct Latest {
+#[derive(Debug)]
+pub(crate) struct Latest {
     millis: u64,
     counter: u64,
 }
@@ -53,6 +46,24 @@ struct Latest {
 impl Latest {
     /// Bits of the counter.
     const BITS: u32 = 42;
+
+    pub(crate) const fn new() -> Self {
+        Self {
+            millis: 0,
+            counter: 0,
+        }
+    }
+
+    /// An id made `now`, in milliseconds since 1970.
+    pub(crate) fn id(&mut self, now: u64) -> TaskId {
+        let (millis, counter) = self.next(now);
+        let bits = u128::from(counter) << 32 | u128::from(rand::random::<u32>());
+        // 12 bits before the variant and 62 behind it.
+        let mut bytes = [0; 10];
+        bytes[..2].copy_from_slice(&((bits >> 62) as u16).to_be_bytes());
+        bytes[2..].copy_from_slice(&(bits as u64).to_be_bytes());
+        TaskId(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
+    }
 
     /// The millisecond and the counter of the next id. A clock that was set back is not
     /// followed: ids go on sorting in the order in which they were made.
@@ -93,7 +104,8 @@ impl fmt::Debug for TaskId {
 /// A table by task id, for ids that [`TaskId::fresh`] made.
 pub(crate) type TaskMap<V> = HashMap<TaskId, V, BuildHasherDefault<IdHasher>>;
 
-/// Hashes a task id by mixing its lower half, half of which is random.
+/// Hashes a task id so that eight that were made one after the other lie side by side: tasks
+/// that come together are looked up together, and share what is fetched from memory for it.
 ///
 /// Tables of it hold ids that this software made: nobody can fill one with ids of his choice
 /// that fall together. An id that a caller chose is at most looked up, which is as dear as
@@ -103,13 +115,18 @@ pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn write(&mut self, bytes: &[u8]) {
-        let Some(lower) = bytes.last_chunk() else {
+        let (Some(upper), Some(lower)) = (bytes.first_chunk(), bytes.last_chunk()) else {
             return;
         };
-        // The counter and the random bits of version 7 stand next to each other: both halves
-        // of the product depend on both. The factor is 2^64 divided by the golden ratio.
-        let mixed = u128::from(u64::from_le_bytes(*lower)) * 0x9E37_79B9_7F4A_7C15;
-        self.0 ^= (mixed >> 64) as u64 ^ mixed as u64;
+        let (upper, lower) = (u64::from_be_bytes(*upper), u64::from_be_bytes(*lower));
+        // Above the 32 random bits of the lower half stands the counter; above its last three
+        // bits all is the same for eight. The factor is 2^64 divided by the golden ratio.
+        let eight = upper.rotate_left(32) ^ (lower >> 35);
+        let mixed = u128::from(eight) * 0x9E37_79B9_7F4A_7C15;
+        let mixed = (mixed >> 64) as u64 ^ mixed as u64;
+        // A table takes the place from the lowest bits, and a tag from the seven highest.
+        let place = (mixed << 3) | ((lower >> 32) & 7);
+        self.0 = (lower << 57) | (place & ((1 << 57) - 1));
     }
 
     /// Lengths, which are all the same.
@@ -220,16 +237,29 @@ mod tests {
     #[test]
     fn ids_made_one_after_the_other_spread_over_a_table() {
         let hasher = BuildHasherDefault::<IdHasher>::default();
-        let hashes: Vec<u64> = (0..4_096)
-            .map(|_| hasher.hash_one(TaskId::fresh()))
-            .collect();
-        // A table takes its place from the lowest bits and a tag from the seven highest.
-        for bits in [|hash: &u64| hash & 0xFFF, |hash: &u64| hash >> 52] {
-            let places: HashSet<u64> = hashes.iter().map(bits).collect();
-            // As many as random ones would fill: 1 - 1/e of 4096 are 2589.
-            assert!(2_400 < places.len(), "{}", places.len());
+        // So many per millisecond: the counter begins anew, and has gone up by less than a
+        // table has places.
+        for in_one in [1, 7, 300, 8 * 4_096] {
+            let mut latest = Latest::new();
+            let hashes: Vec<u64> = (0..8 * 4_096)
+                .map(|n| hasher.hash_one(latest.id(1_800_000_000_000 + n / in_one)))
+                .collect();
+            for bits in [|hash: &u64| hash & 0x7FFF, |hash: &u64| hash >> 49] {
+                let places: HashSet<u64> = hashes.iter().map(bits).collect();
+                // As many as random ones would fill: 1 - 1/e of 32768 are 20713.
+                assert!(20_000 < places.len(), "{} with {in_one}", places.len());
+            }
+            let places: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
+            assert_eq!(places.len(), 128);
         }
-        let places: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
-        assert_eq!(places.len(), 128);
+    }
+
+    #[test]
+    fn ids_made_one_after_the_other_lie_side_by_side() {
+        let hasher = BuildHasherDefault::<IdHasher>::default();
+        let mut latest = Latest::new();
+        let hashes: Vec<u64> = (0..4_096).map(|_| hasher.hash_one(latest.id(7))).collect();
+        let eights: HashSet<u64> = hashes.iter().map(|hash| (hash >> 3) & 0xFFFF).collect();
+        assert!(eights.len() <= 4_096 / 8 + 1, "{}", eights.len());
     }
 }

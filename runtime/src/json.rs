@@ -1,7 +1,7 @@
 //! JSON text that is known to be valid, shared without copying or reparsing.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -36,7 +36,9 @@ impl Json {
     /// The document `null`.
     #[must_use]
     pub fn null() -> Self {
-        Self(RawValue::NULL.to_owned().into())
+        /// Most tasks have no result, and share this one.
+        static NULL: LazyLock<Json> = LazyLock::new(|| Json(RawValue::NULL.to_owned().into()));
+        NULL.clone()
     }
 
     /// Decodes into a typed value.

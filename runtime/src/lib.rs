@@ -24,6 +24,7 @@ pub mod observe;
 pub mod queue;
 pub mod registry;
 pub mod role;
+mod slots;
 pub mod store;
 pub mod supervision;
 pub mod telemetry;

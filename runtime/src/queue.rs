@@ -306,10 +306,10 @@ impl Queue {
     fn commit_now(&self, machine: &mut Machine) -> Result<(), StoreError> {
         loop {
             self.0.line.call(&machine.take_fresh());
-            let mut outbox = machine.take_outbox();
-            if outbox.changes.is_empty() && outbox.publish.is_empty() {
+            if machine.is_settled() {
                 return Ok(());
             }
+            let mut outbox = machine.take_outbox();
             let watched = || !self.0.bus.is_deserted();
             let lines = self.0.writer.commit_now(&mut outbox.changes, watched)?;
             let published = std::mem::take(&mut outbox.publish);
@@ -354,6 +354,7 @@ impl Queue {
         };
         match (outcome, committed) {
             (Some(outcome), _) => {
+                self.0.writer.sweep();
                 // Whoever never has to wait must let others run all the same.
                 tokio::task::coop::consume_budget().await;
                 outcome?;

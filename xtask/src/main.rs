@@ -208,11 +208,12 @@ impl Totals {
 }
 
 /// Every bench with the package it belongs to.
-const BENCHES: [(&str, &str); 9] = [
+const BENCHES: [(&str, &str); 10] = [
     ("regrow-runtime", "mailbox"),
     ("regrow-runtime", "restart"),
     ("regrow-runtime", "idle_agents"),
     ("regrow-runtime", "queue"),
+    ("regrow-runtime", "memory"),
     ("regrow-runtime", "journal"),
     ("regrow-runtime", "pool"),
     ("regrow-runtime", "probes"),

@@ -75,14 +75,17 @@ pub(crate) struct Backlog {
 impl Backlog {
     /// Adds a task at its place.
     pub(crate) fn push(&mut self, body: &TaskBody, place: Place, rules: &Rules) {
-        if !self.kinds.contains_key(&body.kind) {
-            self.kinds.insert(body.kind.clone(), Default::default());
-        }
-        if let Some(lanes) = self.kinds.get_mut(&body.kind)
-            && lanes[body.priority.index()].push(body, place, rules)
-        {
-            self.lanes[body.priority.index()] += 1;
-        }
+        let lane = body.priority.index();
+        let added = match self.kinds.get_mut(&body.kind) {
+            Some(lanes) => lanes[lane].push(body, place, rules),
+            None => {
+                let mut lanes = <[LaneQueue; 4]>::default();
+                let added = lanes[lane].push(body, place, rules);
+                self.kinds.insert(body.kind.clone(), lanes);
+                added
+            }
+        };
+        self.lanes[lane] += usize::from(added);
     }
 
     /// Takes a task out of the order, wherever it stands.
@@ -101,16 +104,22 @@ impl Backlog {
     /// The task of one of `kinds` that goes first. Asking again gives the same one, unless
     /// it was [charged](Self::charge) or removed.
     pub(crate) fn first<S: AsRef<str>>(&mut self, kinds: &[S]) -> Option<TaskId> {
-        let head = |kind: &str| {
-            let lanes = self.kinds.get(kind)?.iter().enumerate();
+        let head = |lanes: &[LaneQueue; 4]| {
+            let lanes = lanes.iter().enumerate();
             lanes
                 .filter_map(|(lane, queue)| Some((queue.oldest()?, lane)))
                 .min()
         };
+        if let [kind] = kinds {
+            let lanes = self.kinds.get_mut(kind.as_ref())?;
+            let (_, lane) = head(lanes)?;
+            return lanes[lane].first();
+        }
         let (_, lane, kind) = kinds
             .iter()
             .filter_map(|kind| {
-                head(kind.as_ref()).map(|(place, lane)| (place, lane, kind.as_ref()))
+                let (place, lane) = head(self.kinds.get(kind.as_ref())?)?;
+                Some((place, lane, kind.as_ref()))
             })
             .min()?;
         self.kinds.get_mut(kind)?[lane].first()

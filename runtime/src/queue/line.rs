@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::machine::Fresh;
 use super::names::NameMap;
 
 #[derive(Debug)]
@@ -132,8 +133,8 @@ impl Line {
         self.waiters.lock().kinds.is_empty()
     }
 
-    /// Calls one waiter per entry: a task of that kind has become claimable.
-    pub(super) fn call(&self, fresh: &[Arc<str>]) {
+    /// Calls one waiter per task of a kind that has become claimable.
+    pub(super) fn call(&self, fresh: &[Fresh]) {
         if fresh.is_empty() {
             return;
         }
@@ -141,7 +142,11 @@ impl Line {
         if waiters.kinds.is_empty() {
             return;
         }
-        let called = fresh.iter().filter(|kind| waiters.call(kind)).count();
+        let called = |(kind, tasks): &Fresh| {
+            let calls = (0..*tasks).take_while(|_| waiters.call(kind));
+            calls.count()
+        };
+        let called = fresh.iter().map(called).sum();
         self.called.fetch_add(called, Ordering::SeqCst);
     }
 
@@ -206,7 +211,7 @@ mod tests {
         let a: Vec<Place<'_>> = (0..3).map(|_| line.join(&kinds(&["a"]), 1)).collect();
         let both = line.join(&kinds(&["a", "b"]), 1);
         let c = line.join(&kinds(&["c"]), 1);
-        line.call(&["a".into(), "a".into(), "b".into(), "d".into()]);
+        line.call(&[("a".into(), 2), ("b".into(), 1), ("d".into(), 1)]);
         assert_eq!(line.called(), 3);
         assert!(line.waits_for("a") && !line.waits_for("b"));
         let called: Vec<bool> = a.iter().chain([&both, &c]).map(is_called).collect();
@@ -218,7 +223,7 @@ mod tests {
         let line = Line::default();
         let first = line.join(&kinds(&["a"]), 1);
         let second = line.join(&kinds(&["a"]), 1);
-        line.call(&["a".into()]);
+        line.call(&[("a".into(), 1)]);
         drop(first);
         assert_eq!(line.called(), 1);
         assert!(is_called(&second));

@@ -24,13 +24,14 @@ mod load;
 mod parts;
 mod passage;
 mod rate;
+mod roll;
 mod spending;
 mod submit;
 #[cfg(test)]
 mod tests;
 mod timers;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,15 +39,16 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use self::rate::Rate;
+use self::roll::Roll;
 use super::backlog::{Backlog, Place};
 use super::control::{Control, Counters, QueueLimits, QueueStats};
 use super::fairness::Served;
 use super::gate::{GateKey, Gates, Need};
 use super::names::{NameMap, Names};
 use super::order::Answered;
-use super::task::{Lane, TaskBody, TaskEnd, TaskEvent, TaskEventKind, TaskRun, TaskState};
+use super::task::{Lane, TaskBody, TaskEvent, TaskEventKind, TaskRun, TaskState};
 use crate::clock::Timestamp;
-use crate::ids::{Epoch, TaskId, TaskMap};
+use crate::ids::{Epoch, Latest, TaskId};
 use crate::store::Changes;
 
 pub(crate) use approval::Asked;
@@ -67,17 +69,40 @@ pub(crate) enum Published {
     Ended(TaskId),
 }
 
+/// A kind of which so many tasks have become claimable.
+pub(crate) type Fresh = (Arc<str>, usize);
+
 /// What a decision leaves behind.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pub(crate) changes: Changes,
     pub(crate) publish: Vec<Published>,
-    /// Kinds of which a task has become claimable, once per task.
-    pub(crate) fresh: Vec<Arc<str>>,
+    /// Kinds of which tasks have become claimable, and how many.
+    pub(crate) fresh: Vec<Fresh>,
+}
+
+impl Outbox {
+    /// A task of this kind has become claimable.
+    fn freshen(&mut self, kind: &Arc<str>) {
+        match self.fresh.last_mut() {
+            Some((latest, tasks)) if Arc::ptr_eq(latest, kind) => *tasks += 1,
+            Some(_) | None => self.fresh.push((kind.clone(), 1)),
+        }
+    }
 }
 
 /// An outbox with room for more log lines than this is not used again.
 const REUSED_MAX: usize = 4_096;
+
+/// How a task ended, until that is durable.
+#[derive(Debug)]
+struct Ending {
+    state: TaskState,
+    /// Under which lease.
+    epoch: Epoch,
+    /// Why, unless it completed.
+    error: Option<Arc<str>>,
+}
 
 /// A live task.
 #[derive(Debug)]
@@ -85,7 +110,7 @@ struct Entry {
     body: Arc<TaskBody>,
     run: TaskRun,
     /// Set from the decision to end until that is durable.
-    end: Option<TaskEnd>,
+    end: Option<Ending>,
     /// Accepted but not yet durable: nobody may claim it.
     staged: bool,
     /// How many of its dependencies and children live, here or elsewhere: each is counted
@@ -94,7 +119,7 @@ struct Entry {
     dependants: Vec<TaskId>,
     children: Vec<TaskId>,
     /// Steps recorded under the present lease; nobody may record one of them again.
-    steps: HashSet<String>,
+    steps: BTreeSet<String>,
     place: Option<Place>,
     /// The gate at which it waits; in the backlog, if it waits at none.
     parked: Option<GateKey>,
@@ -134,8 +159,7 @@ fn weight(body: &TaskBody) -> u64 {
 pub(crate) struct Machine {
     limits: QueueLimits,
     control: Control,
-    /// Boxed: a table of a million entries is half empty, and its room must be paid for.
-    tasks: TaskMap<Box<Entry>>,
+    tasks: Roll,
     /// Tasks of other nodes that are waited for here.
     distant: distant::Elsewhere,
     backlog: Backlog,
@@ -162,6 +186,7 @@ pub(crate) struct Machine {
     /// Tasks that end, and bytes that they free.
     rate: Rate,
     freed: Rate,
+    ids: Latest,
     next_seq: u64,
     next_epoch: u64,
     /// What goes to other nodes and comes from them.
@@ -184,7 +209,7 @@ impl Machine {
             names: Names::default(),
             limits,
             control: Control::default(),
-            tasks: TaskMap::default(),
+            tasks: Roll::default(),
             distant: distant::Elsewhere::default(),
             timers: BTreeSet::new(),
             keys: HashMap::new(),
@@ -198,6 +223,7 @@ impl Machine {
             rate: Rate::default(),
             freed: Rate::default(),
             exchange: hand_over::Exchange::default(),
+            ids: Latest::new(),
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
             next_reservation: u64::from(boot) << 32,
@@ -211,6 +237,11 @@ impl Machine {
         std::mem::take(&mut self.outbox)
     }
 
+    /// The decisions since then left nothing to be written or published.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.outbox.changes.is_empty() && self.outbox.publish.is_empty()
+    }
+
     /// Goes on with the room of an outbox that was [taken](Self::take_outbox), if it is empty now.
     pub(crate) fn reuse(&mut self, empty: Outbox) {
         if empty.changes.is_empty() && empty.changes.events.capacity() <= REUSED_MAX {
@@ -218,8 +249,8 @@ impl Machine {
         }
     }
 
-    /// Kinds of which a task has become claimable since the last call, once per task.
-    pub(crate) fn take_fresh(&mut self) -> Vec<Arc<str>> {
+    /// Kinds of which tasks have become claimable since the last call.
+    pub(crate) fn take_fresh(&mut self) -> Vec<Fresh> {
         std::mem::take(&mut self.outbox.fresh)
     }
 
@@ -381,7 +412,7 @@ impl Machine {
             self.return_units(id);
             if self.states[TaskState::Executing as usize] + 1 == self.limits.leased_max {
                 // Whoever found nothing because of the limit may look again.
-                let kinds = self.backlog.per_kind().map(|(kind, _)| kind.clone());
+                let kinds = self.backlog.per_kind().map(|(kind, _)| (kind.clone(), 1));
                 self.outbox.fresh.extend(kinds);
             }
         }
@@ -413,7 +444,7 @@ impl Machine {
         id: TaskId,
         kind: TaskEventKind,
         epoch: Option<Epoch>,
-        detail: Option<String>,
+        detail: Option<Arc<str>>,
         now: Timestamp,
     ) {
         let Some(entry) = self.tasks.get_mut(&id) else {

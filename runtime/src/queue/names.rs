@@ -13,21 +13,42 @@ pub(crate) type NameMap<V> = HashMap<Arc<str>, V, RandomState>;
 const KEPT_MAX: usize = 4_096;
 
 /// Keeps each name once, however many tasks have it.
-#[derive(Debug, Default)]
-pub(crate) struct Names(HashSet<Arc<str>, RandomState>);
+#[derive(Debug)]
+pub(crate) struct Names {
+    known: HashSet<Arc<str>, RandomState>,
+    /// The class and the tenant of those who name none.
+    default: Arc<str>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            known: HashSet::default(),
+            default: "default".into(),
+        }
+    }
+}
 
 impl Names {
     /// The name, shared with everybody who asked for it lately.
     pub(crate) fn share(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
+        if let Some(known) = self.known.get(name) {
             return known.clone();
         }
-        if KEPT_MAX <= self.0.len() {
-            self.0.clear();
+        if KEPT_MAX <= self.known.len() {
+            self.known.clear();
         }
         let name: Arc<str> = name.into();
-        self.0.insert(name.clone());
+        self.known.insert(name.clone());
         name
+    }
+
+    /// The same for the name of a class or a tenant, `default` unless there is one.
+    pub(crate) fn share_or_default(&mut self, name: Option<&str>) -> Arc<str> {
+        match name {
+            Some(name) => self.share(name),
+            None => self.default.clone(),
+        }
     }
 }
 
@@ -42,6 +63,6 @@ mod tests {
         for n in 0..3 * KEPT_MAX {
             names.share(&n.to_string());
         }
-        assert!(names.0.len() <= KEPT_MAX);
+        assert!(names.known.len() <= KEPT_MAX);
     }
 }

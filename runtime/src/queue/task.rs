@@ -549,5 +549,5 @@ pub struct TaskEvent {
     pub epoch: Option<Epoch>,
     /// The rest, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    pub detail: Option<Arc<str>>,
 }

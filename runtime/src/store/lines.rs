@@ -84,7 +84,7 @@ fn write(row: &mut String, event: &TaskEvent) {
         }
         (epoch, Some(detail)) => {
             let epoch = epoch.map_or("null".to_owned(), |epoch| epoch.0.to_string());
-            let detail = serde_json::Value::from(detail.as_str());
+            let detail = serde_json::Value::from(&**detail);
             let _ = write!(row, ",{epoch},{detail}");
         }
     }
@@ -113,7 +113,7 @@ pub(super) fn read(row: &str) -> Result<Vec<TaskEvent>, StoreError> {
             at: Timestamp(at),
             kind,
             epoch: epoch.map(Epoch),
-            detail,
+            detail: detail.map(Into::into),
         })
     };
     let lines: Result<_, serde_json::Error> = row.lines().map(line).collect();
@@ -150,7 +150,7 @@ mod tests {
                 at: Timestamp(253_402_300_799_999),
                 kind: TaskEventKind::ALL[kind],
                 epoch: epoch.map(Epoch),
-                detail,
+                detail: detail.map(Into::into),
             };
             let mut row = String::new();
             write(&mut row, &event);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use self::rows::{Row, Rows};
+use self::rows::{Row, Rows, Standing};
 use super::{Changes, Document, LogLine, Snapshot, StepRow, StoreError, TaskFilter};
 use crate::clock::Timestamp;
 use crate::ids::{TaskId, TaskMap};
@@ -25,6 +25,9 @@ use crate::queue::task::{TaskBody, TaskEvent, TaskRun, TaskState, TaskView};
 /// as many a task takes longer, and a million per second would be a fifth of a second's worth.
 const ENDED_MAX: usize = 20_000;
 
+/// Forgotten tasks whose memory is left to be freed later.
+const LITTER_MAX: usize = 1_024;
+
 #[derive(Debug, Default)]
 struct Tables {
     boots: u32,
@@ -37,6 +40,8 @@ struct Tables {
     ended: VecDeque<u64>,
     /// How many have ended.
     ended_count: usize,
+    /// What is left of tasks that were forgotten, until somebody has time for it.
+    litter: Vec<Arc<TaskBody>>,
     keys: HashMap<(Arc<str>, String), u64>,
     budgets: BTreeMap<Scope, BudgetRow>,
     reservations: BTreeMap<u64, ReservationRow>,
@@ -75,12 +80,12 @@ impl Volatile {
         let live: Vec<(Arc<TaskBody>, TaskRun)> = tables
             .rows
             .iter()
-            .filter_map(|row| row.run.clone().map(|run| (row.body.clone(), run)))
+            .filter_map(|row| Some((row.body.clone(), row.run()?.clone())))
             .collect();
         let ended = live
             .iter()
             .flat_map(|(body, _)| &body.depends_on)
-            .filter_map(|id| Some((*id, tables.row(*id)?.end.as_ref()?.state)))
+            .filter_map(|id| Some((*id, tables.row(*id)?.end()?.state)))
             .collect();
         let charged: HashSet<TaskId> = live
             .iter()
@@ -133,13 +138,7 @@ impl Volatile {
 
     pub(super) async fn ended_counts(&self) -> Result<HashMap<TaskState, u64>, StoreError> {
         let mut counts = HashMap::new();
-        for end in self
-            .tables
-            .lock()
-            .rows
-            .iter()
-            .filter_map(|row| row.end.as_ref())
-        {
+        for end in self.tables.lock().rows.iter().filter_map(Row::end) {
             *counts.entry(end.state).or_default() += 1;
         }
         Ok(counts)
@@ -320,6 +319,12 @@ impl Volatile {
         Ok(lines)
     }
 
+    /// Frees what tasks held that were forgotten: to be called where nobody waits for it.
+    pub(super) fn sweep(&self) {
+        let litter = std::mem::take(&mut self.tables.lock().litter);
+        drop(litter);
+    }
+
     pub(super) async fn reopen(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -344,18 +349,22 @@ impl Tables {
         }
         for seq in changes.reopened.drain(..) {
             if let Some(row) = self.rows.get_mut(seq) {
-                self.ended_count -= usize::from(row.end.take().is_some());
+                self.ended_count -= usize::from(row.end().is_some());
+                row.standing = Standing::Accepted;
             }
         }
         for (seq, run) in changes.runs.drain(..) {
-            if let Some(row) = self.rows.get_mut(seq) {
-                row.run = Some(run);
+            // An end is the last word.
+            if let Some(row) = self.rows.get_mut(seq)
+                && row.end().is_none()
+            {
+                row.standing = Standing::Live(run);
             }
         }
         for (seq, end) in changes.ends.drain(..) {
             if let Some(row) = self.rows.get_mut(seq) {
-                row.run = None;
-                self.ended_count += usize::from(row.end.replace(end).is_none());
+                self.ended_count += usize::from(row.end().is_none());
+                row.standing = Standing::Ended(end);
                 self.ended.push_back(seq);
             }
         }
@@ -395,12 +404,16 @@ impl Tables {
         if let Some(before) = changes.prune_before.take() {
             self.prune(before);
         }
-        while ENDED_MAX < self.ended_count
+        let mut old = Vec::new();
+        while ENDED_MAX + old.len() < self.ended_count
             && let Some(seq) = self.ended.pop_front()
         {
-            if self.rows.get(seq).is_some_and(|row| row.end.is_some()) {
-                self.forget(seq);
+            if self.rows.get(seq).is_some_and(|row| row.end().is_some()) {
+                old.push(seq);
             }
+        }
+        if !old.is_empty() {
+            self.forget(&old);
         }
     }
 
@@ -408,7 +421,7 @@ impl Tables {
     /// one refers to.
     fn prune(&mut self, before: Timestamp) {
         let newest = self.rows.newest();
-        let ended_at = |seq: &u64| Some(self.rows.get(*seq)?.end.as_ref()?.finished_at);
+        let ended_at = |seq: &u64| Some(self.rows.get(*seq)?.end()?.finished_at);
         // Those that are gone are passed over.
         let is_old = |seq: &&u64| ended_at(seq).is_none_or(|at| at < before);
         let mut old: Vec<u64> = self.ended.iter().take_while(is_old).copied().collect();
@@ -420,7 +433,7 @@ impl Tables {
         let live: HashSet<TaskId> = self
             .rows
             .iter()
-            .filter(|row| row.run.is_some())
+            .filter(|row| row.run().is_some())
             .flat_map(|row| row.body.depends_on.iter().copied().chain([row.body.id]))
             .collect();
         let is_needed = |row: &Row| {
@@ -428,27 +441,39 @@ impl Tables {
             live.contains(&body.id) || body.parent.is_some_and(|parent| live.contains(&parent))
         };
         old.retain(|seq| self.rows.get(*seq).is_some_and(|row| !is_needed(row)));
-        for seq in old {
-            self.forget(seq);
-        }
+        self.forget(&old);
         let rows = &self.rows;
         let mut seen = 0;
         self.ended.retain(|seq| {
             seen += 1;
-            looked_at < seen || rows.get(*seq).is_some_and(|row| row.end.is_some())
+            looked_at < seen || rows.get(*seq).is_some_and(|row| row.end().is_some())
         });
     }
 
-    /// Forgets an ended task.
-    fn forget(&mut self, seq: u64) {
-        if let Some(row) = self.rows.remove(seq) {
-            self.ended_count -= usize::from(row.end.is_some());
-            self.seqs.remove(&row.body.id);
-            self.budgets.remove(&Scope::Task(row.body.id));
-            self.approvals.retain(|_, approval| approval.seq != seq);
-            if let Some(key) = &row.body.idempotency_key {
-                self.keys.remove(&(row.body.tenant.clone(), key.clone()));
+    /// Forgets ended tasks. What is read here was written long ago: one thing is done for all
+    /// of them before the next, so that the processor can fetch it for several at once.
+    fn forget(&mut self, old: &[u64]) {
+        let rows = old.iter().filter_map(|seq| self.rows.get(*seq));
+        let bodies: Vec<&Arc<TaskBody>> = rows.map(|row| &row.body).collect();
+        for body in &bodies {
+            self.seqs.remove(&body.id);
+            self.budgets.remove(&Scope::Task(body.id));
+            if let Some(key) = &body.idempotency_key {
+                self.keys.remove(&(body.tenant.clone(), key.clone()));
             }
+        }
+        if !self.approvals.is_empty() {
+            let gone: HashSet<u64> = old.iter().copied().collect();
+            self.approvals
+                .retain(|_, approval| !gone.contains(&approval.seq));
+        }
+        let room = LITTER_MAX.saturating_sub(self.litter.len());
+        let litter = bodies.into_iter().take(room).cloned();
+        self.litter.extend(litter);
+        for seq in old {
+            let ended = self.rows.get(*seq).is_some_and(|row| row.end().is_some());
+            self.ended_count -= usize::from(ended);
+            self.rows.remove(*seq);
         }
     }
 }

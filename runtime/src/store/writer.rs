@@ -243,6 +243,14 @@ impl Writer {
         outcome
     }
 
+    /// Does what a store that [commits where it stands](Self::commit_now) left to be done
+    /// while nobody waits for the queue.
+    pub(crate) fn sweep(&self) {
+        if let Store::Volatile(store) = &*self.0.store.read() {
+            store.sweep();
+        }
+    }
+
     /// Commits `changes` together with whatever else is pending.
     ///
     /// # Errors

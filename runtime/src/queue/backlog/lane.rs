@@ -35,30 +35,36 @@ impl LaneQueue {
 
     /// False if there was a task at this place.
     pub(in crate::queue) fn push(&mut self, body: &TaskBody, place: Place, rules: &Rules) -> bool {
-        if self.classes.get(&body.class).is_none() {
-            let weight = rules.class_weight(&body.class);
-            self.classes.join(&body.class, weight, Ring::default());
-        }
-        let Some(tenants) = self.classes.get_mut(&body.class) else {
-            return false;
-        };
-        if tenants.get(&body.tenant).is_none() {
-            let weight = rules.tenant_weight(&body.tenant);
-            tenants.join(&body.tenant, weight, Tenant::new());
-        }
-        let Some(tasks) = tenants.get_mut(&body.tenant) else {
-            return false;
+        let tenants = self.classes.get_mut(&body.class);
+        let Some(tasks) = tenants.and_then(|tenants| tenants.get_mut(&body.tenant)) else {
+            self.join(body, place, rules);
+            return true;
         };
         let head = tasks.first_key_value().map(|(head, _)| *head);
         let added = tasks.insert(place, body.id).is_none();
         self.len += usize::from(added);
-        if head.is_none_or(|head| place < head) {
-            if let Some(head) = head {
-                self.heads.remove(&head);
-            }
+        if let Some(head) = head
+            && place < head
+        {
+            self.heads.remove(&head);
             self.heads.insert(place);
         }
         added
+    }
+
+    /// Adds the first task of a tenant's.
+    fn join(&mut self, body: &TaskBody, place: Place, rules: &Rules) {
+        if self.classes.get(&body.class).is_none() {
+            let weight = rules.class_weight(&body.class);
+            self.classes.join(&body.class, weight, Ring::default());
+        }
+        if let Some(tenants) = self.classes.get_mut(&body.class) {
+            let weight = rules.tenant_weight(&body.tenant);
+            let tasks = Tenant::from([(place, body.id)]);
+            tenants.join(&body.tenant, weight, tasks);
+            self.heads.insert(place);
+            self.len += 1;
+        }
     }
 
     /// False if there was none at this place.

@@ -159,7 +159,13 @@ impl Machine {
         self.enter(id, TaskState::AwaitingApproval, now);
         let leased = (epoch != Epoch::NEVER).then_some(epoch);
         let detail = format!("{approval}: {text}");
-        self.log(id, TaskEventKind::ApprovalAsked, leased, Some(detail), now);
+        self.log(
+            id,
+            TaskEventKind::ApprovalAsked,
+            leased,
+            Some(detail.into()),
+            now,
+        );
         self.save(id);
         Some(approval)
     }
@@ -227,7 +233,7 @@ impl Machine {
             choice.unwrap_or_default(),
             note.unwrap_or_default()
         );
-        self.log(task, kind, None, Some(by.clone()), now);
+        self.log(task, kind, None, Some(by.as_str().into()), now);
         match &row.request.reason {
             Reason::Ask { key } => {
                 self.record_decision(task, key, &row, &decision, now);

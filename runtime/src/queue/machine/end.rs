@@ -1,6 +1,8 @@
 //! How tasks end, and what that means for those who wait for them.
 
-use super::{Dependencies, Machine, News, Published};
+use std::sync::Arc;
+
+use super::{Dependencies, Ending, Machine, News, Published};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -66,7 +68,8 @@ impl Machine {
             return Ok(TaskState::Discarded);
         }
         let detail = format!("attempt {attempt} of {max}: {error}");
-        self.log(id, TaskEventKind::Failed, Some(epoch), Some(detail), now);
+        let kind = TaskEventKind::Failed;
+        self.log(id, kind, Some(epoch), Some(detail.into()), now);
         self.retry_later(id, attempt, now);
         self.save(id);
         Ok(TaskState::Retryable)
@@ -108,9 +111,9 @@ impl Machine {
             return;
         }
         entry.run.cancel_requested = true;
-        let (epoch, why) = (entry.run.epoch, why.to_owned());
+        let epoch = entry.run.epoch;
         let kind = TaskEventKind::CancelRequested;
-        self.log(id, kind, Some(epoch), Some(why), now);
+        self.log(id, kind, Some(epoch), Some(why.into()), now);
         self.save(id);
     }
 
@@ -209,7 +212,8 @@ impl Machine {
         self.ledger.resume(&view.body, budgets);
         self.outbox.changes.reopened.push(view.body.seq);
         self.revive(view.body, &end, ended, now);
-        self.log(id, TaskEventKind::Retried, None, end.error, now);
+        let why = end.error.map(Into::into);
+        self.log(id, TaskEventKind::Retried, None, why, now);
         let terms = self
             .tasks
             .get(&id)
@@ -266,7 +270,8 @@ impl Machine {
             "retry {} of {retries} on behalf of its parent: {error}",
             tried + 1
         );
-        self.log(id, TaskEventKind::Failed, Some(epoch), Some(detail), now);
+        let kind = TaskEventKind::Failed;
+        self.log(id, kind, Some(epoch), Some(detail.into()), now);
         self.retry_later(id, tried + 1, now);
         if let Some(entry) = self.tasks.get_mut(&id) {
             entry.run.retries = tried + 1;
@@ -281,7 +286,8 @@ impl Machine {
     /// nobody could tell any more that one of their children had failed.
     fn fail_ancestors(&mut self, id: TaskId, state: TaskState, now: Timestamp) -> Vec<Family> {
         let entry = self.tasks.get(&id);
-        let why = entry.and_then(|entry| entry.end.as_ref()?.error.clone());
+        let why = entry.and_then(|entry| entry.end.as_ref()?.error.as_deref());
+        let why = why.map(str::to_owned);
         let parent = entry.and_then(|entry| entry.body.parent);
         self.fail_upwards(id, parent, state, why, now)
     }
@@ -343,10 +349,12 @@ impl Machine {
         error: Option<String>,
         now: Timestamp,
     ) {
-        let mut families = vec![(id, self.end_one(id, state, result, error, now))];
-        if state != TaskState::Completed {
-            families.extend(self.fail_ancestors(id, state, now));
+        let children = self.end_one(id, state, result, error, now);
+        if state == TaskState::Completed {
+            return;
         }
+        let mut families = vec![(id, children)];
+        families.extend(self.fail_ancestors(id, state, now));
         self.end_families(families, now);
     }
 
@@ -380,13 +388,14 @@ impl Machine {
         error: Option<String>,
         now: Timestamp,
     ) -> Vec<TaskId> {
-        let (kind, detail) = if state == TaskState::Completed {
-            (TaskEventKind::Completed, None)
+        let kind = if state == TaskState::Completed {
+            TaskEventKind::Completed
         } else if state == TaskState::Discarded {
-            (TaskEventKind::Discarded, error.clone())
+            TaskEventKind::Discarded
         } else {
-            (TaskEventKind::Cancelled, error.clone())
+            TaskEventKind::Cancelled
         };
+        let why: Option<Arc<str>> = error.as_deref().map(Into::into);
         let Some(entry) = self.tasks.get(&id) else {
             return Vec::new();
         };
@@ -394,7 +403,7 @@ impl Machine {
         let leased = (epoch != Epoch::NEVER).then_some(epoch);
         self.withdraw(id);
         self.enter(id, state, now);
-        self.log(id, kind, leased, detail, now);
+        self.log(id, kind, leased, why.clone(), now);
         let Some(entry) = self.tasks.get_mut(&id) else {
             return Vec::new();
         };
@@ -408,7 +417,11 @@ impl Machine {
             error,
             events: entry.run.events,
         };
-        entry.end = Some(end.clone());
+        entry.end = Some(Ending {
+            state,
+            epoch,
+            error: why,
+        });
         let children = std::mem::take(&mut entry.children);
         let seq = entry.body.seq;
         if let Some(at) = entry.timer.take() {

@@ -22,7 +22,7 @@ impl Machine {
         if let Some(end) = &entry.end {
             causes.push(Cause::Ended {
                 outcome: end.state,
-                error: end.error.clone(),
+                error: end.error.as_deref().map(str::to_owned),
             });
         } else if entry.staged {
             causes.push(Cause::Storing);

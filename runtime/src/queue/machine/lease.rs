@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Dependencies, Machine};
+use super::{Dependencies, Fresh, Machine};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::queue::budget::Cost;
@@ -66,12 +66,12 @@ impl Machine {
             .collect()
     }
 
-    /// Those of `kinds` of which more tasks stand in the backlog.
-    pub(crate) fn claimable<S: AsRef<str>>(&self, kinds: &[S]) -> Vec<Arc<str>> {
+    /// Those of `kinds` of which more tasks stand in the backlog, one of each.
+    pub(crate) fn claimable<S: AsRef<str>>(&self, kinds: &[S]) -> Vec<Fresh> {
         let kinds = kinds
             .iter()
             .filter_map(|kind| self.backlog.kind(kind.as_ref()));
-        kinds.cloned().collect()
+        kinds.map(|kind| (kind.clone(), 1)).collect()
     }
 
     /// Leases the task that goes first.
@@ -93,15 +93,15 @@ impl Machine {
         entry.steps.clear();
         entry.run.attempt += 1;
         entry.run.epoch = epoch;
+        entry.run.worker = Some(worker.clone());
+        entry.run.lease_until = Some(expires_at);
         self.backlog.charge(&entry.body);
         self.served
             .count(&entry.body.class, &entry.body.tenant, now);
         self.exchange.leased(&entry.body.kind, now);
         self.take_units(id, now);
         self.enter(id, TaskState::Executing, now);
-        let entry = self.tasks.get_mut(&id)?;
-        entry.run.worker = Some(worker.clone());
-        entry.run.lease_until = Some(expires_at);
+        let entry = self.tasks.get(&id)?;
         let lease = Lease {
             task: entry.body.clone(),
             epoch,
@@ -109,13 +109,12 @@ impl Machine {
             losses: entry.run.losses,
             expires_at,
         };
-        self.arm(id);
         self.counters.leased += 1;
         self.log(
             id,
             TaskEventKind::Leased,
             Some(epoch),
-            Some(worker.to_string()),
+            Some(worker.clone()),
             now,
         );
         self.save(id);
@@ -225,7 +224,8 @@ impl Machine {
             unresolved = entry.unresolved;
         }
         let detail = format!("waits for {count} children");
-        self.log(id, TaskEventKind::Suspended, Some(epoch), Some(detail), now);
+        let kind = TaskEventKind::Suspended;
+        self.log(id, kind, Some(epoch), Some(detail.into()), now);
         self.save(id);
         if unresolved == 0 {
             self.make_ready(id, now);
@@ -300,7 +300,7 @@ impl Machine {
             id,
             TaskEventKind::StepRecorded,
             Some(epoch),
-            Some(key.clone()),
+            Some(key.as_str().into()),
             now,
         );
         let row = StepRow {
@@ -384,7 +384,8 @@ impl Machine {
         if self.out_of_lines(id, now) {
             return;
         }
-        self.log(id, TaskEventKind::LeaseLost, Some(epoch), Some(detail), now);
+        let kind = TaskEventKind::LeaseLost;
+        self.log(id, kind, Some(epoch), Some(detail.into()), now);
         if losses == 1 {
             self.enter(id, TaskState::Available, now);
         } else {

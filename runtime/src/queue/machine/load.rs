@@ -1,6 +1,6 @@
 //! Continuing from what the store holds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::lease::LossCause;
@@ -39,6 +39,7 @@ impl Machine {
         self.adopt_meters(&mut old.gates, now);
         self.exchange = old.exchange;
         self.rng = old.rng;
+        self.ids = old.ids;
         self.next_epoch = old.next_epoch;
         if let Some(boots) = snapshot.boots {
             self.raise_epochs(boots);
@@ -304,7 +305,7 @@ impl Machine {
             unresolved: 0,
             dependants: Vec::new(),
             children: Vec::new(),
-            steps: HashSet::new(),
+            steps: BTreeSet::new(),
             place: None,
             parked: None,
             needs: gate::needs(body.terms.as_deref()),
@@ -313,7 +314,7 @@ impl Machine {
         if entry.run.state == TaskState::Executing {
             self.gates.hold(&entry.needs);
         }
-        self.tasks.insert(entry.body.id, Box::new(entry));
+        self.tasks.insert(entry);
     }
 
     /// Connects a loaded task with its parent and dependencies, and with those who waited for

@@ -87,7 +87,8 @@ impl Machine {
             let id = body.id;
             let failed = self.link(id, ended);
             debug_assert!(failed.is_none(), "its dependencies were checked");
-            self.log(id, TaskEventKind::Retried, None, end.error, now);
+            let why = end.error.map(Into::into);
+            self.log(id, TaskEventKind::Retried, None, why, now);
             if body
                 .terms
                 .as_ref()

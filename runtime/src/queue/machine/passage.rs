@@ -59,7 +59,7 @@ impl Machine {
             None => {
                 self.backlog.push(&entry.body, place, rules);
                 self.gates.expose(&entry.needs, &entry.body);
-                self.outbox.fresh.push(entry.body.kind.clone());
+                self.outbox.freshen(&entry.body.kind);
             }
             Some(gate) => {
                 self.gates

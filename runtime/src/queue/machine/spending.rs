@@ -95,7 +95,7 @@ impl Machine {
         if !actual.is_zero() {
             let detail = format!("step `{key}` failed and cost {actual}");
             let kind = TaskEventKind::BudgetCharged;
-            self.log(id, kind, Some(epoch), Some(detail), now);
+            self.log(id, kind, Some(epoch), Some(detail.into()), now);
             self.save(id);
         }
         Ok(true)
@@ -130,7 +130,7 @@ impl Machine {
         let epoch = self.tasks.get(&id).map(|entry| entry.run.epoch);
         let detail = format!("step `{key}` was not settled; charged in full: {estimate}");
         let kind = TaskEventKind::BudgetCharged;
-        self.log(id, kind, epoch, Some(detail), now);
+        self.log(id, kind, epoch, Some(detail.into()), now);
     }
 
     /// Lets the holder's task wait until a person lets a budget grow, or it has room again.

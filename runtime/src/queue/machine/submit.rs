@@ -1,6 +1,6 @@
 //! Accepting tasks: checks, admission, deduplication, families.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::approval::Asked;
@@ -343,7 +343,7 @@ impl Machine {
         ended: &Dependencies,
         now: Timestamp,
     ) -> TaskId {
-        let id = TaskId::fresh();
+        let id = self.ids.id(now.0);
         let mut depends_on = task.depends_on;
         depends_on.extend_from_slice(siblings);
         depends_on.sort_unstable();
@@ -355,10 +355,8 @@ impl Machine {
             payload: task.payload,
             goal: task.goal,
             priority: task.priority,
-            class: self.names.share(task.class.as_deref().unwrap_or("default")),
-            tenant: self
-                .names
-                .share(task.tenant.as_deref().unwrap_or("default")),
+            class: self.names.share_or_default(task.class.as_deref()),
+            tenant: self.names.share_or_default(task.tenant.as_deref()),
             idempotency_key: task.idempotency_key,
             parent,
             depends_on,
@@ -412,21 +410,22 @@ impl Machine {
         self.bytes += super::weight(&body);
         self.states[state as usize] += 1;
         self.outbox.changes.bodies.push(body.clone());
+        let needs = gate::needs(body.terms.as_deref());
         let entry = Entry {
-            body: body.clone(),
+            body,
             run,
             end: None,
             staged: true,
             unresolved,
             dependants: Vec::new(),
             children: Vec::new(),
-            steps: HashSet::new(),
+            steps: BTreeSet::new(),
             place: None,
             parked: None,
-            needs: gate::needs(body.terms.as_deref()),
+            needs,
             timer: None,
         };
-        self.tasks.insert(id, Box::new(entry));
+        self.tasks.insert(entry);
         self.log(id, TaskEventKind::Submitted, None, None, now);
         if needs_consent {
             self.ask_to_start(id, now);

@@ -264,7 +264,7 @@ impl Postgres {
                 at: Timestamp(number(row, "at")?),
                 kind: parse("an event", &text(row, "kind")?)?,
                 epoch: optional::<i64>(row, "epoch")?.map(|e| Epoch(e.unsigned_abs())),
-                detail: optional_text(row, "detail")?,
+                detail: optional_text(row, "detail")?.map(Into::into),
             });
         }
         Ok(lines::in_order(log, after, limit))

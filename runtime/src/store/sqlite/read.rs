@@ -98,7 +98,7 @@ impl Sqlite {
                 at: Timestamp(number(row, "at")?),
                 kind: parse("an event", &text(row, "kind")?)?,
                 epoch: optional::<i64>(row, "epoch")?.map(|e| Epoch(e.unsigned_abs())),
-                detail: optional(row, "detail")?,
+                detail: optional::<String>(row, "detail")?.map(Into::into),
             });
         }
         Ok(lines::in_order(log, after, limit))

@@ -4,17 +4,29 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskView};
+use crate::slots::Slots;
 use crate::store::StepRow;
+
+/// How a task stands.
+#[derive(Debug, Default)]
+pub(super) enum Standing {
+    /// Nothing was said yet.
+    #[default]
+    Accepted,
+    Live(TaskRun),
+    Ended(TaskEnd),
+}
 
 /// A task, live or ended.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) body: Arc<TaskBody>,
-    pub(super) run: Option<TaskRun>,
-    pub(super) end: Option<TaskEnd>,
-    pub(super) events: Vec<TaskEvent>,
+    pub(super) standing: Standing,
+    /// A task that is submitted, leased and completed has as many as lie in the row.
+    pub(super) events: SmallVec<[TaskEvent; 3]>,
     pub(super) steps: BTreeMap<String, StepRow>,
 }
 
@@ -22,53 +34,105 @@ impl Row {
     pub(super) fn of(body: Arc<TaskBody>) -> Self {
         Self {
             body,
-            run: None,
-            end: None,
-            events: Vec::new(),
+            standing: Standing::Accepted,
+            events: SmallVec::new(),
             steps: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn run(&self) -> Option<&TaskRun> {
+        match &self.standing {
+            Standing::Live(run) => Some(run),
+            Standing::Accepted | Standing::Ended(_) => None,
+        }
+    }
+
+    pub(super) fn end(&self) -> Option<&TaskEnd> {
+        match &self.standing {
+            Standing::Ended(end) => Some(end),
+            Standing::Accepted | Standing::Live(_) => None,
         }
     }
 
     pub(super) fn view(&self) -> TaskView {
         TaskView {
             body: self.body.clone(),
-            run: self.run.clone(),
-            end: self.end.clone(),
+            run: self.run().cloned(),
+            end: self.end().cloned(),
         }
     }
 }
 
-/// A row is found far more often than it is listed: hence a table beside the order, and
-/// boxes, so that neither moves rows.
+/// Orders of acceptance that follow each other share a page: few pages have to be found and
+/// kept in order, however many rows there are.
+const PAGE: u64 = 64;
+
+#[derive(Debug)]
+struct Page {
+    slots: [Option<usize>; PAGE as usize],
+    used: usize,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    by_seq: HashMap<u64, Box<Row>, RandomState>,
+    rows: Slots<Row>,
+    pages: HashMap<u64, Page, RandomState>,
+    /// The pages' numbers.
     order: BTreeSet<u64>,
+}
+
+fn place(seq: u64) -> (u64, usize) {
+    (seq / PAGE, (seq % PAGE) as usize)
 }
 
 impl Rows {
     pub(super) fn insert(&mut self, row: Row) {
-        let seq = row.body.seq;
-        self.by_seq.insert(seq, Box::new(row));
-        self.order.insert(seq);
+        let (page, at) = place(row.body.seq);
+        let slots = self.pages.entry(page).or_insert_with(|| {
+            self.order.insert(page);
+            Page {
+                slots: [None; PAGE as usize],
+                used: 0,
+            }
+        });
+        match slots.slots[at].replace(self.rows.put(row)) {
+            Some(earlier) => self.rows.clear(earlier),
+            None => slots.used += 1,
+        }
     }
 
-    pub(super) fn remove(&mut self, seq: u64) -> Option<Box<Row>> {
-        self.order.remove(&seq);
-        self.by_seq.remove(&seq)
+    pub(super) fn remove(&mut self, seq: u64) {
+        let (page, at) = place(seq);
+        let Some(slots) = self.pages.get_mut(&page) else {
+            return;
+        };
+        let Some(slot) = slots.slots[at].take() else {
+            return;
+        };
+        slots.used -= 1;
+        if slots.used == 0 {
+            self.pages.remove(&page);
+            self.order.remove(&page);
+        }
+        self.rows.clear(slot);
+    }
+
+    fn slot(&self, seq: u64) -> Option<usize> {
+        let (page, at) = place(seq);
+        self.pages.get(&page)?.slots[at]
     }
 
     pub(super) fn get(&self, seq: u64) -> Option<&Row> {
-        self.by_seq.get(&seq).map(|row| &**row)
+        self.rows.get(self.slot(seq)?)
     }
 
     pub(super) fn get_mut(&mut self, seq: u64) -> Option<&mut Row> {
-        self.by_seq.get_mut(&seq).map(|row| &mut **row)
+        self.rows.get_mut(self.slot(seq)?)
     }
 
     /// The order of acceptance of the newest.
     pub(super) fn newest(&self) -> Option<u64> {
-        self.order.last().copied()
+        self.iter().next_back().map(|row| row.body.seq)
     }
 
     /// In order of acceptance.
@@ -78,6 +142,10 @@ impl Rows {
 
     /// Those accepted before `seq`, in order of acceptance.
     pub(super) fn before(&self, seq: u64) -> impl DoubleEndedIterator<Item = &Row> {
-        self.order.range(..seq).filter_map(|seq| self.get(*seq))
+        let pages = self.order.range(..=seq / PAGE);
+        let pages = pages.filter_map(|page| self.pages.get(page));
+        let rows = pages.flat_map(|page| page.slots.iter().flatten());
+        let rows = rows.filter_map(|slot| self.rows.get(*slot));
+        rows.filter(move |row| row.body.seq < seq)
     }
 }

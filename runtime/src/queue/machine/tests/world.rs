@@ -228,7 +228,6 @@ impl World {
             .machine
             .tasks
             .values()
-            .map(|entry| &**entry)
             .filter(|entry| entry.place.is_some())
             .collect();
         let flow = |entry: &&Entry| (entry.body.class.clone(), entry.body.tenant.clone());
@@ -535,7 +534,7 @@ impl World {
             }
             assert_eq!(run.lease_until.is_some(), leased, "{id} {run:?}");
             assert!(!leased || entry.timer.is_some(), "a lease without an end");
-            let live = |on: &&TaskId| self.machine.tasks.contains_key(*on);
+            let live = |on: &&TaskId| self.machine.tasks.contains_key(on);
             let children = self.machine.tasks.values();
             let children = children
                 .filter(|other| other.body.parent == Some(id))

@@ -90,7 +90,7 @@ pub(super) fn statements<'a>(
     let mut standing = pieces(standing, |_| 0);
     let size = |(_, end): &(u64, TaskEnd)| end.result.as_ref().map_or(0, |json| json.bytes());
     let mut ends = pieces(&changes.ends, size);
-    let size = |(_, line): &(u64, &TaskEvent)| line.detail.as_ref().map_or(0, String::len);
+    let size = |(_, line): &(u64, &TaskEvent)| line.detail.as_ref().map_or(0, |text| text.len());
     let mut between = pieces(&lines.between, size);
     let mut steps = pieces(&changes.steps, step_bytes);
     let mut taken_in = pieces(&changes.taken_in, |_| 0);
