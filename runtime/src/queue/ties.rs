@@ -252,6 +252,9 @@ impl Queue {
                 Ok(control) => self.adopt_control(control),
                 Err(reason) => warn!(%reason, "could not look at the queue's switches"),
             }
+            if let Err(reason) = self.follow_funds().await {
+                warn!(%reason, "could not look at the budgets of all nodes");
+            }
         }
     }
 

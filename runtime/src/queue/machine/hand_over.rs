@@ -104,6 +104,7 @@ impl Machine {
     pub(crate) fn share(&mut self) {
         self.exchange.shared = true;
         self.gates.share();
+        self.ledger.share();
     }
 
     /// A task that is not here may live on another node.

@@ -198,7 +198,7 @@ async fn an_operators_budget_survives_with_its_period(subject: Subject) {
     let subject = subject.kill().await;
     let view = subject.queue.budget(&acme).await.expect("kept");
     assert_eq!((view.limits, view.period), (limits, Some(Period::Month)));
-    assert_eq!(subject.queue.budgets().len(), 1);
+    assert_eq!(subject.queue.budgets().await.expect("readable").len(), 1);
     let nobody = Scope::Task(TaskId::fresh());
     let unknown = subject.queue.set_budget(nobody, limits, None).await;
     assert!(matches!(unknown, Err(BudgetError::Unknown(_))));

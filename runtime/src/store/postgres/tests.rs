@@ -1,6 +1,7 @@
 //! What is particular to the shared database: fences, takeovers, cut connections, plans.
 
 mod batches;
+mod funds;
 mod hand_over;
 mod registry;
 mod sharing;
@@ -482,6 +483,8 @@ async fn the_writers_statements_scan_no_table() {
         super::ledger::RESERVATIONS,
         super::ledger::RESERVATIONS_ENDED,
         super::ledger::APPROVALS,
+        super::fund::CHARGE,
+        super::fund::FUNDS,
         write::DOCUMENTS,
         write::DELETED_DOCUMENTS,
         write::OLD,

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::{PgConnection, Row};
 
+use super::fund;
 use super::hand_over;
 use super::ledger;
 use super::order;
@@ -154,6 +155,7 @@ pub(super) async fn commit(
         statement.run(to, fence).await?;
     }
     ledger::write(to, node, changes).await?;
+    fund::write(to, fence.boot, changes).await?;
     order::write(to, node, &changes.orders, &changes.answers).await?;
     hand_over::write(to, fence.boot, changes).await?;
     documents(to, &changes.documents).await?;

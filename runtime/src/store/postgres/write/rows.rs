@@ -78,6 +78,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         budgets,
         reservations,
         reservations_ended,
+        charges,
+        grants,
         approvals,
         documents,
         orders,
@@ -93,6 +95,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         && budgets.is_empty()
         && reservations.is_empty()
         && reservations_ended.is_empty()
+        && charges.is_empty()
+        && grants.is_empty()
         && approvals.is_empty()
         && documents.is_empty()
         && orders.is_empty()
