@@ -11,7 +11,7 @@ use super::world::{KINDS, worker};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
-use crate::queue::control::QueueLimits;
+use crate::queue::control::{Control, QueueLimits};
 use crate::queue::task::{NewTask, TaskBody, TaskRun, TaskTerms};
 use crate::store::postgres::Takeover;
 use crate::store::{Changes, Ledgers, LiveTasks, Snapshot};
@@ -91,7 +91,11 @@ impl Database {
         let (live, handed) = self.of(&self.inherited(life));
         let own = self.live.keys().filter(|seq| **seq >> 32 == life as u64);
         let first = (life as u64) << 32;
+        let mut control = Control::default();
+        // Nobody is allotted any of it: tasks that need it wait.
+        control.rules.limits.insert("k".to_owned(), 1);
         Snapshot {
+            control,
             next_seq: own.max().map_or(first, |seq| seq + 1),
             live,
             handed,
@@ -410,7 +414,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let (node, kind) = (0..NODES, 0..KINDS.len());
     prop_oneof![
-        6 => (node.clone(), kind.clone(), prop::bool::weighted(0.1))
+        6 => (node.clone(), kind.clone(), prop::bool::weighted(0.3))
             .prop_map(|(at, kind, tied)| Op::Submit(at, kind, tied)),
         4 => (node.clone(), kind.clone()).prop_map(|(at, kind)| Op::Claim(at, kind)),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(nth, how)| Op::Finish(nth, how)),
@@ -456,24 +460,84 @@ proptest! {
     }
 }
 
+fn with(terms: TaskTerms) -> NewTask {
+    NewTask {
+        terms: Some(Box::new(terms)),
+        ..NewTask::new(KINDS[0], Json::null())
+    }
+}
+
+impl Pool {
+    fn accept(&mut self, at: usize, task: NewTask) -> TaskId {
+        let node = &mut self.nodes[at];
+        let submitted = node.machine.submit(task, &Dependencies::new(), self.now);
+        let id = submitted.expect("room").id;
+        node.decided(Some(id));
+        self.commit(at, 9);
+        id
+    }
+
+    /// One node wants everything of another, and gets what may leave.
+    fn wants_all(&mut self, giver: usize, taker: usize) -> Vec<TaskId> {
+        self.want(giver, taker, 0, 9);
+        self.commit(giver, 9);
+        self.take_in(taker, 9);
+        let there = self.nodes[taker].machine.tasks.keys();
+        let mut there: Vec<TaskId> = there.copied().collect();
+        there.sort_unstable();
+        there
+    }
+}
+
 #[test]
-fn what_is_tied_to_its_node_stays_and_holds_nobody_up() {
+fn what_spends_from_a_tree_stays_and_holds_nobody_up() {
     let mut pool = Pool::new();
-    pool.submit(0, 0, true);
-    pool.submit(0, 0, false);
-    pool.commit(0, 9);
-    pool.want(0, 1, 0, 5);
-    pool.commit(0, 9);
-    pool.take_in(1, 9);
-    assert_eq!(pool.nodes[0].machine.tasks.len(), 1);
-    assert_eq!(pool.nodes[1].machine.tasks.len(), 1);
-    assert!(
-        pool.nodes[1]
-            .machine
-            .tasks
-            .values()
-            .all(|entry| entry.needs.is_empty())
+    pool.accept(
+        0,
+        with(TaskTerms {
+            budget: Some(super::accounts::limited(9)),
+            ..TaskTerms::default()
+        }),
     );
+    let free = pool.accept(0, NewTask::new(KINDS[0], Json::null()));
+    assert_eq!(pool.wants_all(0, 1), [free]);
+}
+
+#[test]
+fn what_waits_at_a_gate_goes_if_nobody_claims_it_here() {
+    let gated = || {
+        with(TaskTerms {
+            concurrency_key: Some("k".to_owned()),
+            ..TaskTerms::default()
+        })
+    };
+    let open = || {
+        with(TaskTerms {
+            concurrency_key: Some("other".to_owned()),
+            ..TaskTerms::default()
+        })
+    };
+    for claimed in [false, true] {
+        let mut pool = Pool::new();
+        let (first, second) = (pool.accept(0, gated()), pool.accept(0, gated()));
+        let gates = &pool.nodes[0].machine.gates;
+        assert_eq!(gates.waiting(KINDS[0]), 2, "units are allotted later");
+        let passed = pool.accept(0, open());
+        if claimed {
+            pool.nodes[0].machine.asked_for(&[KINDS[0]], pool.now);
+        }
+        let went = pool.wants_all(0, 1);
+        if claimed {
+            // This node asks for their units, and they may go as soon as there are some.
+            assert_eq!(went, [passed]);
+            continue;
+        }
+        assert_eq!(went, [first, second, passed]);
+        // They count as what is there: nobody takes more than he could start.
+        let asked = HashMap::from([(Arc::from(KINDS[0]), 4)]);
+        let (_, wanted) = pool.nodes[1].machine.wanted(&asked, pool.now);
+        assert_eq!(wanted, [(Arc::from(KINDS[0]), 1)]);
+    }
 }
 
 #[test]

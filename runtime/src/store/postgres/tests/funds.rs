@@ -318,3 +318,51 @@ async fn budgets_that_nodes_counted_by_themselves_become_one() {
     reserve(&node, &lease, "s", 36).await.expect("the rest");
     assert!(reserve(&node, &lease, "t", 1).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_with_a_budget_and_a_gate_go_to_whoever_works() {
+    const TASKS: u64 = 24;
+    let schema = Schema::create().await;
+    let nodes = nodes(&schema, 2, Duration::from_secs(600), TASKS).await;
+    let mut rules = crate::queue::rules::Rules::default();
+    rules.limits.insert("k".to_owned(), 3);
+    let ruled = nodes[0]
+        .queue
+        .change_rules(|present| *present = rules)
+        .await;
+    ruled.expect("sound rules");
+    // Nobody works where they are submitted: all of them wait at the gate there.
+    for _ in 0..TASKS {
+        let task = NewTask {
+            terms: Some(Box::new(crate::queue::task::TaskTerms {
+                concurrency_key: Some("k".to_owned()),
+                ..Default::default()
+            })),
+            ..NewTask::new("a", Json::null())
+        };
+        nodes[0].queue.submit(task).await.expect("accepted");
+    }
+    let mut working = JoinSet::new();
+    for worker in 0..4 {
+        let queue = nodes[1].queue.clone();
+        working.spawn(async move {
+            for _ in 0..TASKS / 4 {
+                let leases = soon("a lease", queue.claim(&asking())).await.expect("open");
+                let lease = leases.into_iter().next().expect("one");
+                let (id, epoch) = (lease.task.id, lease.epoch);
+                let key = format!("s{worker}");
+                let reserved = queue.reserve(id, epoch, &key, calls(1), false);
+                reserved.await.expect("room for all of them");
+                pay(&queue, &lease, &key, 1).await;
+                let done = queue.complete(id, epoch, Json::null());
+                done.await.expect("held");
+            }
+        });
+    }
+    while let Some(done) = working.join_next().await {
+        done.expect("worked");
+    }
+    assert_eq!(figures(&nodes[0]).await, (TASKS, 0));
+    let moved = nodes[1].queue.stats().counters.taken_in;
+    assert_eq!(moved, TASKS, "each went once");
+}
