@@ -38,3 +38,7 @@ CREATE TABLE charge (
 CREATE INDEX charge_life ON charge (life);
 
 INSERT INTO meta (name, value) VALUES ('funds', '0');
+
+-- The last epoch that the node had given which handed the task over: of a lease that was not
+-- committed nothing is stored, and the next one of the task is to have a later epoch.
+ALTER TABLE handed ADD COLUMN after bigint NOT NULL DEFAULT 0;

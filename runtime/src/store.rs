@@ -145,6 +145,9 @@ pub struct HandedOver {
     pub id: TaskId,
     /// The life of the node that is to have it.
     pub to: i64,
+    /// Leases of the task have later epochs than this one from now on: of some that were
+    /// given before nothing may be stored.
+    pub after: Epoch,
 }
 
 /// A finished step of a task.

@@ -153,7 +153,7 @@ impl Queue {
                 self.settle().await?;
                 self.0.pool.settled.store(came, Ordering::SeqCst);
             }
-            let tasks = self.store().handed(TAKE_MAX).await?;
+            let (tasks, after) = self.store().handed(TAKE_MAX).await?;
             if tasks.is_empty() {
                 return Ok(0);
             }
@@ -163,7 +163,7 @@ impl Queue {
                 // The recovery reads everything this node acts for.
                 return Err(refusal);
             }
-            machine.take_in(tasks, self.0.clock.now());
+            machine.take_in(tasks, after, self.0.clock.now());
             let came = self.0.pool.unsettle();
             let (done, committed) = oneshot::channel();
             self.commit(&mut machine, || Some(done));

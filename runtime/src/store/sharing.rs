@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::postgres::{Hearing, Signal, Takeover};
 use super::{Changes, LiveTasks, Store, StoreError};
 use crate::clock::Timestamp;
-use crate::ids::TaskId;
+use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
 use crate::queue::allotment::{Answer, PoolKey, Wish};
 use crate::queue::budget::{BudgetView, Limits, Period, Scope};
@@ -183,15 +183,16 @@ impl Store {
         }
     }
 
-    /// Tasks that were handed over to this node, at most `max`, oldest first.
+    /// Tasks that were handed over to this node, at most `max`, oldest first; and the last
+    /// epoch that those who had them have given.
     ///
     /// # Errors
     ///
     /// [`StoreError`]
-    pub(crate) async fn handed(&self, max: usize) -> Result<LiveTasks, StoreError> {
+    pub(crate) async fn handed(&self, max: usize) -> Result<(LiveTasks, Epoch), StoreError> {
         match self {
             Self::Postgres(store) => store.handed(max).await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+            Self::Sqlite(_) | Self::Volatile(_) => Ok((Vec::new(), Epoch::NEVER)),
         }
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Entry, Machine};
 use crate::clock::Timestamp;
-use crate::ids::TaskId;
+use crate::ids::{Epoch, TaskId};
 use crate::queue::task::TaskState;
 use crate::store::{HandedOver, LiveTasks};
 
@@ -251,14 +251,16 @@ impl Machine {
         }
         self.exchange.handed_over += 1;
         let seq = body.seq;
-        let handed = HandedOver { seq, id, to };
+        let after = Epoch(self.next_epoch);
+        let handed = HandedOver { seq, id, to, after };
         self.outbox.changes.handed_over.push(handed);
         self.let_through(now);
     }
 
-    /// Adds tasks that another node handed over. They were not lost, so nothing is counted
-    /// against them.
-    pub(crate) fn take_in(&mut self, tasks: LiveTasks, now: Timestamp) {
+    /// Adds tasks that another node handed over, which has given epochs up to `after`. They
+    /// were not lost, so nothing is counted against them.
+    pub(crate) fn take_in(&mut self, tasks: LiveTasks, after: Epoch, now: Timestamp) {
+        self.next_epoch = self.next_epoch.max(after.0);
         let mut came = Vec::with_capacity(tasks.len());
         for (body, run) in tasks {
             self.outbox.changes.taken_in.push(body.seq);

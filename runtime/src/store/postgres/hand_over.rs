@@ -16,9 +16,10 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row};
 use tokio::time::timeout;
 
-use super::read::{Names, ReadError, body, run, unreadable};
+use super::read::{Names, ReadError, body, number, run, unreadable};
 use super::write::{column, signed};
 use super::{Postgres, connect, named};
+use crate::ids::Epoch;
 use crate::queue::machine::Want;
 use crate::store::{Changes, LiveTasks, StoreError};
 
@@ -29,18 +30,18 @@ const WANT_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) const TAKEN_IN: &str = "DELETE FROM handed WHERE seq = ANY($1::bigint[])";
 
-/// `$1` the tasks, `$2` to whom, `$3` to whom else.
+/// `$1` the tasks, `$2` to whom, `$3` to whom else, `$4` behind which epochs.
 pub(super) const HANDED: &str = "WITH taker AS ( \
      SELECT boot FROM life WHERE boot = ANY($2::bigint[]) AND NOT ended \
       AND clock_timestamp() < lease_until \
      FOR KEY SHARE SKIP LOCKED), \
     move AS ( \
-     SELECT m.seq, COALESCE(taker.boot, $3) AS to_life \
-     FROM unnest($1::bigint[], $2::bigint[]) AS m (seq, to_life) \
+     SELECT m.seq, COALESCE(taker.boot, $3) AS to_life, m.after \
+     FROM unnest($1::bigint[], $2::bigint[], $4::bigint[]) AS m (seq, to_life, after) \
      LEFT JOIN taker ON taker.boot = m.to_life), \
     moved AS ( \
      UPDATE task_run r SET owner = move.to_life FROM move WHERE r.seq = move.seq) \
-    INSERT INTO handed (seq, to_life) SELECT seq, to_life FROM move";
+    INSERT INTO handed (seq, to_life, after) SELECT seq, to_life, after FROM move";
 
 const WANT: &str = "INSERT INTO want (life, round, at, kinds, tasks) \
     VALUES ($1, 1, clock_timestamp(), $2::text[], $3::bigint[]) \
@@ -64,8 +65,8 @@ const HANDED_TO: &str = "SELECT seq FROM handed WHERE to_life = ANY($1::bigint[]
 const TAKE: &str = "SELECT t.*, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
     r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events, \
-    r.retries \
-    FROM (SELECT seq FROM handed WHERE to_life = $1 ORDER BY seq LIMIT $2) h \
+    r.retries, h.after \
+    FROM (SELECT seq, after FROM handed WHERE to_life = $1 ORDER BY seq LIMIT $2) h \
     JOIN task_run r ON r.seq = h.seq JOIN task t ON t.seq = h.seq ORDER BY h.seq";
 
 /// Writes what came and what goes; what came may go on in the same transaction.
@@ -84,6 +85,7 @@ pub(super) async fn write(
             .bind(column(given, |one| signed(one.seq)))
             .bind(column(given, |one| one.to))
             .bind(own)
+            .bind(column(given, |one| signed(one.after.0)))
             .execute(&mut *to)
             .await?;
     }
@@ -182,8 +184,12 @@ impl Postgres {
             .map_err(|error| self.failure("look for other nodes", &error))
     }
 
-    /// Tasks that were handed over to this life, at most `max`, oldest first.
-    pub(in crate::store) async fn handed(&self, max: usize) -> Result<LiveTasks, StoreError> {
+    /// Tasks that were handed over to this life, at most `max`, oldest first, and behind which
+    /// epoch.
+    pub(in crate::store) async fn handed(
+        &self,
+        max: usize,
+    ) -> Result<(LiveTasks, Epoch), StoreError> {
         let read = async {
             let rows = sqlx::query(TAKE)
                 .bind(self.boot()?)
@@ -192,11 +198,13 @@ impl Postgres {
                 .await?;
             let mut names = Names::default();
             let mut tasks = Vec::with_capacity(rows.len());
+            let mut after = Epoch::NEVER;
             for row in &rows {
+                after = after.max(Epoch(number(row, "after")?));
                 let run = run(row)?.ok_or_else(|| unreadable("a live task", &"no state"))?;
                 tasks.push((Arc::new(body(row, &mut names)?), run));
             }
-            Ok(tasks)
+            Ok((tasks, after))
         };
         read.await.map_err(|error| match error {
             ReadError::Database(error) => self.failure("take in what was handed over", &error),

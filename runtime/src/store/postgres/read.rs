@@ -133,7 +133,8 @@ impl Postgres {
             ReadError::Database(error) => self.failure(ATTEMPT, &error),
             ReadError::Store(error) => error,
         })?;
-        if self.inherited_since(&snapshot.lives) {
+        // Of those that were handed over, others may have given epochs that are not stored.
+        if self.inherited_since(&snapshot.lives) || !snapshot.handed.is_empty() {
             snapshot.boots = Some(self.raise_boots().await?);
         }
         Ok(snapshot)

@@ -172,7 +172,7 @@ impl Nodes {
         self.owner.insert(id, to);
         let view = self.view(id);
         let task = (view.body, view.run.expect("it lives"));
-        self.machines[to].take_in(vec![task], self.now);
+        self.machines[to].take_in(vec![task], Epoch::NEVER, self.now);
         self.settle(to);
         true
     }

@@ -25,7 +25,7 @@ struct Database {
     /// Each life with who acts for its tasks; itself, unless it ended.
     heirs: BTreeMap<i64, i64>,
     live: BTreeMap<u64, (i64, Arc<TaskBody>, TaskRun)>,
-    handed: BTreeMap<u64, i64>,
+    handed: BTreeMap<u64, (i64, Epoch)>,
     completed: HashMap<TaskId, Epoch>,
 }
 
@@ -55,7 +55,7 @@ impl Database {
         for one in &changes.handed_over {
             let to = if self.is_alive(one.to) { one.to } else { life };
             self.live.get_mut(&one.seq).expect("it lives").0 = to;
-            let before = self.handed.insert(one.seq, to);
+            let before = self.handed.insert(one.seq, (to, one.after));
             assert!(before.is_none(), "a note that was not removed");
         }
     }
@@ -78,7 +78,7 @@ impl Database {
     fn of(&self, lives: &BTreeSet<i64>) -> (LiveTasks, Vec<u64>) {
         let mine = self.live.values().filter(|one| lives.contains(&one.0));
         let tasks = mine.map(|(_, body, run)| (body.clone(), run.clone()));
-        let notes = self.handed.iter().filter(|(_, to)| lives.contains(to));
+        let notes = self.handed.iter().filter(|(_, (to, _))| lives.contains(to));
         (tasks.collect(), notes.map(|(seq, _)| *seq).collect())
     }
 
@@ -249,13 +249,20 @@ impl Pool {
         if !node.up {
             return;
         }
-        let notes = self.db.handed.iter().filter(|(_, to)| **to == node.life);
-        let tasks = notes.take(max).map(|(seq, _)| {
+        let notes = self
+            .db
+            .handed
+            .iter()
+            .filter(|(_, (to, _))| *to == node.life);
+        let notes: Vec<(&u64, &(i64, Epoch))> = notes.take(max).collect();
+        let after = notes.iter().map(|(_, (_, after))| *after).max();
+        let tasks = notes.iter().map(|(seq, _)| {
             let (owner, body, run) = &self.db.live[seq];
             assert_eq!(*owner, node.life, "the note and the row agree");
             (body.clone(), run.clone())
         });
-        node.machine.take_in(tasks.collect(), self.now);
+        let after = after.unwrap_or(Epoch::NEVER);
+        node.machine.take_in(tasks.collect(), after, self.now);
         node.decided(None);
     }
 
@@ -301,7 +308,8 @@ impl Pool {
             return;
         }
         let lives = self.db.inherited(node.life);
-        let more = lives.iter().any(|life| !node.loaded.contains(life));
+        let mut more = lives.iter().any(|life| !node.loaded.contains(life));
+        more |= self.db.handed.values().any(|(to, _)| lives.contains(to));
         let boots = more.then(|| {
             self.db.boots += 1;
             self.db.boots as u32
@@ -354,7 +362,7 @@ impl Pool {
         for (_, body, _) in self.db.live.values() {
             assert!(self.holders(body.id) <= 1, "in two memories");
         }
-        for (seq, to) in &self.db.handed {
+        for (seq, (to, _)) in &self.db.handed {
             assert_eq!(self.db.live.get(seq).map(|one| one.0), Some(*to));
         }
     }
