@@ -227,6 +227,16 @@ pub struct Snapshot {
 /// Tasks that live, and how they stand.
 pub(crate) type LiveTasks = Vec<(Arc<TaskBody>, TaskRun)>;
 
+/// Tasks that were handed over to this node.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    pub(crate) tasks: LiveTasks,
+    /// Their own budgets.
+    pub(crate) budgets: Vec<BudgetRow>,
+    /// The last epoch that those have given who had them.
+    pub(crate) after: Epoch,
+}
+
 /// What live tasks need of the ledgers.
 #[derive(Debug, Default)]
 pub(crate) struct Ledgers {

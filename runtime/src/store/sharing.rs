@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::postgres::{Hearing, Signal, Takeover};
-use super::{Changes, LiveTasks, Store, StoreError};
+use super::{Changes, Handed, Store, StoreError};
 use crate::clock::Timestamp;
-use crate::ids::{Epoch, TaskId};
+use crate::ids::TaskId;
 use crate::json::Json;
 use crate::queue::allotment::{Answer, PoolKey, Wish};
 use crate::queue::budget::{BudgetView, Limits, Period, Scope};
@@ -22,6 +22,22 @@ impl Store {
         match self {
             Self::Postgres(_) => true,
             Self::Sqlite(_) | Self::Volatile(_) => false,
+        }
+    }
+
+    /// A task that lives on another node and spends from one of these trees, or is the root of
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn spender_elsewhere(
+        &self,
+        trees: &[TaskId],
+    ) -> Result<Option<TaskId>, StoreError> {
+        match self {
+            Self::Postgres(store) if !trees.is_empty() => store.spender_elsewhere(trees).await,
+            Self::Postgres(_) | Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
         }
     }
 
@@ -183,16 +199,15 @@ impl Store {
         }
     }
 
-    /// Tasks that were handed over to this node, at most `max`, oldest first; and the last
-    /// epoch that those who had them have given.
+    /// Tasks that were handed over to this node, at most `max`, oldest first.
     ///
     /// # Errors
     ///
     /// [`StoreError`]
-    pub(crate) async fn handed(&self, max: usize) -> Result<(LiveTasks, Epoch), StoreError> {
+    pub(crate) async fn handed(&self, max: usize) -> Result<Handed, StoreError> {
         match self {
             Self::Postgres(store) => store.handed(max).await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok((Vec::new(), Epoch::NEVER)),
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Handed::default()),
         }
     }
 

@@ -208,6 +208,16 @@ impl Ledger {
         }
     }
 
+    /// Nothing else that is here, or is about to be, spends from the budgets of the task's tree:
+    /// they may go with it.
+    pub(super) fn moves_with(&self, body: &TaskBody) -> bool {
+        body.spends_from().all(|id| {
+            let budget = self.budgets.get(&Scope::Task(id));
+            let alone = |budget: &Budget| budget.users == 1 && budget.reserved.is_zero();
+            id == body.id && budget.is_some_and(alone) && !self.returning.contains_key(&id)
+        })
+    }
+
     /// A live task spends from its tree's budgets.
     pub(super) fn join(&mut self, body: &TaskBody) {
         for id in body.spends_from() {

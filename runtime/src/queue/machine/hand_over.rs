@@ -18,7 +18,7 @@ use super::{Entry, Machine};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::queue::task::TaskState;
-use crate::store::{HandedOver, LiveTasks};
+use crate::store::{Handed, HandedOver};
 
 /// Work that is kept in stock, at the pace of late.
 const STOCK: Duration = Duration::from_millis(100);
@@ -202,8 +202,11 @@ impl Machine {
     }
 
     fn next_to_leave(&mut self, kind: &str, now: Timestamp) -> Option<TaskId> {
-        let tasks = &self.tasks;
-        let may = |id: TaskId| tasks.get(&id).is_some_and(|entry| may_leave(entry, now));
+        let (tasks, ledger) = (&self.tasks, &self.ledger);
+        let may = |id: TaskId| {
+            let entry = tasks.get(&id);
+            entry.is_some_and(|entry| may_leave(entry, now) && ledger.moves_with(&entry.body))
+        };
         let first = self.backlog.first_that(kind, LOOKS_MAX, &may);
         if first.is_some() || self.is_asked(kind, now) {
             return first;
@@ -257,10 +260,16 @@ impl Machine {
         self.let_through(now);
     }
 
-    /// Adds tasks that another node handed over, which has given epochs up to `after`. They
-    /// were not lost, so nothing is counted against them.
-    pub(crate) fn take_in(&mut self, tasks: LiveTasks, after: Epoch, now: Timestamp) {
+    /// Adds tasks that another node handed over. They were not lost, so nothing is counted
+    /// against them.
+    pub(crate) fn take_in(&mut self, handed: Handed, now: Timestamp) {
+        let Handed {
+            tasks,
+            budgets,
+            after,
+        } = handed;
         self.next_epoch = self.next_epoch.max(after.0);
+        self.ledger.inherit(budgets);
         let mut came = Vec::with_capacity(tasks.len());
         for (body, run) in tasks {
             self.outbox.changes.taken_in.push(body.seq);
@@ -282,12 +291,11 @@ impl Machine {
 }
 
 /// Nobody has a claim on what this machine knows of the task: it is available, it was not
-/// told to stop, and no tree budget ties it to others here. Its parent, and whoever depends on
-/// it, hear of its end wherever that is; gates and budgets of tenants are those of all nodes.
+/// told to stop. Its parent, and whoever depends on it, hear of its end wherever that is; gates
+/// and budgets of tenants are those of all nodes. (A tree's budget is in one memory, so the tree
+/// goes whole or not at all: `Ledger::moves_with`.)
 fn may_leave(entry: &Entry, now: Timestamp) -> bool {
-    let body = &entry.body;
-    let ties =
-        !entry.children.is_empty() || 0 < entry.unresolved || body.spends_from().next().is_some();
+    let ties = !entry.children.is_empty() || 0 < entry.unresolved;
     let due = entry.timer.is_some_and(|at| at <= now);
     entry.run.state == TaskState::Available
         && entry.end.is_none()

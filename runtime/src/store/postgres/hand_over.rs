@@ -16,12 +16,13 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row};
 use tokio::time::timeout;
 
+use super::ledger;
 use super::read::{Names, ReadError, body, number, run, unreadable};
 use super::write::{column, signed};
 use super::{Postgres, connect, named};
 use crate::ids::Epoch;
 use crate::queue::machine::Want;
-use crate::store::{Changes, LiveTasks, StoreError};
+use crate::store::{Changes, Handed, StoreError};
 
 /// An announcement counts for this many seconds; it is made again each second.
 const WANT_SECONDS: f64 = 3.0;
@@ -184,12 +185,8 @@ impl Postgres {
             .map_err(|error| self.failure("look for other nodes", &error))
     }
 
-    /// Tasks that were handed over to this life, at most `max`, oldest first, and behind which
-    /// epoch.
-    pub(in crate::store) async fn handed(
-        &self,
-        max: usize,
-    ) -> Result<(LiveTasks, Epoch), StoreError> {
+    /// Tasks that were handed over to this life, at most `max`, oldest first.
+    pub(in crate::store) async fn handed(&self, max: usize) -> Result<Handed, StoreError> {
         let read = async {
             let rows = sqlx::query(TAKE)
                 .bind(self.boot()?)
@@ -204,7 +201,14 @@ impl Postgres {
                 let run = run(row)?.ok_or_else(|| unreadable("a live task", &"no state"))?;
                 tasks.push((Arc::new(body(row, &mut names)?), run));
             }
-            Ok((tasks, after))
+            // Nobody has written them since they were handed over.
+            let trees = ledger::of_trees(&tasks);
+            let budgets = ledger::budgets(&self.0.readers, &trees).await?;
+            Ok(Handed {
+                tasks,
+                budgets,
+                after,
+            })
         };
         read.await.map_err(|error| match error {
             ReadError::Database(error) => self.failure("take in what was handed over", &error),

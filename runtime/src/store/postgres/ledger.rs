@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Postgres as Dialect, QueryBuilder};
+use sqlx::{PgConnection, PgPool, Postgres as Dialect, QueryBuilder};
 
 use super::read::{
     ReadError, cell, number, optional, optional_text, parse, text, time, unreadable,
@@ -132,6 +132,29 @@ fn json<'a, R, T: Serialize + 'a>(
     rows.iter().map(|row| encode(value(row))).collect()
 }
 
+/// Under which names the budgets are kept of the trees that `tasks` spend from.
+pub(super) fn of_trees(tasks: &[(Arc<TaskBody>, TaskRun)]) -> Vec<String> {
+    let trees = tasks.iter().flat_map(|(body, _)| body.spends_from());
+    let trees: HashSet<TaskId> = trees.collect();
+    let names = trees.into_iter().map(|id| Scope::Task(id).to_string());
+    names.collect()
+}
+
+/// The budgets of these names.
+pub(super) async fn budgets(
+    readers: &PgPool,
+    names: &[String],
+) -> Result<Vec<BudgetRow>, ReadError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query("SELECT * FROM budget WHERE scope = ANY($1)")
+        .bind(names)
+        .fetch_all(readers)
+        .await?;
+    Ok(rows.iter().map(budget).collect::<Result<_, _>>()?)
+}
+
 /// Reads what `tasks` need of the ledgers. For use within a transaction.
 pub(super) async fn live(
     reader: &mut PgConnection,
@@ -139,14 +162,7 @@ pub(super) async fn live(
     boot: Option<i64>,
     tasks: &[(Arc<TaskBody>, TaskRun)],
 ) -> Result<Ledgers, ReadError> {
-    let trees: HashSet<TaskId> = tasks
-        .iter()
-        .flat_map(|(body, _)| body.spends_from())
-        .collect();
-    let trees: Vec<String> = trees
-        .into_iter()
-        .map(|id| Scope::Task(id).to_string())
-        .collect();
+    let trees = of_trees(tasks);
     let seqs: Vec<i64> = tasks.iter().map(|(body, _)| signed(body.seq)).collect();
     let budgets =
         sqlx::query("SELECT * FROM budget WHERE scope = ANY($1) OR starts_with(scope, $2)")

@@ -11,10 +11,11 @@ use super::world::{KINDS, worker};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::queue::budget::Scope;
 use crate::queue::control::{Control, QueueLimits};
-use crate::queue::task::{NewTask, TaskBody, TaskRun, TaskTerms};
+use crate::queue::task::{NewChild, NewTask, TaskBody, TaskRun, TaskTerms};
 use crate::store::postgres::Takeover;
-use crate::store::{Changes, Ledgers, LiveTasks, Snapshot};
+use crate::store::{Changes, Handed, Ledgers, LiveTasks, Snapshot};
 
 const NODES: usize = 3;
 
@@ -261,8 +262,12 @@ impl Pool {
             assert_eq!(*owner, node.life, "the note and the row agree");
             (body.clone(), run.clone())
         });
-        let after = after.unwrap_or(Epoch::NEVER);
-        node.machine.take_in(tasks.collect(), after, self.now);
+        let handed = Handed {
+            tasks: tasks.collect(),
+            after: after.unwrap_or_default(),
+            ..Handed::default()
+        };
+        node.machine.take_in(handed, self.now);
         node.decided(None);
     }
 
@@ -498,39 +503,55 @@ impl Pool {
 }
 
 #[test]
-fn what_spends_from_a_tree_stays_and_holds_nobody_up() {
-    let mut pool = Pool::new();
-    pool.accept(
-        0,
+fn a_tree_with_a_budget_goes_whole_or_not_at_all_and_holds_nobody_up() {
+    let budgeted = || {
         with(TaskTerms {
             budget: Some(super::accounts::limited(9)),
             ..TaskTerms::default()
-        }),
+        })
+    };
+    let mut pool = Pool::new();
+    let parent = pool.accept(0, budgeted());
+    pool.claim(0, 0);
+    let (_, id, epoch) = pool.leases.pop().expect("leased");
+    assert_eq!(id, parent);
+    let child = NewChild {
+        task: NewTask::new(KINDS[0], Json::null()),
+        after: Vec::new(),
+    };
+    let node = &mut pool.nodes[0];
+    let (none, now) = (Dependencies::new(), pool.now);
+    let waits = node
+        .machine
+        .suspend(parent, epoch, vec![child], None, &none, now);
+    waits.expect("held");
+    node.decided(None);
+    pool.commit(0, 9);
+    // The stock that one lease is worth is no longer kept.
+    pool.now = Timestamp(pool.now.0 + 1_000);
+    let (alone, free) = (
+        pool.accept(0, budgeted()),
+        pool.accept(0, NewTask::new(KINDS[0], Json::null())),
     );
-    let free = pool.accept(0, NewTask::new(KINDS[0], Json::null()));
-    assert_eq!(pool.wants_all(0, 1), [free]);
+    assert_eq!(pool.wants_all(0, 1), [alone, free]);
+    let ledger = &pool.nodes[0].machine.ledger;
+    assert!(!ledger.knows(&Scope::Task(alone)), "it is in one memory");
 }
 
 #[test]
 fn what_waits_at_a_gate_goes_if_nobody_claims_it_here() {
-    let gated = || {
+    let gated = |key: &str| {
         with(TaskTerms {
-            concurrency_key: Some("k".to_owned()),
-            ..TaskTerms::default()
-        })
-    };
-    let open = || {
-        with(TaskTerms {
-            concurrency_key: Some("other".to_owned()),
+            concurrency_key: Some(key.to_owned()),
             ..TaskTerms::default()
         })
     };
     for claimed in [false, true] {
         let mut pool = Pool::new();
-        let (first, second) = (pool.accept(0, gated()), pool.accept(0, gated()));
+        let [first, second] = ["k", "k"].map(|key| pool.accept(0, gated(key)));
         let gates = &pool.nodes[0].machine.gates;
         assert_eq!(gates.waiting(KINDS[0]), 2, "units are allotted later");
-        let passed = pool.accept(0, open());
+        let passed = pool.accept(0, gated("other"));
         if claimed {
             pool.nodes[0].machine.asked_for(&[KINDS[0]], pool.now);
         }

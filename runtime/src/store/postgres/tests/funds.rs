@@ -366,3 +366,82 @@ async fn tasks_with_a_budget_and_a_gate_go_to_whoever_works() {
     let moved = nodes[1].queue.stats().counters.taken_in;
     assert_eq!(moved, TASKS, "each went once");
 }
+
+impl Node {
+    /// A lease of a task of another kind.
+    async fn claim_kind(&self, kind: &str) -> Lease {
+        let request = ClaimRequest {
+            kinds: vec![kind.to_owned()],
+            ..asking()
+        };
+        let leases = self.queue.claim(&request).await.expect("open");
+        leases.into_iter().next().expect("one became claimable")
+    }
+
+    /// Lets a task wait for a child of that kind, which has one attempt.
+    async fn waits_for_child(&self, lease: &Lease, kind: &str) {
+        let task = NewTask {
+            max_attempts: Some(1),
+            ..NewTask::new(kind, Json::null())
+        };
+        let child = NewChild {
+            task,
+            after: Vec::new(),
+        };
+        let waits = self.queue.suspend(lease.task.id, lease.epoch, vec![child]);
+        waits.await.expect("held");
+    }
+}
+
+fn short(refused: Result<(), LeaseError>) -> (Scope, u64) {
+    match refused {
+        Err(LeaseError::OverBudget(shortfall)) => {
+            let short = &shortfall.short[0];
+            (short.scope.clone(), short.spent)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_takes_its_own_budget_along_and_all_below_it_spends_where_that_is() {
+    let schema = Schema::create().await;
+    let nodes = nodes(&schema, 2, Duration::from_secs(600), 1_000).await;
+    let budgeted = NewTask {
+        terms: Some(Box::new(crate::queue::task::TaskTerms {
+            budget: Some(limit(10)),
+            ..Default::default()
+        })),
+        ..NewTask::new("a", Json::null())
+    };
+    let submitted = nodes[0].queue.submit(budgeted).await;
+    let id = submitted.expect("accepted").id;
+    let there = &nodes[1];
+    let root = there.claim().await;
+    assert_eq!(root.task.id, id, "nobody works where it was submitted");
+    reserve(there, &root, "s", 6).await.expect("room");
+    pay(&there.queue, &root, "s", 6).await;
+    let over = reserve(there, &root, "t", 5).await;
+    assert_eq!(short(over), (Scope::Task(id), 6));
+    there.waits_for_child(&root, "b").await;
+    let middle = there.claim_kind("b").await;
+    there.waits_for_child(&middle, "c").await;
+    let last = there.claim_kind("c").await;
+    let failed = there
+        .queue
+        .fail(last.task.id, last.epoch, "no".to_owned(), false);
+    failed.await.expect("held");
+    let middle = there.claim_kind("b").await;
+    let done = there
+        .queue
+        .complete(middle.task.id, middle.epoch, Json::null());
+    done.await.expect("held");
+    assert_eq!(there.claim().await.task.id, id, "the root lives");
+    // Asked for anywhere, it comes back where its tree's budget is.
+    let again = nodes[0].queue.retry(last.task.id).await;
+    again.expect("carried out by the other node");
+    let again = there.claim_kind("c").await;
+    let over = reserve(there, &again, "u", 5).await;
+    assert_eq!(short(over), (Scope::Task(id), 6));
+    assert_eq!(there.queue.stats().counters.taken_in, 1);
+}
