@@ -188,7 +188,9 @@ impl fmt::Debug for AgentId {
 /// The high 32 bits count starts of the store's owner (raised durably before the first
 /// lease), the low 32 bits count leases since. See Kleppmann, "How to do distributed
 /// locking" (2016), for why a deadline alone is not enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 

@@ -17,6 +17,8 @@ pub mod error;
 mod escrow;
 pub mod explain;
 pub mod fairness;
+pub(crate) mod fund;
+mod funds;
 pub mod gate;
 pub mod keeper;
 mod leasing;
@@ -109,6 +111,8 @@ struct Inner {
     wishes: Notify,
     /// What this node exchanges with others of its database.
     pool: Pool,
+    /// Held by who exchanges with the budgets that nodes share: one after the other.
+    funding: tokio::sync::Mutex<()>,
     /// Held by who brings back the budgets of ended tasks.
     budgets_returning: tokio::sync::Mutex<()>,
     /// A move to another store.
@@ -172,6 +176,7 @@ impl Queue {
             loading: tokio::sync::Mutex::default(),
             wishes: Notify::new(),
             pool: Pool::default(),
+            funding: tokio::sync::Mutex::default(),
             budgets_returning: tokio::sync::Mutex::default(),
             promotion: promotion::Promotion::default(),
         }));

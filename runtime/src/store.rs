@@ -31,6 +31,7 @@ use crate::json::Json;
 use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
 use crate::queue::budget::{BudgetRow, Cost, ReservationRow, Scope};
 use crate::queue::control::Control;
+use crate::queue::fund::{ChargeRow, FundNews, GrantRow};
 use crate::queue::machine::DistantChild;
 use crate::queue::order::{Answered, NewOrder};
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
@@ -61,6 +62,11 @@ pub struct Changes {
     /// What is set aside no more, by the reservations' ids; removed after `reservations`
     /// are written.
     pub reservations_ended: Vec<u64>,
+    /// What this node's life has spent of budgets that nodes share; of several for one scope
+    /// the last counts.
+    pub charges: Vec<ChargeRow>,
+    /// What people approved on top of the limits of budgets that nodes share.
+    pub grants: Vec<GrantRow>,
     /// How questions stand; of several for one the last counts.
     pub approvals: Vec<ApprovalRow>,
     /// Documents to put, in order; `body` of `None` deletes.
@@ -92,6 +98,8 @@ impl Changes {
             && self.budgets.is_empty()
             && self.reservations.is_empty()
             && self.reservations_ended.is_empty()
+            && self.charges.is_empty()
+            && self.grants.is_empty()
             && self.approvals.is_empty()
             && self.documents.is_empty()
             && self.orders.is_empty()
@@ -114,6 +122,8 @@ impl Changes {
         self.reservations.append(&mut later.reservations);
         self.reservations_ended
             .append(&mut later.reservations_ended);
+        self.charges.append(&mut later.charges);
+        self.grants.append(&mut later.grants);
         self.approvals.append(&mut later.approvals);
         self.documents.append(&mut later.documents);
         self.orders.append(&mut later.orders);
@@ -135,6 +145,9 @@ pub struct HandedOver {
     pub id: TaskId,
     /// The life of the node that is to have it.
     pub to: i64,
+    /// Leases of the task have later epochs than this one from now on: of some that were
+    /// given before nothing may be stored.
+    pub after: Epoch,
 }
 
 /// A finished step of a task.
@@ -201,6 +214,8 @@ pub struct Snapshot {
     pub(crate) boots: Option<u32>,
     /// The budgets of the node, of tenants, and of tasks that a live one spends from.
     pub budgets: Vec<BudgetRow>,
+    /// Budgets that nodes share.
+    pub funds: Vec<FundNews>,
     /// What is set aside.
     pub reservations: Vec<ReservationRow>,
     /// Questions that are open.
@@ -212,10 +227,21 @@ pub struct Snapshot {
 /// Tasks that live, and how they stand.
 pub(crate) type LiveTasks = Vec<(Arc<TaskBody>, TaskRun)>;
 
+/// Tasks that were handed over to this node.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    pub(crate) tasks: LiveTasks,
+    /// Their own budgets.
+    pub(crate) budgets: Vec<BudgetRow>,
+    /// The last epoch that those have given who had them.
+    pub(crate) after: Epoch,
+}
+
 /// What live tasks need of the ledgers.
 #[derive(Debug, Default)]
 pub(crate) struct Ledgers {
     pub(crate) budgets: Vec<BudgetRow>,
+    pub(crate) funds: Vec<FundNews>,
     pub(crate) reservations: Vec<ReservationRow>,
     pub(crate) approvals: Vec<ApprovalRow>,
 }

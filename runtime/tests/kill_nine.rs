@@ -31,8 +31,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use regrow_runtime::events::EventBus;
 use regrow_runtime::ids::{Epoch, TaskId};
-use regrow_runtime::journal::Journal;
 use regrow_runtime::journal::meter::Meter;
+use regrow_runtime::journal::{Journal, StepError};
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::budget::{Amounts, Cost, Limits, Scope};
 use regrow_runtime::queue::control::QueueLimits;
@@ -195,7 +195,13 @@ async fn work_on(queue: &Queue, lease: &Lease) {
                 meter.add(Cost::from(calls(COSTS)));
                 work
             };
-            journal.priced_step(key, &id, calls(SET_ASIDE), work).await
+            let ran = journal.priced_step(key, &id, calls(SET_ASIDE), work).await;
+            if let Err(StepError::OverBudget { shortfall, .. }) = ran {
+                let waits = queue.wait_for_budget(id, epoch, key, shortfall.needs);
+                waits.await.expect("held");
+                return;
+            }
+            ran
         } else {
             journal.step(key, &id, work).await
         };

@@ -44,7 +44,7 @@ impl<'a> From<&'a BudgetView> for BudgetJson<'a> {
 /// `GET /v1/budgets`: those of the node, of tenants, and of trees with live tasks.
 pub(crate) async fn list(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
-    let views = state.queue.budgets();
+    let views = state.queue.budgets().await?;
     let listed: Vec<BudgetJson<'_>> = views.iter().map(BudgetJson::from).collect();
     ok(&json!({ "budgets": listed }))
 }

@@ -77,6 +77,14 @@ impl Amounts {
         millis: 0,
     };
 
+    /// Without a bound.
+    pub(crate) const MAX: Self = Self {
+        tokens: u64::MAX,
+        micros: u64::MAX,
+        calls: u64::MAX,
+        millis: u64::MAX,
+    };
+
     /// The amount of one unit.
     #[must_use]
     pub fn of(&self, unit: Unit) -> u64 {
@@ -119,6 +127,30 @@ impl Amounts {
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
         self.each(other, u64::saturating_sub)
+    }
+
+    /// Of each unit the larger amount.
+    #[must_use]
+    pub(crate) fn at_least(self, other: Self) -> Self {
+        self.each(other, u64::max)
+    }
+
+    /// Of each unit the smaller amount.
+    #[must_use]
+    pub(crate) fn at_most(self, other: Self) -> Self {
+        self.each(other, u64::min)
+    }
+
+    /// A whole part of each unit.
+    #[must_use]
+    pub(crate) fn divided_by(self, parts: u64) -> Self {
+        self.each(self, |amount, _| amount / parts.max(1))
+    }
+
+    /// No unit is more than in `room`.
+    #[must_use]
+    pub(crate) fn fits(self, room: Self) -> bool {
+        self.minus(room).is_zero()
     }
 
     /// Nothing of any unit.

@@ -20,6 +20,7 @@
 //! gates, so two never wait for each other. Nothing is saved for kinds that nobody claims.
 
 mod meter;
+mod parked;
 mod share;
 mod standing;
 
@@ -27,6 +28,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub(crate) use self::meter::Meter;
+use self::parked::Parked;
 pub(crate) use self::share::{Demand, Shares};
 pub use self::standing::GateStanding;
 use super::allotment::Terms;
@@ -165,6 +167,8 @@ pub(crate) struct Gates {
     gates: HashMap<GateKey, Gate>,
     /// When gates that refill open for those who are parked there.
     timers: BTreeSet<(Timestamp, GateKey)>,
+    /// Where tasks of each kind are parked.
+    by_kind: Parked,
     /// Where nodes share them: what this one was allotted.
     shares: Option<Shares>,
 }
@@ -322,6 +326,9 @@ impl Gates {
         if let Some(gate) = self.gates.get_mut(key) {
             gate.parked += usize::from(added);
         }
+        if added {
+            self.by_kind.add(&body.kind, key);
+        }
         for need in needs {
             let group = self.group_mut(&need.gate, body);
             if need.gate == *key {
@@ -359,6 +366,9 @@ impl Gates {
         let removed = group.parked.remove(body, place);
         if let Some(gate) = self.gates.get_mut(key) {
             gate.parked -= usize::from(removed);
+        }
+        if removed {
+            self.by_kind.remove(&body.kind, key);
         }
     }
 

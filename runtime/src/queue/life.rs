@@ -14,9 +14,9 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 impl Queue {
     /// Renews this node's life, takes over the tasks of nodes that are gone, and exchanges
-    /// signals and units of gates with those that are not. Ends when
-    /// another node has taken over this one's, which the [writer](super::Writer) then knows; on a store
-    /// of one node there is nothing to do until it is moved.
+    /// signals, units of gates and shares of budgets with those that are not. Ends when another
+    /// node has taken over this one's, which the [writer](super::Writer) then knows; on a store of
+    /// one node there is nothing to do until it is moved.
     pub async fn keep_life(&self) {
         let term = self.writer().shared().await;
         let store = self.store();
@@ -26,6 +26,7 @@ impl Queue {
             () = Box::pin(store.exchange_signals()) => {}
             () = Box::pin(self.keep_ties()) => {}
             () = Box::pin(self.share_units()) => {}
+            () = Box::pin(self.keep_funds()) => {}
             () = Box::pin(self.keep_pool()) => {}
         }
     }

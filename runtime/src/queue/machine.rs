@@ -18,6 +18,7 @@ mod distant;
 mod end;
 mod escrow;
 mod explain;
+mod fund;
 mod hand_over;
 mod lease;
 mod load;
@@ -52,6 +53,7 @@ use crate::ids::{Epoch, Latest, TaskId};
 use crate::store::Changes;
 
 pub(crate) use approval::Asked;
+pub(crate) use budget::OPERATED_MAX;
 pub(crate) use distant::{DistantChild, News};
 pub(crate) use hand_over::Want;
 pub(crate) use lease::FinishedStep;

@@ -66,15 +66,18 @@ impl Queue {
         }
     }
 
-    /// Who has to bring `id` back: `None` is this node, otherwise the node of that task, which
-    /// waits for it.
+    /// Who has to bring a task back: `None` is this node, otherwise the node of that task, which
+    /// waits for it, or spends from the same tree: its budget is in one memory.
     async fn reopener(&self, view: &TaskView) -> Result<Option<TaskId>, StoreError> {
         for id in [Some(view.body.id), view.body.parent].into_iter().flatten() {
             if self.is_elsewhere(id).await? {
                 return Ok(Some(id));
             }
         }
-        Ok(None)
+        let trees: Vec<TaskId> = view.body.spends_from().collect();
+        let spender = self.store().spender_elsewhere(&trees).await?;
+        // Between the two readings it may have come here.
+        Ok(spender.filter(|id| !self.is_here(*id)))
     }
 
     /// Gives a discarded or cancelled task all its attempts again.

@@ -81,7 +81,8 @@ impl NewOrder {
 pub(crate) struct Order {
     pub(crate) id: Uuid,
     pub(crate) task: TaskId,
-    pub(crate) verb: Verb,
+    /// What is asked, or why this version does not understand it.
+    pub(crate) verb: Result<Verb, String>,
     /// The task has ended.
     pub(crate) ended: bool,
 }

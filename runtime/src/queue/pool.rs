@@ -153,17 +153,17 @@ impl Queue {
                 self.settle().await?;
                 self.0.pool.settled.store(came, Ordering::SeqCst);
             }
-            let tasks = self.store().handed(TAKE_MAX).await?;
-            if tasks.is_empty() {
+            let handed = self.store().handed(TAKE_MAX).await?;
+            if handed.tasks.is_empty() {
                 return Ok(0);
             }
-            let count = tasks.len();
+            let count = handed.tasks.len();
             let mut machine = self.0.machine.lock();
             if let Some(refusal) = self.writer().refusal() {
                 // The recovery reads everything this node acts for.
                 return Err(refusal);
             }
-            machine.take_in(tasks, self.0.clock.now());
+            machine.take_in(handed, self.0.clock.now());
             let came = self.0.pool.unsettle();
             let (done, committed) = oneshot::channel();
             self.commit(&mut machine, || Some(done));

@@ -1,10 +1,14 @@
 //! Budgets: spending under a lease, and what operators set and see.
 
+use tokio::time::Instant;
+
 use super::Queue;
 use super::approval::ApprovalId;
 use super::budget::{Amounts, BudgetView, Limits, Period, Scope};
 use super::error::{BudgetError, LeaseError};
+use super::funds::Asked;
 use crate::ids::{Epoch, TaskId};
+use crate::store::StoreError;
 
 impl Queue {
     /// Sets `estimate` aside for a step that the holder is about to take, in every budget
@@ -28,10 +32,23 @@ impl Queue {
         estimate: Amounts,
         afresh: bool,
     ) -> Result<(), LeaseError> {
-        let outcome = self
-            .decide(|machine, now| machine.reserve(id, epoch, key, estimate, afresh, now))
-            .await;
-        self.settled(outcome, epoch).await
+        let since = Instant::now();
+        let mut asked = Asked::Granted;
+        loop {
+            let outcome = self
+                .decide(|machine, now| machine.reserve(id, epoch, key, estimate, afresh, now))
+                .await;
+            // Of a budget that nodes share, more may be elsewhere. What an abandoned try may
+            // have cost is charged by then, once.
+            if matches!(outcome, Err(LeaseError::OverBudget(_))) && asked == Asked::Granted {
+                asked = self.await_funds(id, estimate, since).await?;
+                // In vain, it is told once more how things stand by now.
+                if asked != Asked::Nothing {
+                    continue;
+                }
+            }
+            return self.settled(outcome, epoch).await;
+        }
     }
 
     /// Ends the reservation of a step that came to nothing, and charges what it cost all
@@ -67,6 +84,7 @@ impl Queue {
         key: &str,
         needs: Amounts,
     ) -> Result<Option<ApprovalId>, LeaseError> {
+        self.ask_funds(id, needs).await?;
         let outcome = self
             .decide(|machine, now| machine.wait_for_budget(id, epoch, key, needs, now))
             .await;
@@ -86,6 +104,9 @@ impl Queue {
         limits: Limits,
         period: Option<Period>,
     ) -> Result<BudgetView, BudgetError> {
+        if self.is_fund(&scope) {
+            return self.set_fund(scope, limits, period).await;
+        }
         self.decide(|machine, now| machine.set_budget(scope, limits, period, now))
             .await
     }
@@ -97,6 +118,9 @@ impl Queue {
     ///
     /// [`BudgetError::Unknown`], or [`BudgetError::Store`].
     pub async fn budget(&self, scope: &Scope) -> Result<BudgetView, BudgetError> {
+        if self.is_fund(scope) {
+            return self.fund(scope).await;
+        }
         let live = self.0.machine.lock().budget(scope, self.0.clock.now());
         if let Some(view) = live {
             return Ok(view);
@@ -114,11 +138,28 @@ impl Queue {
         })
     }
 
-    /// How the budgets stand of the node, of tenants, and of trees with live tasks; does not
-    /// touch the disk.
-    #[must_use]
-    pub fn budgets(&self) -> Vec<BudgetView> {
-        self.0.machine.lock().budgets(self.0.clock.now())
+    /// How the budgets stand of the node, of tenants, and of trees with live tasks. Those of
+    /// tenants are of all nodes that share the store; otherwise the disk is not touched.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn budgets(&self) -> Result<Vec<BudgetView>, StoreError> {
+        let mut views = self.0.machine.lock().budgets(self.0.clock.now());
+        if self.store().is_shared() {
+            views.retain(|view| !self.is_fund(&view.scope));
+            views.extend(self.store().fund_views(None).await?);
+            views.sort_by(|a, b| a.scope.cmp(&b.scope));
+        }
+        Ok(views)
+    }
+
+    /// All nodes on the store share this budget.
+    fn is_fund(&self, scope: &Scope) -> bool {
+        match scope {
+            Scope::Tenant(_) => self.store().is_shared(),
+            Scope::Node | Scope::Task(_) => false,
+        }
     }
 }
 

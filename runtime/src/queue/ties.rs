@@ -137,45 +137,14 @@ impl Queue {
             verb,
             ended,
         } = order;
-        let refused = if ended {
-            Some(Reply::Ended)
-        } else {
-            match verb {
-                Verb::Cancel { why } => {
-                    let cancelled = self.decide(|machine, now| {
-                        let state = machine.cancel(task, &why, now)?;
-                        machine.reply(id, &Reply::Cancelled { state });
-                        Ok(())
-                    });
-                    refusal(cancelled.await)
-                }
-                Verb::Retry { child } => refusal(self.retry_here(child, Some(id)).await),
-                Verb::RetryPart { root } => {
-                    refusal(self.retry_part_here(root, Some(id)).await.map(drop))
-                }
-                Verb::Answer { approval, answer } => {
-                    let answered = self.decide(|machine, now| {
-                        machine.answer(approval, answer, now)?;
-                        machine.reply(id, &Reply::Decided);
-                        Ok(())
-                    });
-                    match answered.await {
-                        // It is moving, or about to be withdrawn.
-                        Ok(()) | Err(ApprovalError::Store(_)) => None,
-                        Err(error) => self.is_here(task).then(|| Reply::Refused {
-                            problem: error.to_string(),
-                        }),
-                    }
-                }
-                Verb::Explain => {
-                    let now = self.0.clock.now();
-                    let explanation = self.0.machine.lock().explain(task, now);
-                    explanation.and_then(|explanation| {
-                        let explanation = Json::of(&explanation).ok()?;
-                        Some(Reply::Explained { explanation })
-                    })
-                }
+        let refused = match verb {
+            _ if ended => Some(Reply::Ended),
+            Err(cause) => {
+                warn!(order = %id, %task, %cause, "an order of another node is not understood");
+                let problem = format!("this node does not understand the order: {cause}");
+                Some(Reply::Refused { problem })
             }
+            Ok(verb) => self.obey(id, task, verb).await,
         };
         if let Some(reply) = refused {
             let answered = Changes {
@@ -184,6 +153,46 @@ impl Queue {
             };
             // Unwritten, the order is found again.
             let _ = self.writer().write(answered).await;
+        }
+    }
+
+    /// The answer, unless it was written with what was decided, or nothing can be done yet.
+    async fn obey(&self, id: uuid::Uuid, task: TaskId, verb: Verb) -> Option<Reply> {
+        match verb {
+            Verb::Cancel { why } => {
+                let cancelled = self.decide(|machine, now| {
+                    let state = machine.cancel(task, &why, now)?;
+                    machine.reply(id, &Reply::Cancelled { state });
+                    Ok(())
+                });
+                refusal(cancelled.await)
+            }
+            Verb::Retry { child } => refusal(self.retry_here(child, Some(id)).await),
+            Verb::RetryPart { root } => {
+                refusal(self.retry_part_here(root, Some(id)).await.map(drop))
+            }
+            Verb::Answer { approval, answer } => {
+                let answered = self.decide(|machine, now| {
+                    machine.answer(approval, answer, now)?;
+                    machine.reply(id, &Reply::Decided);
+                    Ok(())
+                });
+                match answered.await {
+                    // It is moving, or about to be withdrawn.
+                    Ok(()) | Err(ApprovalError::Store(_)) => None,
+                    Err(error) => self.is_here(task).then(|| Reply::Refused {
+                        problem: error.to_string(),
+                    }),
+                }
+            }
+            Verb::Explain => {
+                let now = self.0.clock.now();
+                let explanation = self.0.machine.lock().explain(task, now);
+                explanation.and_then(|explanation| {
+                    let explanation = Json::of(&explanation).ok()?;
+                    Some(Reply::Explained { explanation })
+                })
+            }
         }
     }
 
@@ -251,6 +260,9 @@ impl Queue {
             match self.store().control().await {
                 Ok(control) => self.adopt_control(control),
                 Err(reason) => warn!(%reason, "could not look at the queue's switches"),
+            }
+            if let Err(reason) = self.follow_funds().await {
+                warn!(%reason, "could not look at the budgets of all nodes");
             }
         }
     }

@@ -16,8 +16,10 @@
 
 mod distant;
 mod escrow;
+mod fund;
 mod hand_over;
 pub(super) mod import;
+mod kept;
 mod ledger;
 mod life;
 mod order;
@@ -44,6 +46,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
+use self::kept::Kept;
 pub use self::life::Takeover;
 pub use self::schema::{drop_schema, make_schema};
 pub(crate) use self::signal::{Hearing, Signal};
@@ -64,6 +67,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for a commit: the network may swallow the answer without an error. Longer
 /// than a statement may take.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for an exchange of what nodes share.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the database is, and for whom it is opened.
 #[derive(Clone, Debug)]
@@ -90,9 +95,9 @@ struct Inner {
     config: PostgresConfig,
     writer: Mutex<Writing>,
     /// For renewing and taking over, which must not wait for the writer.
-    keeper: Mutex<Option<PgConnection>>,
-    /// For units that nodes share, which are exchanged beside what is written.
-    sharer: Mutex<Option<PgConnection>>,
+    keeper: Kept,
+    /// For units and budgets that nodes share, which are exchanged beside what is written.
+    sharer: Kept,
     readers: PgPool,
     fence: Lock<Option<Fence>>,
     /// Lives whose tasks are in the queue's memory.
@@ -227,14 +232,15 @@ impl Postgres {
             .max_connections(READERS_MAX)
             .acquire_timeout(READER_WAIT)
             .connect_lazy_with(reading);
+        let patience = config.life_term.max(Duration::from_secs(1));
         Ok(Self(Arc::new(Inner {
             config,
             writer: Mutex::new(Writing {
                 connection: Some(connection),
                 backend,
             }),
-            keeper: Mutex::default(),
-            sharer: Mutex::default(),
+            keeper: Kept::new("keeper", patience, false),
+            sharer: Kept::new("sharer", EXCHANGE_TIMEOUT, true),
             readers,
             fence: Lock::default(),
             loaded: Lock::default(),
@@ -325,8 +331,8 @@ impl Postgres {
     pub(super) async fn close(&self) {
         self.0.closed.store(true, Ordering::SeqCst);
         // A renewal that is under way would undo the letting go.
-        drop(self.0.keeper.lock().await.take());
-        drop(self.0.sharer.lock().await.take());
+        self.0.keeper.close().await;
+        self.0.sharer.close().await;
         let mut writer = self.0.writer.lock().await;
         if let Some(mut connection) = writer.connection.take() {
             if let Ok(fence) = self.fence()

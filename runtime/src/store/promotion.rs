@@ -101,6 +101,8 @@ impl Touched {
             approvals,
             documents,
             // Nobody shares a file.
+            charges: _,
+            grants: _,
             orders: _,
             answers: _,
             handed_over: _,

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::postgres::{Hearing, Signal, Takeover};
-use super::{Changes, LiveTasks, Store, StoreError};
+use super::{Changes, Handed, Store, StoreError};
+use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::json::Json;
 use crate::queue::allotment::{Answer, PoolKey, Wish};
+use crate::queue::budget::{BudgetView, Limits, Period, Scope};
 use crate::queue::control::Control;
+use crate::queue::fund::{Draw, Drawn, FundNews};
 use crate::queue::machine::{News, Want};
 use crate::queue::order::Order;
 
@@ -19,6 +22,22 @@ impl Store {
         match self {
             Self::Postgres(_) => true,
             Self::Sqlite(_) | Self::Volatile(_) => false,
+        }
+    }
+
+    /// A task that lives on another node and spends from one of these trees, or is the root of
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn spender_elsewhere(
+        &self,
+        trees: &[TaskId],
+    ) -> Result<Option<TaskId>, StoreError> {
+        match self {
+            Self::Postgres(store) if !trees.is_empty() => store.spender_elsewhere(trees).await,
+            Self::Postgres(_) | Self::Sqlite(_) | Self::Volatile(_) => Ok(None),
         }
     }
 
@@ -185,10 +204,10 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError`]
-    pub(crate) async fn handed(&self, max: usize) -> Result<LiveTasks, StoreError> {
+    pub(crate) async fn handed(&self, max: usize) -> Result<Handed, StoreError> {
         match self {
             Self::Postgres(store) => store.handed(max).await,
-            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Handed::default()),
         }
     }
 
@@ -244,6 +263,106 @@ impl Store {
         match self {
             Self::Postgres(store) => store.contended(pools).await,
             Self::Sqlite(_) | Self::Volatile(_) => Ok(BTreeSet::new()),
+        }
+    }
+
+    /// Tells the budgets that nodes share what this node keeps and needs, in one transaction
+    /// of its own. `settled` are lives that ended, whose tasks this node has, and of which
+    /// everything is charged. Answers in the order of the draws, when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; what was given back may have been, and nothing may be counted on that
+    /// was asked for.
+    pub(crate) async fn draw(
+        &self,
+        draws: &[Draw],
+        settled: &[i64],
+    ) -> Result<Vec<Drawn>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.draw(draws, settled).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(vec![Drawn::default(); draws.len()]),
+        }
+    }
+
+    /// For which of these budgets other nodes wait.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn funds_contended(
+        &self,
+        scopes: &[Scope],
+    ) -> Result<BTreeSet<Scope>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.funds_contended(scopes).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(BTreeSet::new()),
+        }
+    }
+
+    /// Lives that ended, whose tasks this node has in memory.
+    pub(crate) fn inherited(&self) -> Vec<i64> {
+        match self {
+            Self::Postgres(store) => store.inherited(),
+            Self::Sqlite(_) | Self::Volatile(_) => Vec::new(),
+        }
+    }
+
+    /// Shared budgets of which these lives had a part.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn funds_left_by(&self, lives: &[i64]) -> Result<Vec<Scope>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.funds_left_by(lives).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Shared budgets whose limits were set since.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn funds_since(&self, version: i64) -> Result<Vec<FundNews>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.funds_since(version).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Sets what all nodes together may spend. False if there are `max` such budgets.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn set_fund(
+        &self,
+        scope: &Scope,
+        limits: Limits,
+        period: Option<Period>,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<bool, StoreError> {
+        match self {
+            Self::Postgres(store) => store.set_fund(scope, limits, period, now, max).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(true),
+        }
+    }
+
+    /// How one or all shared budgets stand, over all nodes.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub(crate) async fn fund_views(
+        &self,
+        scope: Option<&Scope>,
+    ) -> Result<Vec<BudgetView>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.fund_views(scope).await,
+            Self::Sqlite(_) | Self::Volatile(_) => Ok(Vec::new()),
         }
     }
 }

@@ -417,8 +417,8 @@ impl Tables {
         }
     }
 
-    /// Forgets what ended before `before`, except the newest task and those that a live
-    /// one refers to.
+    /// Forgets what ended before `before`, except the newest task, those that a live one
+    /// refers to, and those above one that is kept.
     fn prune(&mut self, before: Timestamp) {
         let newest = self.rows.newest();
         let ended_at = |seq: &u64| Some(self.rows.get(*seq)?.end()?.finished_at);
@@ -436,8 +436,14 @@ impl Tables {
             .filter(|row| row.run().is_some())
             .flat_map(|row| row.body.depends_on.iter().copied().chain([row.body.id]))
             .collect();
+        let rows = self.rows.iter();
+        let parents: HashSet<TaskId> = rows.filter_map(|row| row.body.parent).collect();
         let is_needed = |row: &Row| {
             let body = &row.body;
+            if parents.contains(&body.id) {
+                // What is below it may spend from its budget.
+                return true;
+            }
             live.contains(&body.id) || body.parent.is_some_and(|parent| live.contains(&parent))
         };
         old.retain(|seq| self.rows.get(*seq).is_some_and(|row| !is_needed(row)));

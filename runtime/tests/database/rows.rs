@@ -79,7 +79,16 @@ pub(crate) async fn of_database(schema: &Schema, like: &Rows) -> Rows {
                 (_, name) => format!("{name}::text"),
             })
             .collect();
-        let query = format!("SELECT {} FROM {table}", columns.join(", "));
+        let source = match table.as_str() {
+            // Nodes share those of tenants; what was spent is kept per life.
+            "budget" => {
+                "(SELECT * FROM budget UNION ALL SELECT f.scope, f.limits, f.period, f.since, \
+                 coalesce(c.charged, f.spent), f.granted FROM fund f LEFT JOIN charge c USING \
+                 (scope)) AS budget"
+            }
+            table => table,
+        };
+        let query = format!("SELECT {} FROM {source}", columns.join(", "));
         let found = sqlx::query(AssertSqlSafe(query)).fetch_all(&mut connection);
         let found = found.await.expect("rows");
         let mut found: Vec<BTreeMap<String, String>> = found

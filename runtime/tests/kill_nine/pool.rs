@@ -9,17 +9,23 @@ use rand::{RngExt, SeedableRng};
 use regrow_runtime::ids::{Epoch, TaskId};
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::Queue;
+use regrow_runtime::queue::budget::{Amounts, Limits};
 use regrow_runtime::queue::task::NewTask;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
-use super::{ONE_AT_A_TIME, Place, STEPS, schema, work};
+use super::{
+    COSTS, ONE_AT_A_TIME, PRICED, Place, SET_ASIDE, STEPS, WORKERS, open, schema, tenant, work,
+};
 
 const NODE: &str = "REGROW_VICTIM_NODE";
 /// The node that takes submissions.
 const FRONT: &str = "front";
 const NODES: [&str; 2] = [FRONT, "back"];
+/// What the tenant may spend more after each kill, on both nodes together: so little that it
+/// is used up before the next.
+const RAISE: u64 = 100;
 
 /// Which of several nodes this victim is.
 /// Tasks that may wait at the front.
@@ -161,11 +167,13 @@ async fn nothing_is_lost_or_runs_again_while_two_nodes_share_their_tasks() {
     let schema = schema::Schema::create().await;
     let place = Place::Database(schema.url());
     let start = |node: usize| Victim::start(&place, NODES[node], false);
+    let mut budget = Budget::set(&place).await;
     let mut victims = [Some(start(0)), Some(start(1))];
     let mut said = Vec::new();
     for kill in 0..kills {
         let life = Duration::from_millis(rng.random_range(100..900));
-        tokio::time::sleep(life).await;
+        budget.raise(&schema, RAISE).await;
+        budget.watch(&schema, life).await;
         let node = rng.random_range(0..2);
         let other = rng.random_bool(0.25).then_some(1 - node);
         for node in [Some(node), other].into_iter().flatten() {
@@ -174,7 +182,7 @@ async fn nothing_is_lost_or_runs_again_while_two_nodes_share_their_tasks() {
         }
         if kill % 4 == 3 {
             // Long enough for the one that is left to take over.
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            budget.watch(&schema, Duration::from_secs(5)).await;
         }
         for (node, victim) in victims.iter_mut().enumerate() {
             victim.get_or_insert_with(|| start(node));
@@ -184,6 +192,7 @@ async fn nothing_is_lost_or_runs_again_while_two_nodes_share_their_tasks() {
         said.push(victim.kill().await);
     }
     // Both once more, without submissions, until nothing lives.
+    budget.raise(&schema, 1_000_000_000).await;
     let victims = [0, 1].map(|node| Victim::start(&place, NODES[node], true));
     let drained = async {
         while 0 < schema.number("SELECT count(*) FROM task_run").await {
@@ -198,6 +207,97 @@ async fn nothing_is_lost_or_runs_again_while_two_nodes_share_their_tasks() {
     }
     assert_eq!(schema.number("SELECT count(*) FROM handed").await, 0);
     check(&schema, &said, kills).await;
+    budget.check(&schema, &place, &said, kills).await;
+}
+
+/// What the tenant may spend on both nodes, and how much of it was spent at most.
+struct Budget {
+    limit: u64,
+    most: i64,
+    samples: u64,
+    exhausted: u64,
+}
+
+/// Spent and set aside by both nodes, in one look.
+const COMMITTED: &str = "SELECT ((SELECT coalesce(sum((spent::json->>'calls')::bigint), 0) FROM fund) \
+    + (SELECT coalesce(sum((charged::json->>'calls')::bigint), 0) FROM charge) \
+    + (SELECT coalesce(sum((estimate::json->>'calls')::bigint), 0) FROM reservation))::bigint";
+
+impl Budget {
+    async fn set(place: &Place) -> Self {
+        let (queue, _dir) = open(place).await;
+        let limits = Limits {
+            calls: Some(0),
+            ..Limits::default()
+        };
+        let set = queue.set_budget(tenant(), limits, None).await;
+        set.expect("the store takes it");
+        queue.writer().close().await;
+        Self {
+            limit: 0,
+            most: 0,
+            samples: 0,
+            exhausted: 0,
+        }
+    }
+
+    /// As an operator does on a third node.
+    async fn raise(&mut self, schema: &schema::Schema, by: u64) {
+        self.limit += by;
+        let raise = format!(
+            "WITH v AS (UPDATE meta SET value = (value::bigint + 1)::text WHERE name = 'funds' \
+             RETURNING value::bigint AS version) \
+             UPDATE fund SET limits = '{{\"calls\":{}}}', version = v.version FROM v",
+            self.limit
+        );
+        schema.run(&raise).await;
+    }
+
+    /// Looks again and again for so long.
+    async fn watch(&mut self, schema: &schema::Schema, time: Duration) {
+        let until = tokio::time::Instant::now() + time;
+        while tokio::time::Instant::now() < until {
+            let committed = schema.number(COMMITTED).await;
+            assert!(
+                committed <= self.limit as i64,
+                "{committed} of {}",
+                self.limit
+            );
+            self.most = self.most.max(committed);
+            self.samples += 1;
+            self.exhausted += u64::from(self.limit < committed as u64 + SET_ASIDE);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Each step on record was charged once, and each that was interrupted in full.
+    async fn check(&self, schema: &schema::Schema, place: &Place, said: &[Said], kills: u64) {
+        let (queue, _dir) = open(place).await;
+        let view = queue.budget(&tenant()).await.expect("it was set");
+        queue.writer().close().await;
+        assert_eq!(view.reserved, Amounts::ZERO, "everything has ended");
+        let finished = format!("SELECT count(*) FROM step WHERE key = '{PRICED}'");
+        let finished = schema.number(finished).await.unsigned_abs();
+        let for_nothing = view.spent.calls.checked_sub(COSTS * finished);
+        let for_nothing = for_nothing.expect("a step on record was not charged");
+        assert_eq!(for_nothing % SET_ASIDE, 0, "charged twice, or in part");
+        let interrupted = for_nothing / SET_ASIDE;
+        let began = said.iter().flat_map(|said| &said.ran);
+        let began = began.filter(|(_, key, _)| key == PRICED).count() as u64;
+        // One that was begun and is not on record was interrupted; of others nothing was heard.
+        let known = began.saturating_sub(finished);
+        let lives = said.len() as u64;
+        assert!(
+            known <= interrupted + lives && interrupted <= known + lives * WORKERS as u64,
+            "{interrupted} charged as interrupted, {known} known to be"
+        );
+        println!(
+            "one budget: {} charged on two nodes for {finished} priced steps and {interrupted} \
+             interrupted ones; in {} looks never above the limit, used up in {}; {kills} kills",
+            view.spent.calls, self.samples, self.exhausted
+        );
+        assert!(0 < self.exhausted, "the limit was never reached");
+    }
 }
 
 async fn check(schema: &schema::Schema, said: &[Said], kills: u64) {

@@ -126,6 +126,10 @@ async fn all_that_a_file_holds_goes_along_and_nobody_notices() {
     // What belongs to no task.
     let operated = queue.set_budget(Scope::Tenant("default".into()), limits, Some(Period::Day));
     operated.await.expect("set");
+    let cheap = queue.reserve(held, lease.epoch, "cheap", tokens(7), false);
+    cheap.await.expect("room");
+    let cheap = queue.give_back(held, lease.epoch, "cheap", tokens(7));
+    assert!(cheap.await.expect("held"));
     queue.set_max_size(Some(77)).await.expect("turned");
     let document = |key: &str, body: Option<Json>| DocumentRow {
         space: "memory",
@@ -182,9 +186,17 @@ async fn all_that_a_file_holds_goes_along_and_nobody_notices() {
     let renewed = queue.heartbeat(held, lease.epoch, LEASE).await;
     renewed.expect("the lease that was out still holds");
     let spent = queue.budget(&Scope::Task(held)).await.expect("a budget");
-    assert_eq!((spent.spent.tokens, spent.reserved.tokens), (0, 60));
+    assert_eq!((spent.spent.tokens, spent.reserved.tokens), (7, 60));
     let given = queue.give_back(held, lease.epoch, "dear", tokens(5));
     given.await.expect("held");
+    let tenant = queue.budget(&Scope::Tenant("default".into())).await;
+    assert_eq!(
+        tenant.expect("a budget").spent,
+        tokens(12),
+        "before and after"
+    );
+    let over = queue.reserve(held, lease.epoch, "more", tokens(89), false);
+    assert!(matches!(over.await, Err(LeaseError::OverBudget(_))));
     let completed = queue.complete(held, lease.epoch, Json::null());
     completed.await.expect("held");
     let stale = queue.complete(asking, asks.epoch, Json::null()).await;

@@ -58,6 +58,17 @@ impl Desk {
         self.by_task.get(&task)
     }
 
+    /// Budgets that tasks wait for.
+    pub(super) fn short_of(&self) -> impl Iterator<Item = &Scope> {
+        self.short.keys()
+    }
+
+    /// What tasks need that wait for a budget, in order of acceptance; at most `max` of them.
+    pub(super) fn wanted(&self, scope: &Scope, max: usize) -> impl Iterator<Item = Amounts> {
+        let waiting = self.short.get(scope).into_iter().flatten().take(max);
+        waiting.filter_map(|(_, id)| self.shortfall(*id).map(|short| short.needs))
+    }
+
     /// How many questions are open.
     pub(super) fn len(&self) -> u64 {
         self.by_task.len() as u64
@@ -309,6 +320,7 @@ impl Machine {
                 Some(waiting) => waiting.iter().take(WOKEN_MAX).map(|(_, id)| *id).collect(),
                 None => continue,
             };
+            let before = promised;
             let mut promised = promised;
             for id in waiting {
                 let Some(needs) = self.desk.shortfall(id).map(|short| short.needs) else {
@@ -335,6 +347,9 @@ impl Machine {
                     }
                     Some(_) => {}
                 }
+            }
+            if promised != before {
+                self.ledger.earmark(scope, promised, now);
             }
         }
     }

@@ -5,13 +5,17 @@
 //! fits then. Each reservation ends once: settled by its holder, or charged in full when the
 //! lease it was made under is over.
 
-use std::collections::{BTreeMap, HashMap};
+mod shared;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::queue::budget::{
     Amounts, BudgetRow, BudgetView, Limits, Period, ReservationRow, Scope, Short, Shortfall, Unit,
 };
+use crate::queue::fund::purse::Purse;
+use crate::queue::fund::{ChargeRow, GrantRow};
 use crate::queue::task::TaskBody;
 use crate::store::Changes;
 
@@ -24,6 +28,9 @@ struct Budget {
     reserved: Amounts,
     /// Live tasks that spend from it.
     users: usize,
+    /// This node's part of it, where nodes share it. The row then says how the whole stood
+    /// when last heard.
+    purse: Option<Box<Purse>>,
 }
 
 /// A reservation that has not ended.
@@ -41,6 +48,11 @@ pub(super) struct Ledger {
     /// Trees of which somebody is about to bring a task back from what the store holds, and
     /// how many are: their budgets are not put away meanwhile.
     returning: HashMap<TaskId, usize>,
+    /// Shared budgets at which something happened, and which are looked at again and again
+    /// until nothing of them is held or wanted here.
+    active: BTreeSet<Scope>,
+    /// The latest change of shared limits that was heard of.
+    version: i64,
 }
 
 /// A reservation that ended.
@@ -60,6 +72,7 @@ impl Ledger {
                 row,
                 reserved: Amounts::ZERO,
                 users: 0,
+                purse: None,
             };
             self.budgets.insert(budget.row.scope.clone(), budget);
         }
@@ -119,6 +132,7 @@ impl Ledger {
             },
             reserved: Amounts::ZERO,
             users: 0,
+            purse: None,
         });
         budget.roll(now);
         budget.row.limits = limits;
@@ -194,6 +208,16 @@ impl Ledger {
         }
     }
 
+    /// Nothing else that is here, or is about to be, spends from the budgets of the task's tree:
+    /// they may go with it.
+    pub(super) fn moves_with(&self, body: &TaskBody) -> bool {
+        body.spends_from().all(|id| {
+            let budget = self.budgets.get(&Scope::Task(id));
+            let alone = |budget: &Budget| budget.users == 1 && budget.reserved.is_zero();
+            id == body.id && budget.is_some_and(alone) && !self.returning.contains_key(&id)
+        })
+    }
+
     /// A live task spends from its tree's budgets.
     pub(super) fn join(&mut self, body: &TaskBody) {
         for id in body.spends_from() {
@@ -254,6 +278,10 @@ impl Ledger {
         for scope in &row.scopes {
             if let Some(budget) = self.budgets.get_mut(scope) {
                 budget.reserved = budget.reserved.plus(row.estimate);
+                if let Some(purse) = &mut budget.purse {
+                    purse.touch(now);
+                    self.active.insert(scope.clone());
+                }
             }
         }
         changes.reservations.push(row.clone());
@@ -290,11 +318,21 @@ impl Ledger {
         }
         if !charge.is_zero() {
             for scope in scopes {
-                if let Some(budget) = self.budgets.get_mut(scope) {
-                    budget.roll(now);
-                    budget.row.spent = budget.row.spent.plus(charge);
-                    changes.budgets.push(budget.row.clone());
+                let Some(budget) = self.budgets.get_mut(scope) else {
+                    continue;
+                };
+                if let Some(purse) = &mut budget.purse {
+                    purse.charge(charge, now);
+                    changes.charges.push(ChargeRow {
+                        scope: scope.clone(),
+                        charged: purse.charged(),
+                    });
+                    self.active.insert(scope.clone());
+                    continue;
                 }
+                budget.roll(now);
+                budget.row.spent = budget.row.spent.plus(charge);
+                changes.budgets.push(budget.row.clone());
             }
         }
         Some(Settled {
@@ -334,6 +372,14 @@ impl Ledger {
                     sum.with(short.unit, short.missing)
                 })
             });
+            if budget.purse.is_some() {
+                changes.grants.push(GrantRow {
+                    scope: scope.clone(),
+                    more,
+                });
+                self.active.insert(scope.clone());
+                continue;
+            }
             budget.row.granted = budget.row.granted.plus(more);
             changes.budgets.push(budget.row.clone());
         }
@@ -345,6 +391,11 @@ impl Ledger {
             let Some(budget) = self.budgets.get_mut(&short.scope) else {
                 continue;
             };
+            if budget.purse.is_some() {
+                // Its period ends by the database's clock.
+                self.active.insert(short.scope.clone());
+                continue;
+            }
             let since = budget.row.since;
             budget.roll(now);
             if budget.row.since != since {
@@ -356,7 +407,8 @@ impl Ledger {
     /// When one of the budgets in the way starts counting from zero again.
     pub(super) fn renews_at(&self, shortfall: &Shortfall) -> Option<Timestamp> {
         let renewed = shortfall.short.iter().filter_map(|short| {
-            let row = &self.budgets.get(&short.scope)?.row;
+            let budget = self.budgets.get(&short.scope)?;
+            let row = Some(&budget.row).filter(|_| budget.purse.is_none())?;
             Some(row.period?.end(row.since))
         });
         renewed.min()
@@ -379,6 +431,9 @@ impl Budget {
     /// The row's figures as they count at `now`: from zero if another period has begun.
     fn figures(&self, now: Timestamp) -> (Timestamp, Amounts, Amounts) {
         let row = &self.row;
+        if let Some(purse) = &self.purse {
+            return (row.since, purse.spent(), row.granted);
+        }
         match row.period {
             Some(period) if period.end(row.since) <= now => {
                 (period.start(now), Amounts::ZERO, Amounts::ZERO)
@@ -388,6 +443,9 @@ impl Budget {
     }
 
     fn roll(&mut self, now: Timestamp) {
+        if self.purse.is_some() {
+            return;
+        }
         let (since, spent, granted) = self.figures(now);
         self.row.since = since;
         self.row.spent = spent;
@@ -396,26 +454,42 @@ impl Budget {
 
     fn missing(&self, needs: Amounts, now: Timestamp, short: &mut Vec<Short>) {
         let (_, spent, granted) = self.figures(now);
+        // What is missing here may be elsewhere: whoever needs it asks before he gives up.
+        let lacks = self
+            .purse
+            .as_ref()
+            .map(|purse| purse.lacks(self.reserved, needs));
         for unit in Unit::ALL {
             let Some(limit) = self.row.limits.of(unit).filter(|_| 0 < needs.of(unit)) else {
                 continue;
             };
+            if lacks.is_some_and(|lacks| lacks.of(unit) == 0) {
+                continue;
+            }
             let limit = limit.saturating_add(granted.of(unit));
-            let (spent, reserved) = (spent.of(unit), self.reserved.of(unit));
+            let (spent, reserved) = (spent.of(unit), self.set_aside().of(unit));
             let wanted = spent
                 .saturating_add(reserved)
                 .saturating_add(needs.of(unit));
-            if limit < wanted {
+            let lacks = lacks.map_or(0, |lacks| lacks.of(unit));
+            if limit < wanted || 0 < lacks {
+                let missing = wanted.saturating_sub(limit);
                 short.push(Short {
                     scope: self.row.scope.clone(),
                     unit,
                     limit,
                     spent,
                     reserved,
-                    missing: wanted - limit,
+                    missing: if missing == 0 { lacks } else { missing },
                 });
             }
         }
+    }
+
+    /// What is set aside for steps; of a shared budget with what other nodes may spend.
+    fn set_aside(&self) -> Amounts {
+        let purse = self.purse.as_ref();
+        purse.map_or(self.reserved, |purse| purse.set_aside(self.reserved))
     }
 
     fn view(&self, now: Timestamp) -> BudgetView {
@@ -426,7 +500,7 @@ impl Budget {
             period: self.row.period,
             since,
             spent,
-            reserved: self.reserved,
+            reserved: self.set_aside(),
             granted,
         }
     }
@@ -446,6 +520,14 @@ impl Ledger {
         for (scope, budget) in &self.budgets {
             let recount = reserved.remove(scope).unwrap_or_default();
             assert_eq!(recount, budget.reserved, "{scope}: reserved");
+            if let Some(purse) = &budget.purse {
+                let used = purse.charged().plus(budget.reserved);
+                assert!(
+                    purse.lacks(used, Amounts::ZERO).is_zero(),
+                    "{scope}: {budget:?}"
+                );
+                continue;
+            }
             let used = budget.row.spent.plus(budget.reserved);
             for unit in Unit::ALL {
                 if let Some(limit) = budget.row.limits.of(unit) {

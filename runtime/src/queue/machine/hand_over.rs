@@ -16,10 +16,9 @@ use std::time::Duration;
 
 use super::{Entry, Machine};
 use crate::clock::Timestamp;
-use crate::ids::TaskId;
-use crate::queue::budget::Scope;
+use crate::ids::{Epoch, TaskId};
 use crate::queue::task::TaskState;
-use crate::store::{HandedOver, LiveTasks};
+use crate::store::{Handed, HandedOver};
 
 /// Work that is kept in stock, at the pace of late.
 const STOCK: Duration = Duration::from_millis(100);
@@ -104,6 +103,7 @@ impl Machine {
     pub(crate) fn share(&mut self) {
         self.exchange.shared = true;
         self.gates.share();
+        self.ledger.share();
     }
 
     /// A task that is not here may live on another node.
@@ -154,7 +154,8 @@ impl Machine {
         let wanted = asked.keys().chain(paced).map(|kind| {
             let asked = asked.get(kind).copied().unwrap_or(0);
             let worth = asked.max(self.exchange.stock(kind, now)).min(room);
-            let here = self.backlog.waiting(kind);
+            // Those at gates count: more of them would not be started sooner.
+            let here = self.backlog.waiting(kind) + self.gates.waiting(kind);
             (kind.clone(), worth.saturating_sub(here))
         });
         let wanted = wanted.filter(|(_, tasks)| 0 < *tasks).take(KINDS_MAX);
@@ -181,7 +182,7 @@ impl Machine {
                 continue;
             }
             let kept = self.exchange.stock(&want.kind, now) + called;
-            let spare = self.backlog.waiting(&want.kind).saturating_sub(kept);
+            let spare = self.spare(&want.kind, now).saturating_sub(kept);
             let count = want.tasks.min(spare).min(BATCH_MAX - given);
             for _ in 0..count {
                 let Some(id) = self.next_to_leave(&want.kind, now) else {
@@ -202,13 +203,28 @@ impl Machine {
 
     fn next_to_leave(&mut self, kind: &str, now: Timestamp) -> Option<TaskId> {
         let (tasks, ledger) = (&self.tasks, &self.ledger);
-        let limited = |entry: &Entry| ledger.knows(&Scope::Tenant(entry.body.tenant.clone()));
         let may = |id: TaskId| {
-            tasks
-                .get(&id)
-                .is_some_and(|entry| may_leave(entry, now) && !limited(entry))
+            let entry = tasks.get(&id);
+            entry.is_some_and(|entry| may_leave(entry, now) && ledger.moves_with(&entry.body))
         };
-        self.backlog.first_that(kind, LOOKS_MAX, &may)
+        let first = self.backlog.first_that(kind, LOOKS_MAX, &may);
+        if first.is_some() || self.is_asked(kind, now) {
+            return first;
+        }
+        self.gates.first_that(kind, LOOKS_MAX, &may)
+    }
+
+    /// Tasks of `kind` that another node may have some of: those that wait for a worker, and,
+    /// where nobody claims the kind, those that wait at gates. Where somebody does, this node
+    /// asks for the units that those need, and as soon as there are some they wait for a
+    /// worker; to move them before would bring them nearer to nothing.
+    fn spare(&self, kind: &str, now: Timestamp) -> usize {
+        let waiting = self.backlog.waiting(kind);
+        if self.is_asked(kind, now) {
+            waiting
+        } else {
+            waiting + self.gates.waiting(kind)
+        }
     }
 
     /// The task leaves this machine; from the commit on it is another's.
@@ -238,14 +254,22 @@ impl Machine {
         }
         self.exchange.handed_over += 1;
         let seq = body.seq;
-        let handed = HandedOver { seq, id, to };
+        let after = Epoch(self.next_epoch);
+        let handed = HandedOver { seq, id, to, after };
         self.outbox.changes.handed_over.push(handed);
         self.let_through(now);
     }
 
     /// Adds tasks that another node handed over. They were not lost, so nothing is counted
     /// against them.
-    pub(crate) fn take_in(&mut self, tasks: LiveTasks, now: Timestamp) {
+    pub(crate) fn take_in(&mut self, handed: Handed, now: Timestamp) {
+        let Handed {
+            tasks,
+            budgets,
+            after,
+        } = handed;
+        self.next_epoch = self.next_epoch.max(after.0);
+        self.ledger.inherit(budgets);
         let mut came = Vec::with_capacity(tasks.len());
         for (body, run) in tasks {
             self.outbox.changes.taken_in.push(body.seq);
@@ -267,14 +291,11 @@ impl Machine {
 }
 
 /// Nobody has a claim on what this machine knows of the task: it is available, it was not
-/// told to stop, and no gate or tree budget ties it to others here. Its parent, and whoever
-/// depends on it, hear of its end wherever that is.
+/// told to stop. Its parent, and whoever depends on it, hear of its end wherever that is; gates
+/// and budgets of tenants are those of all nodes. (A tree's budget is in one memory, so the tree
+/// goes whole or not at all: `Ledger::moves_with`.)
 fn may_leave(entry: &Entry, now: Timestamp) -> bool {
-    let body = &entry.body;
-    let ties = !entry.children.is_empty()
-        || 0 < entry.unresolved
-        || !entry.needs.is_empty()
-        || body.spends_from().next().is_some();
+    let ties = !entry.children.is_empty() || 0 < entry.unresolved;
     let due = entry.timer.is_some_and(|at| at <= now);
     entry.run.state == TaskState::Available
         && entry.end.is_none()

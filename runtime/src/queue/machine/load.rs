@@ -58,6 +58,8 @@ impl Machine {
         self.recent_keys = old.recent_keys;
         self.ledger.go_on_holding(&mut old.ledger);
         self.ledger.load(snapshot.budgets);
+        self.ledger.keep_purses(&mut old.ledger);
+        self.ledger.follow(snapshot.funds);
         self.outbox.changes.taken_in = snapshot.handed;
         let mut held = Vec::new();
         let mut blocked = Vec::new();
@@ -127,6 +129,7 @@ impl Machine {
         self.outbox.changes.taken_in.extend(handed);
         self.raise_epochs(boots);
         self.ledger.inherit(ledgers.budgets);
+        self.ledger.follow(ledgers.funds);
         let mut adopted = Vec::with_capacity(live.len());
         let mut held = Vec::new();
         for (body, run) in live {

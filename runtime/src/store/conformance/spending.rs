@@ -28,6 +28,7 @@ conforms! {
     a_parent_that_fails_with_its_child_has_ended_after_a_kill,
     children_and_the_step_they_came_from_are_inserted_together,
     budgets_and_questions_go_with_their_task,
+    a_budget_stays_as_long_as_anything_below_it_lives,
 }
 
 fn tokens(tokens: u64) -> Amounts {
@@ -198,7 +199,7 @@ async fn an_operators_budget_survives_with_its_period(subject: Subject) {
     let subject = subject.kill().await;
     let view = subject.queue.budget(&acme).await.expect("kept");
     assert_eq!((view.limits, view.period), (limits, Some(Period::Month)));
-    assert_eq!(subject.queue.budgets().len(), 1);
+    assert_eq!(subject.queue.budgets().await.expect("readable").len(), 1);
     let nobody = Scope::Task(TaskId::fresh());
     let unknown = subject.queue.set_budget(nobody, limits, None).await;
     assert!(matches!(unknown, Err(BudgetError::Unknown(_))));
@@ -431,6 +432,75 @@ async fn budgets_and_questions_go_with_their_task(subject: Subject) {
     assert!(subject.queue.budget(&Scope::Task(id)).await.is_err());
     let row = subject.queue.approval(approval).await.expect("readable");
     assert!(row.is_none());
+}
+
+/// A task leased, and waiting for one child from then on.
+async fn with_child(subject: &Subject) -> TaskId {
+    let lease = subject.claim("w", LEASE).await;
+    let child = NewChild {
+        task: NewTask {
+            max_attempts: Some(1),
+            ..task()
+        },
+        after: Vec::new(),
+    };
+    let (id, epoch) = (lease.task.id, lease.epoch);
+    let waits = subject.queue.suspend(id, epoch, vec![child]).await;
+    waits.expect("held");
+    id
+}
+
+async fn forget_all_that_is_old(subject: &Subject) {
+    // One generation goes at a time.
+    for _ in 0..4 {
+        let changes = Changes {
+            prune_before: Some(Timestamp(u64::MAX >> 1)),
+            ..Changes::default()
+        };
+        let written = subject.queue.writer().write(changes).await;
+        written.expect("written");
+    }
+}
+
+async fn a_budget_stays_as_long_as_anything_below_it_lives(subject: Subject) {
+    subject.submit(budgeted(50)).await;
+    let root = with_child(&subject).await;
+    let middle = with_child(&subject).await;
+    let last = subject.claim("w", LEASE).await;
+    let failed = subject
+        .queue
+        .fail(last.task.id, last.epoch, "broke".to_owned(), false);
+    assert_eq!(failed.await.expect("held"), TaskState::Discarded);
+    for id in [middle, root] {
+        let lease = subject.claim("w", LEASE).await;
+        assert_eq!(lease.task.id, id);
+        let done = subject.queue.complete(id, lease.epoch, json("1")).await;
+        done.expect("held");
+    }
+    let again = subject.queue.retry(last.task.id).await;
+    again.expect("its budget is there");
+    // The newest task is always kept.
+    subject.submit(task()).await;
+    forget_all_that_is_old(&subject).await;
+    let subject = subject.kill().await;
+    let lease = subject.claim("w", LEASE).await;
+    assert_eq!(lease.task.id, last.task.id);
+    let (id, epoch) = (lease.task.id, lease.epoch);
+    let reserved = subject.queue.reserve(id, epoch, "s", tokens(30), false);
+    reserved.await.expect("room");
+    let over = subject.queue.reserve(id, epoch, "t", tokens(21), false);
+    let Err(LeaseError::OverBudget(shortfall)) = over.await else {
+        panic!("the budget was forgotten");
+    };
+    assert_eq!(shortfall.short[0].scope, Scope::Task(root));
+    let done = subject.queue.complete(id, epoch, json("1")).await;
+    done.expect("held");
+    forget_all_that_is_old(&subject).await;
+    assert!(subject.queue.budget(&Scope::Task(root)).await.is_err());
+    for id in [root, middle, id] {
+        let view = subject.queue.task(id).await.expect("readable");
+        assert!(view.is_none(), "nothing of it is left");
+    }
 }
 
 #[tokio::test]

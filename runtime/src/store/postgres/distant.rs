@@ -43,6 +43,15 @@ const WAITING_FOR: &str = "WITH RECURSIVE waiting (id) AS ( \
      ) AS next (id) JOIN task t ON t.id = next.id JOIN task_run r ON r.seq = t.seq) \
     SELECT id FROM waiting WHERE id = ANY($2) LIMIT 1";
 
+/// A task that lives under another life, among some and those below them. Whatever is above a
+/// task is kept as long as the task.
+const SPENDER: &str = "WITH RECURSIVE below (id, seq) AS ( \
+     SELECT id, seq FROM task WHERE id = ANY($1::uuid[]) \
+     UNION \
+     SELECT t.id, t.seq FROM below b JOIN task t ON t.parent = b.id) \
+    SELECT b.id FROM below b JOIN task_run r ON r.seq = b.seq JOIN life l ON l.boot = r.owner \
+    WHERE l.heir <> $2 LIMIT 1";
+
 /// The children of `tasks` that live elsewhere, or failed there unheard. For use within the
 /// transaction that read the tasks.
 pub(super) async fn children(
@@ -108,6 +117,23 @@ impl Postgres {
             }
         }
         Ok(found)
+    }
+
+    /// See [`Store::spender_elsewhere`](crate::store::Store::spender_elsewhere).
+    pub(in crate::store) async fn spender_elsewhere(
+        &self,
+        trees: &[TaskId],
+    ) -> Result<Option<TaskId>, StoreError> {
+        let failed = |error: sqlx::Error| self.failure("look for who has a tree's budget", &error);
+        let trees: Vec<Uuid> = trees.iter().map(|id| *id.as_uuid()).collect();
+        let row = sqlx::query(SPENDER)
+            .bind(trees)
+            .bind(self.boot()?)
+            .fetch_optional(&self.0.readers)
+            .await
+            .map_err(failed)?;
+        let id = row.map(|row| row.try_get::<Uuid, _>(0)).transpose();
+        Ok(id.map_err(failed)?.map(TaskId::from))
     }
 
     /// One of `others` that cannot end before `id` has.

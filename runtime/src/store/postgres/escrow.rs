@@ -5,24 +5,18 @@
 //! the life is ended, then the pools it changes, in the order of their names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
-use tokio::time::timeout;
 
+use super::Postgres;
 use super::text::written;
 use super::write::{column, signed};
-use super::{Postgres, connect, named};
 use crate::clock::Timestamp;
 use crate::queue::allotment::{ASKED_WITHIN, Answer, Holder, Pool, PoolKey, SLOTS, Wish};
 use crate::queue::gate::Meter;
 use crate::store::StoreError;
 
-/// Longest wait for an exchange.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-const LIFE: &str = "SELECT boot FROM life WHERE boot = $1 AND NOT ended FOR KEY SHARE";
+pub(super) const LIFE: &str = "SELECT boot FROM life WHERE boot = $1 AND NOT ended FOR KEY SHARE";
 
 /// Makes the pools that are not there, and locks all of them.
 const POOLS: &str = "INSERT INTO escrow AS e (name, meter) \
@@ -87,14 +81,14 @@ impl Postgres {
         wishes: &[Wish],
     ) -> Result<Vec<Answer>, StoreError> {
         let boot = self.boot()?;
-        let exchanged =
-            self.on_sharer(
-                "exchange units with other nodes",
-                async |connection| match exchange(connection, boot, wishes).await? {
-                    Some(answers) => Ok(Ok(answers)),
-                    None => Ok(Err(self.fenced(connection).await)),
-                },
-            );
+        let exchanged = self.on(
+            &self.0.sharer,
+            "exchange units with other nodes",
+            async |connection| match exchange(connection, boot, wishes).await? {
+                Some(answers) => Ok(Ok(answers)),
+                None => Ok(Err(self.fenced(connection).await)),
+            },
+        );
         exchanged.await?
     }
 
@@ -106,7 +100,8 @@ impl Postgres {
         let boot = self.boot()?;
         let names: BTreeMap<String, &PoolKey> =
             pools.iter().map(|pool| (stored(pool), pool)).collect();
-        let rows = self.on_sharer("see who waits for units", async |connection| {
+        let attempt = "see who waits for units";
+        let rows = self.on(&self.0.sharer, attempt, async |connection| {
             sqlx::query(CONTENDED)
                 .bind(names.keys().cloned().collect::<Vec<String>>())
                 .bind(boot)
@@ -120,47 +115,6 @@ impl Postgres {
         let contended = rows.await?;
         let pools = contended.iter().filter_map(|name| names.get(name));
         Ok(pools.map(|pool| (*pool).clone()).collect())
-    }
-
-    /// Runs on the connection for exchanges, opened anew when the last use failed.
-    async fn on_sharer<T>(
-        &self,
-        attempt: &'static str,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, StoreError> {
-        let mut sharer = self.0.sharer.lock().await;
-        if self.0.closed.load(Ordering::SeqCst) {
-            return Err(StoreError::Closed);
-        }
-        let done = timeout(PATIENCE, async {
-            let mut connection = match sharer.take() {
-                Some(connection) => connection,
-                None => {
-                    let options = named(&self.0.config, "sharer").options([
-                        ("statement_timeout", "5s"),
-                        ("idle_in_transaction_session_timeout", "5s"),
-                        ("plan_cache_mode", "force_generic_plan"),
-                        ("enable_seqscan", "off"),
-                        ("enable_hashjoin", "off"),
-                        ("enable_mergejoin", "off"),
-                    ]);
-                    connect(&options).await?
-                }
-            };
-            let done = work(&mut connection).await?;
-            Ok::<_, sqlx::Error>((connection, done))
-        });
-        match done.await {
-            Ok(Ok((connection, done))) => {
-                *sharer = Some(connection);
-                Ok(done)
-            }
-            Ok(Err(error)) => Err(self.failure(attempt, &error)),
-            Err(_elapsed) => Err(StoreError::Failed {
-                attempt,
-                cause: format!("{}: no answer within {PATIENCE:?}", self.url()).into(),
-            }),
-        }
     }
 }
 

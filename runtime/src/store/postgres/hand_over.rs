@@ -16,11 +16,13 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row};
 use tokio::time::timeout;
 
-use super::read::{Names, ReadError, body, run, unreadable};
+use super::ledger;
+use super::read::{Names, ReadError, body, number, run, unreadable};
 use super::write::{column, signed};
 use super::{Postgres, connect, named};
+use crate::ids::Epoch;
 use crate::queue::machine::Want;
-use crate::store::{LiveTasks, StoreError};
+use crate::store::{Handed, StoreError};
 
 /// An announcement counts for this many seconds; it is made again each second.
 const WANT_SECONDS: f64 = 3.0;
@@ -49,8 +51,8 @@ const HANDED_TO: &str = "SELECT seq FROM handed WHERE to_life = ANY($1::bigint[]
 const TAKE: &str = "SELECT t.*, \
     r.state AS r_state, r.attempt AS r_attempt, r.losses AS r_losses, r.epoch AS r_epoch, \
     r.run_at, r.lease_until, r.worker, r.cancel_requested, r.last_error, r.events AS r_events, \
-    r.retries \
-    FROM (SELECT seq FROM handed WHERE to_life = $1 ORDER BY seq LIMIT $2) h \
+    r.retries, h.after \
+    FROM (SELECT seq, after FROM handed WHERE to_life = $1 ORDER BY seq LIMIT $2) h \
     JOIN task_run r ON r.seq = h.seq JOIN task t ON t.seq = h.seq ORDER BY h.seq";
 
 /// Tasks of `lives` that were not in anybody's memory. For use within the transaction that
@@ -146,7 +148,7 @@ impl Postgres {
     }
 
     /// Tasks that were handed over to this life, at most `max`, oldest first.
-    pub(in crate::store) async fn handed(&self, max: usize) -> Result<LiveTasks, StoreError> {
+    pub(in crate::store) async fn handed(&self, max: usize) -> Result<Handed, StoreError> {
         let read = async {
             let rows = sqlx::query(TAKE)
                 .bind(self.boot()?)
@@ -155,11 +157,20 @@ impl Postgres {
                 .await?;
             let mut names = Names::default();
             let mut tasks = Vec::with_capacity(rows.len());
+            let mut after = Epoch::NEVER;
             for row in &rows {
+                after = after.max(Epoch(number(row, "after")?));
                 let run = run(row)?.ok_or_else(|| unreadable("a live task", &"no state"))?;
                 tasks.push((Arc::new(body(row, &mut names)?), run));
             }
-            Ok(tasks)
+            // Nobody has written them since they were handed over.
+            let trees = ledger::of_trees(&tasks);
+            let budgets = ledger::budgets(&self.0.readers, &trees).await?;
+            Ok(Handed {
+                tasks,
+                budgets,
+                after,
+            })
         };
         read.await.map_err(|error| match error {
             ReadError::Database(error) => self.failure("take in what was handed over", &error),

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::life::{self, BEGIN, END, REPLACED};
 use super::write::Fence;
-use super::{CONNECT_TIMEOUT, Postgres, connect, named};
+use super::{CONNECT_TIMEOUT, Postgres, connect, fund, named};
 use crate::clock::Timestamp;
 use crate::queue::control::Control;
 use crate::store::StoreError;
@@ -46,7 +46,8 @@ const PREPARED: &str = "UPDATE promotion SET state = 'prepared' WHERE file = $1 
     AND state = 'copying'";
 
 /// What an earlier try copied.
-const DISCARD: [&str; 11] = [
+const DISCARD: [&str; 12] = [
+    "DELETE FROM budget WHERE starts_with(scope, 'in:') AND $1 IS NOT NULL",
     "DELETE FROM budget WHERE scope IN (SELECT 'task:' || id FROM task WHERE seq < $1)",
     "DELETE FROM blob WHERE hash IN \
      (SELECT unnest(ARRAY[input_blob, output_blob]) FROM step WHERE seq < $1) \
@@ -251,6 +252,7 @@ impl Postgres {
             .bind(replaced?)
             .execute(&mut *to)
             .await?;
+        fund::gather(to, &fund::brought_by(boot), Some(boot)).await?;
         transaction.commit().await?;
         Ok(Some(1))
     }
@@ -287,6 +289,8 @@ impl Postgres {
                     .bind(&self.0.config.instance)
                     .execute(&mut *to)
                     .await?;
+                let boot = i64::from(mark.boot);
+                fund::gather(to, &fund::brought_by(boot), Some(boot)).await?;
             }
             transaction.commit().await?;
             Ok(true)

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Postgres as Dialect, QueryBuilder};
+use sqlx::{PgConnection, PgPool, Postgres as Dialect, QueryBuilder};
 
-use super::Postgres;
 use super::read::{
     ReadError, cell, number, optional, optional_text, parse, text, time, unreadable,
 };
 use super::text::written;
 use super::write::{column, signed};
+use super::{Postgres, fund};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 use crate::queue::approval::{ApprovalFilter, ApprovalId, ApprovalRow};
@@ -37,12 +37,13 @@ pub(super) const APPROVALS: &str = "INSERT INTO approval \
      $6::text[], $7::text[], $8::text[]) \
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, decision = excluded.decision";
 
-/// Under which name a budget is kept. What a tenant or the node may spend is decided in one
-/// node's memory, so it counts what that node spends and each node has a row of its own.
-fn stored(node: &str, scope: &Scope) -> String {
+/// Under which name a budget is kept. That of the node counts what it spends itself, so each
+/// has a row of its own. Those of tenants are [`fund`](super::fund)s.
+fn stored(node: &str, scope: &Scope) -> Option<String> {
     match scope {
-        Scope::Task(_) => scope.to_string(),
-        Scope::Tenant(_) | Scope::Node => format!("{}{scope}", of_node(node)),
+        Scope::Task(_) => Some(scope.to_string()),
+        Scope::Node => Some(format!("{}{scope}", of_node(node))),
+        Scope::Tenant(_) => None,
     }
 }
 
@@ -62,7 +63,7 @@ pub(super) async fn write(
     let budgets: BTreeMap<String, &BudgetRow> = changes
         .budgets
         .iter()
-        .map(|row| (stored(node, &row.scope), row))
+        .filter_map(|row| Some((stored(node, &row.scope)?, row)))
         .collect();
     if !budgets.is_empty() {
         let (scopes, rows): (Vec<String>, Vec<&BudgetRow>) = budgets.into_iter().unzip();
@@ -119,7 +120,7 @@ pub(super) async fn write(
     Ok(())
 }
 
-fn encode<T: Serialize>(value: &T) -> Result<String, sqlx::Error> {
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, sqlx::Error> {
     serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
@@ -131,20 +132,37 @@ fn json<'a, R, T: Serialize + 'a>(
     rows.iter().map(|row| encode(value(row))).collect()
 }
 
+/// Under which names the budgets are kept of the trees that `tasks` spend from.
+pub(super) fn of_trees(tasks: &[(Arc<TaskBody>, TaskRun)]) -> Vec<String> {
+    let trees = tasks.iter().flat_map(|(body, _)| body.spends_from());
+    let trees: HashSet<TaskId> = trees.collect();
+    let names = trees.into_iter().map(|id| Scope::Task(id).to_string());
+    names.collect()
+}
+
+/// The budgets of these names.
+pub(super) async fn budgets(
+    readers: &PgPool,
+    names: &[String],
+) -> Result<Vec<BudgetRow>, ReadError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query("SELECT * FROM budget WHERE scope = ANY($1)")
+        .bind(names)
+        .fetch_all(readers)
+        .await?;
+    Ok(rows.iter().map(budget).collect::<Result<_, _>>()?)
+}
+
 /// Reads what `tasks` need of the ledgers. For use within a transaction.
 pub(super) async fn live(
     reader: &mut PgConnection,
     node: &str,
+    boot: Option<i64>,
     tasks: &[(Arc<TaskBody>, TaskRun)],
 ) -> Result<Ledgers, ReadError> {
-    let trees: HashSet<TaskId> = tasks
-        .iter()
-        .flat_map(|(body, _)| body.spends_from())
-        .collect();
-    let trees: Vec<String> = trees
-        .into_iter()
-        .map(|id| Scope::Task(id).to_string())
-        .collect();
+    let trees = of_trees(tasks);
     let seqs: Vec<i64> = tasks.iter().map(|(body, _)| signed(body.seq)).collect();
     let budgets =
         sqlx::query("SELECT * FROM budget WHERE scope = ANY($1) OR starts_with(scope, $2)")
@@ -160,8 +178,10 @@ pub(super) async fn live(
         .bind(&seqs)
         .fetch_all(&mut *reader)
         .await?;
+    let funds = fund::known(reader, boot).await?;
     Ok(Ledgers {
         budgets: budgets.iter().map(budget).collect::<Result<_, _>>()?,
+        funds,
         reservations: reservations
             .iter()
             .map(reservation)
@@ -175,8 +195,11 @@ impl Postgres {
         &self,
         scope: &Scope,
     ) -> Result<Option<BudgetRow>, StoreError> {
+        let Some(stored) = stored(&self.0.config.node, scope) else {
+            return Ok(None);
+        };
         let row = sqlx::query("SELECT * FROM budget WHERE scope = $1")
-            .bind(written(&stored(&self.0.config.node, scope)).into_owned())
+            .bind(written(&stored).into_owned())
             .fetch_optional(&self.0.readers)
             .await
             .map_err(|error| self.failure("read a budget", &error))?;
@@ -221,7 +244,7 @@ impl Postgres {
     }
 }
 
-fn budget(row: &PgRow) -> Result<BudgetRow, StoreError> {
+pub(super) fn budget(row: &PgRow) -> Result<BudgetRow, StoreError> {
     Ok(BudgetRow {
         scope: scope(&text(row, "scope")?)?,
         limits: decoded(row, "limits")?,
@@ -236,14 +259,15 @@ fn budget(row: &PgRow) -> Result<BudgetRow, StoreError> {
 
 /// Names of nodes hold no `/`.
 fn scope(stored: &str) -> Result<Scope, StoreError> {
-    let scope = match stored.strip_prefix("on:") {
+    let named = stored.strip_prefix("on:").or(stored.strip_prefix("in:"));
+    let scope = match named {
         Some(rest) => rest.split_once('/').map_or(rest, |(_, scope)| scope),
         None => stored,
     };
     parse("a budget's scope", scope)
 }
 
-fn reservation(row: &PgRow) -> Result<ReservationRow, StoreError> {
+pub(super) fn reservation(row: &PgRow) -> Result<ReservationRow, StoreError> {
     Ok(ReservationRow {
         id: number(row, "id")?,
         seq: number(row, "seq")?,
@@ -270,6 +294,9 @@ fn approval(row: &PgRow) -> Result<ApprovalRow, StoreError> {
 }
 
 /// JSON holds no control characters, so its text is kept as it stands.
-fn decoded<T: DeserializeOwned>(row: &PgRow, column: &'static str) -> Result<T, StoreError> {
+pub(super) fn decoded<T: DeserializeOwned>(
+    row: &PgRow,
+    column: &'static str,
+) -> Result<T, StoreError> {
     serde_json::from_str(cell(row, column)?).map_err(|error| unreadable(column, &error))
 }

@@ -11,17 +11,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::read::{Live, ReadError, live};
 use super::signal::Signal;
 use super::write::Fence;
-use super::{Backend, Postgres, PostgresConfig, connect, escrow, named};
+use super::{Backend, Postgres, PostgresConfig, escrow, fund};
 use crate::ids::TaskId;
 use crate::queue::machine::DistantChild;
 use crate::queue::task::{TaskBody, TaskRun, TaskState};
@@ -273,6 +272,7 @@ impl Postgres {
             .execute(&mut *transaction)
             .await?;
         escrow::free(&mut transaction, &replaced).await?;
+        fund::gather(&mut transaction, fund::OF_NODES, None).await?;
         sqlx::query(TIDY)
             .bind(boot)
             .execute(&mut *transaction)
@@ -304,7 +304,7 @@ impl Postgres {
         const ATTEMPT: &str = "renew this node's life";
         let (boot, term) = (self.boot()?, self.life_term());
         let asked_at = Instant::now();
-        let renewed = self.on_keeper(ATTEMPT, async |connection| {
+        let renewed = self.on(&self.0.keeper, ATTEMPT, async |connection| {
             let renewed = sqlx::query(RENEW)
                 .bind(boot)
                 .bind(seconds(term))
@@ -331,7 +331,7 @@ impl Postgres {
         const ATTEMPT: &str = "take over from other nodes";
         let (boot, term) = (self.boot()?, self.life_term());
         let steady = self.0.renewals.lock().are_steady(Instant::now(), term);
-        let inherited = self.on_keeper(ATTEMPT, async |connection| {
+        let inherited = self.on(&self.0.keeper, ATTEMPT, async |connection| {
             if steady {
                 self.inherit(connection, boot).await?;
             }
@@ -416,7 +416,7 @@ impl Postgres {
         sqlx::query("SET LOCAL statement_timeout = 0")
             .execute(&mut *reader)
             .await?;
-        let live = live(&mut reader, &self.0.config.node, lives).await?;
+        let live = live(&mut reader, &self.0.config.node, None, lives).await?;
         reader.commit().await?;
         Ok(live)
     }
@@ -434,50 +434,11 @@ impl Postgres {
 
     /// A number of boots above all that were ever given.
     pub(super) async fn raise_boots(&self) -> Result<u32, StoreError> {
-        let raised = self.on_keeper("count a takeover", async |connection| {
+        let raised = self.on(&self.0.keeper, "count a takeover", async |connection| {
             let raised = sqlx::query(RAISE_BOOTS).fetch_one(connection).await?;
             raised.try_get::<i64, _>(0)
         });
         counted(raised.await?)
-    }
-
-    /// Runs on the keeper's connection, opened anew when the last use failed.
-    pub(super) async fn on_keeper<T>(
-        &self,
-        attempt: &'static str,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, StoreError> {
-        let mut keeper = self.0.keeper.lock().await;
-        if self.0.closed.load(Ordering::SeqCst) {
-            return Err(StoreError::Closed);
-        }
-        let patience = self.life_term().max(Duration::from_secs(1));
-        let done = timeout(patience, async {
-            let mut connection = match keeper.take() {
-                Some(connection) => connection,
-                None => {
-                    let millis = patience.as_millis().to_string();
-                    let options = named(&self.0.config, "keeper").options([
-                        ("statement_timeout", millis.as_str()),
-                        ("idle_in_transaction_session_timeout", millis.as_str()),
-                    ]);
-                    connect(&options).await?
-                }
-            };
-            let done = work(&mut connection).await?;
-            Ok::<_, sqlx::Error>((connection, done))
-        });
-        match done.await {
-            Ok(Ok((connection, done))) => {
-                *keeper = Some(connection);
-                Ok(done)
-            }
-            Ok(Err(error)) => Err(self.failure(attempt, &error)),
-            Err(_elapsed) => Err(StoreError::Failed {
-                attempt,
-                cause: format!("{}: no answer within {patience:?}", self.url()).into(),
-            }),
-        }
     }
 
     /// Why this life may not write.

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
-use super::Postgres;
 use super::text::{read, written};
 use super::write::{column, signed};
+use super::{Postgres, escrow};
 use crate::ids::TaskId;
 use crate::json::Json;
 use crate::queue::control::Control;
@@ -89,8 +89,9 @@ impl Postgres {
             .await
             .map_err(failed)?;
         let order = |row: &sqlx::postgres::PgRow| {
-            let verb = serde_json::from_str(&read(row.try_get("detail")?))
-                .map_err(|error| sqlx::Error::Decode(error.into()))?;
+            // One that a newer version wrote holds up nobody else's.
+            let verb = serde_json::from_str(&read(row.try_get("detail")?));
+            let verb = verb.map_err(|error| error.to_string());
             Ok(Order {
                 id: row.try_get("id")?,
                 task: TaskId::from(row.try_get::<Uuid, _>("task")?),
@@ -161,30 +162,33 @@ impl Postgres {
         change: impl FnOnce(&mut Control) -> Result<(), E>,
     ) -> Result<Result<Control, E>, StoreError> {
         let boot = self.boot()?;
-        let changed = self.on_keeper("change the queue's switches", async |connection| {
-            let mut transaction = connection.begin().await?;
-            let alive = "SELECT boot FROM life WHERE boot = $1 AND NOT ended FOR KEY SHARE";
-            let alive = sqlx::query(alive).bind(boot);
-            if alive.fetch_optional(&mut *transaction).await?.is_none() {
-                drop(transaction);
-                return Ok(Err(self.fenced(connection).await));
-            }
-            let row = sqlx::query("SELECT value FROM meta WHERE name = 'control' FOR UPDATE");
-            let mut control = control(&row.fetch_one(&mut *transaction).await?)?;
-            let before = control.version;
-            if let Err(refused) = change(&mut control) {
-                return Ok(Ok(Err(refused)));
-            }
-            control.version = before + 1;
-            let text = serde_json::to_string(&control);
-            let text = text.map_err(|error| sqlx::Error::Encode(error.into()))?;
-            sqlx::query("UPDATE meta SET value = $1 WHERE name = 'control'")
-                .bind(text)
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await?;
-            Ok(Ok(Ok(control)))
-        });
+        let changed = self.on(
+            &self.0.keeper,
+            "change the queue's switches",
+            async |connection| {
+                let mut transaction = connection.begin().await?;
+                let alive = sqlx::query(escrow::LIFE).bind(boot);
+                if alive.fetch_optional(&mut *transaction).await?.is_none() {
+                    drop(transaction);
+                    return Ok(Err(self.fenced(connection).await));
+                }
+                let row = sqlx::query("SELECT value FROM meta WHERE name = 'control' FOR UPDATE");
+                let mut control = control(&row.fetch_one(&mut *transaction).await?)?;
+                let before = control.version;
+                if let Err(refused) = change(&mut control) {
+                    return Ok(Ok(Err(refused)));
+                }
+                control.version = before + 1;
+                let text = serde_json::to_string(&control);
+                let text = text.map_err(|error| sqlx::Error::Encode(error.into()))?;
+                sqlx::query("UPDATE meta SET value = $1 WHERE name = 'control'")
+                    .bind(text)
+                    .execute(&mut *transaction)
+                    .await?;
+                transaction.commit().await?;
+                Ok(Ok(Ok(control)))
+            },
+        );
         changed.await?
     }
 }

@@ -55,10 +55,12 @@ pub(super) struct Live {
     pub(super) handed: Vec<u64>,
 }
 
-/// Reads the live tasks of `lives`, in order of acceptance. For use within a transaction.
+/// Reads the live tasks of `lives`, in order of acceptance; and what `boot` has spent, unless
+/// its memory knows. For use within a transaction.
 pub(super) async fn live(
     reader: &mut PgConnection,
     node: &str,
+    boot: Option<i64>,
     lives: &[i64],
 ) -> Result<Live, ReadError> {
     let mut tasks = Vec::new();
@@ -93,7 +95,7 @@ pub(super) async fn live(
         }
     }
     let children = distant::children(reader, lives, &tasks).await?;
-    let ledgers = ledger::live(reader, node, &tasks).await?;
+    let ledgers = ledger::live(reader, node, boot, &tasks).await?;
     let handed = hand_over::handed_to(reader, lives).await?;
     Ok(Live {
         tasks,
@@ -131,7 +133,8 @@ impl Postgres {
             ReadError::Database(error) => self.failure(ATTEMPT, &error),
             ReadError::Store(error) => error,
         })?;
-        if self.inherited_since(&snapshot.lives) {
+        // Of those that were handed over, others may have given epochs that are not stored.
+        if self.inherited_since(&snapshot.lives) || !snapshot.handed.is_empty() {
             snapshot.boots = Some(self.raise_boots().await?);
         }
         Ok(snapshot)
@@ -174,7 +177,7 @@ impl Postgres {
             children,
             ledgers,
             handed,
-        } = live(&mut reader, &self.0.config.node, &lives).await?;
+        } = live(&mut reader, &self.0.config.node, Some(boot), &lives).await?;
         reader.commit().await?;
         Ok(Snapshot {
             control,
@@ -183,6 +186,7 @@ impl Postgres {
             ended,
             children,
             budgets: ledgers.budgets,
+            funds: ledgers.funds,
             reservations: ledgers.reservations,
             approvals: ledgers.approvals,
             handed,

@@ -120,38 +120,43 @@ impl Postgres {
     pub(crate) async fn change_agent(&self, asked: &AgentChange) -> Result<Changed, StoreError> {
         let boot = self.boot()?;
         let id = written(asked.id.as_str());
-        let changed = self.on_keeper("change an agent's row", async |connection| {
-            let query = |statement: &'static str| sqlx::query(statement).bind(boot).bind(&id);
-            let owner = |to: &Option<Life>| to.map(|life| signed(life.0));
-            let query = match (&asked.change, asked.revision) {
-                (Change::Keep { entry }, Some(seen)) => {
-                    query(KEEP).bind(signed(seen)).bind(written(entry.as_str()))
+        let changed = self.on(
+            &self.0.keeper,
+            "change an agent's row",
+            async |connection| {
+                let query = |statement: &'static str| sqlx::query(statement).bind(boot).bind(&id);
+                let owner = |to: &Option<Life>| to.map(|life| signed(life.0));
+                let query = match (&asked.change, asked.revision) {
+                    (Change::Keep { entry }, Some(seen)) => {
+                        query(KEEP).bind(signed(seen)).bind(written(entry.as_str()))
+                    }
+                    (Change::Give { to, entry }, Some(seen)) => query(GIVE)
+                        .bind(signed(seen))
+                        .bind(written(entry.as_str()))
+                        .bind(owner(to)),
+                    (Change::Keep { entry }, None) => query(CREATE)
+                        .bind(None::<i64>)
+                        .bind(written(entry.as_str())),
+                    (Change::Give { to, entry }, None) => {
+                        query(CREATE).bind(owner(to)).bind(written(entry.as_str()))
+                    }
+                    (Change::Remove, seen) => query(REMOVE).bind(signed(seen.unwrap_or(0))),
+                };
+                let done = query.fetch_optional(&mut *connection).await?;
+                if let Some(row) = done {
+                    return Ok(Ok(Changed::Done {
+                        revision: row.try_get::<i64, _>(0).map(unsigned)?,
+                        epoch: Epoch(row.try_get::<i64, _>(1).map(unsigned)?),
+                    }));
                 }
-                (Change::Give { to, entry }, Some(seen)) => query(GIVE)
-                    .bind(signed(seen))
-                    .bind(written(entry.as_str()))
-                    .bind(owner(to)),
-                (Change::Keep { entry }, None) => query(CREATE)
-                    .bind(None::<i64>)
-                    .bind(written(entry.as_str())),
-                (Change::Give { to, entry }, None) => {
-                    query(CREATE).bind(owner(to)).bind(written(entry.as_str()))
-                }
-                (Change::Remove, seen) => query(REMOVE).bind(signed(seen.unwrap_or(0))),
-            };
-            let done = query.fetch_optional(&mut *connection).await?;
-            if let Some(row) = done {
-                return Ok(Ok(Changed::Done {
-                    revision: row.try_get::<i64, _>(0).map(unsigned)?,
-                    epoch: Epoch(row.try_get::<i64, _>(1).map(unsigned)?),
-                }));
-            }
-            let alive = sqlx::query("SELECT 1 FROM life WHERE boot = $1 AND NOT ended").bind(boot);
-            Ok(match alive.fetch_optional(&mut *connection).await? {
-                Some(_) => Ok(Changed::Outdated),
-                None => Err(self.fenced(connection).await),
-            })
-        });
+                let alive =
+                    sqlx::query("SELECT 1 FROM life WHERE boot = $1 AND NOT ended").bind(boot);
+                Ok(match alive.fetch_optional(&mut *connection).await? {
+                    Some(_) => Ok(Changed::Outdated),
+                    None => Err(self.fenced(connection).await),
+                })
+            },
+        );
         changed.await?
     }
 }

@@ -54,10 +54,12 @@ pub(crate) enum Signal {
     Units,
     /// An agent's row was changed.
     Agents,
+    /// The same for budgets that nodes share.
+    Funds,
 }
 
 impl Signal {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Wanted,
         Self::Handed,
         Self::Ended,
@@ -65,6 +67,7 @@ impl Signal {
         Self::Control,
         Self::Units,
         Self::Agents,
+        Self::Funds,
     ];
 
     fn as_str(self) -> &'static str {
@@ -76,6 +79,7 @@ impl Signal {
             Self::Control => "control",
             Self::Units => "units",
             Self::Agents => "agents",
+            Self::Funds => "funds",
         }
     }
 

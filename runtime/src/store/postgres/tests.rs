@@ -2,6 +2,7 @@
 
 mod batches;
 mod columns;
+mod funds;
 mod hand_over;
 mod registry;
 mod sharing;
@@ -484,6 +485,8 @@ async fn the_writers_statements_scan_no_table() {
         super::ledger::RESERVATIONS,
         super::ledger::RESERVATIONS_ENDED,
         super::ledger::APPROVALS,
+        super::fund::CHARGE,
+        super::fund::FUNDS,
         write::DOCUMENTS,
         write::DELETED_DOCUMENTS,
         write::OLD,

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::{PgConnection, Row};
 
+use super::fund;
 use super::ledger;
 use super::order;
 use super::text::written;
@@ -75,11 +76,13 @@ pub(super) const DELETED_DOCUMENTS: &str = "DELETE FROM document d \
 const CONTROL: &str = "INSERT INTO meta (name, value) VALUES ('control', $1) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
-/// Ended tasks to forget, at most a thousand; tasks that a live one still refers to stay.
+/// Ended tasks to forget, at most a thousand; tasks that a live one still refers to stay, and
+/// so does everything above a task that is kept: it may spend from their budgets.
 /// What another node is forgetting is left to it.
 pub(super) const OLD: &str = "SELECT e.seq FROM task_end e JOIN task t ON t.seq = e.seq \
     WHERE e.finished_at < $1 \
     AND NOT EXISTS (SELECT 1 FROM task p JOIN task_run r ON r.seq = p.seq WHERE p.id = t.parent) \
+    AND NOT EXISTS (SELECT 1 FROM task c WHERE c.parent = t.id) \
     AND NOT EXISTS (SELECT 1 FROM task_dependency d JOIN task_run r ON r.seq = d.seq \
         WHERE d.dependency = t.id) \
     ORDER BY e.finished_at LIMIT 1000 FOR UPDATE OF e SKIP LOCKED";
@@ -157,6 +160,7 @@ pub(super) async fn commit(
         statement.run(to, fence).await?;
     }
     ledger::write(to, node, changes).await?;
+    fund::write(to, fence.boot, changes).await?;
     order::write(to, node, &changes.orders, &changes.answers).await?;
     documents(to, &changes.documents).await?;
     if let Some(control) = &changes.control {

@@ -96,6 +96,7 @@ pub(super) fn live(
     let open = "SELECT * FROM approval WHERE state = 'open'";
     Ok(Ledgers {
         budgets,
+        funds: Vec::new(),
         reservations: all(connection, "SELECT * FROM reservation", [], reservation)?,
         approvals: all(connection, open, [], approval)?,
     })

@@ -64,11 +64,13 @@ const CONTROL: &str = "INSERT INTO meta (name, value) VALUES ('control', ?1) \
 const PRUNED: &str = "CREATE TEMP TABLE IF NOT EXISTS pruned (seq INTEGER PRIMARY KEY)";
 
 /// Ended tasks forgotten per commit; more wait for the next. The newest task stays, so that
-/// its order of acceptance is not given again; and so do tasks that a live one refers to.
+/// its order of acceptance is not given again; and so do tasks that a live one refers to, and
+/// everything above a task that is kept, which may spend from their budgets.
 const PRUNE: &str = "INSERT INTO pruned SELECT e.seq \
      FROM task_end e INDEXED BY task_end_age CROSS JOIN task t ON t.seq = e.seq \
      WHERE e.finished_at < ?1 AND +e.seq < (SELECT max(seq) FROM task) \
      AND NOT EXISTS (SELECT 1 FROM task p JOIN task_run r ON r.seq = p.seq WHERE p.id = t.parent) \
+     AND NOT EXISTS (SELECT 1 FROM task c WHERE c.parent = t.id) \
      AND NOT EXISTS (SELECT 1 FROM task_dependency d JOIN task_run r ON r.seq = d.seq \
          WHERE d.dependency = t.id) \
      LIMIT 1000";

@@ -18,7 +18,7 @@ use crate::queue::task::{
     Lease, NewChild, NewTask, OnChildFailure, TaskEventKind, TaskState, TaskTerms, TaskView,
 };
 use crate::store::postgres::Takeover;
-use crate::store::{Ledgers, Store};
+use crate::store::{Handed, Ledgers, Store};
 
 const NODES: usize = 3;
 
@@ -172,7 +172,11 @@ impl Nodes {
         self.owner.insert(id, to);
         let view = self.view(id);
         let task = (view.body, view.run.expect("it lives"));
-        self.machines[to].take_in(vec![task], self.now);
+        let handed = Handed {
+            tasks: vec![task],
+            ..Handed::default()
+        };
+        self.machines[to].take_in(handed, self.now);
         self.settle(to);
         true
     }

@@ -11,10 +11,11 @@ use super::world::{KINDS, worker};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
-use crate::queue::control::QueueLimits;
-use crate::queue::task::{NewTask, TaskBody, TaskRun, TaskTerms};
+use crate::queue::budget::Scope;
+use crate::queue::control::{Control, QueueLimits};
+use crate::queue::task::{NewChild, NewTask, TaskBody, TaskRun, TaskTerms};
 use crate::store::postgres::Takeover;
-use crate::store::{Changes, Ledgers, LiveTasks, Snapshot};
+use crate::store::{Changes, Handed, Ledgers, LiveTasks, Snapshot};
 
 const NODES: usize = 3;
 
@@ -25,7 +26,7 @@ struct Database {
     /// Each life with who acts for its tasks; itself, unless it ended.
     heirs: BTreeMap<i64, i64>,
     live: BTreeMap<u64, (i64, Arc<TaskBody>, TaskRun)>,
-    handed: BTreeMap<u64, i64>,
+    handed: BTreeMap<u64, (i64, Epoch)>,
     completed: HashMap<TaskId, Epoch>,
 }
 
@@ -55,7 +56,7 @@ impl Database {
         for one in &changes.handed_over {
             let to = if self.is_alive(one.to) { one.to } else { life };
             self.live.get_mut(&one.seq).expect("it lives").0 = to;
-            let before = self.handed.insert(one.seq, to);
+            let before = self.handed.insert(one.seq, (to, one.after));
             assert!(before.is_none(), "a note that was not removed");
         }
     }
@@ -78,7 +79,7 @@ impl Database {
     fn of(&self, lives: &BTreeSet<i64>) -> (LiveTasks, Vec<u64>) {
         let mine = self.live.values().filter(|one| lives.contains(&one.0));
         let tasks = mine.map(|(_, body, run)| (body.clone(), run.clone()));
-        let notes = self.handed.iter().filter(|(_, to)| lives.contains(to));
+        let notes = self.handed.iter().filter(|(_, (to, _))| lives.contains(to));
         (tasks.collect(), notes.map(|(seq, _)| *seq).collect())
     }
 
@@ -91,7 +92,11 @@ impl Database {
         let (live, handed) = self.of(&self.inherited(life));
         let own = self.live.keys().filter(|seq| **seq >> 32 == life as u64);
         let first = (life as u64) << 32;
+        let mut control = Control::default();
+        // Nobody is allotted any of it: tasks that need it wait.
+        control.rules.limits.insert("k".to_owned(), 1);
         Snapshot {
+            control,
             next_seq: own.max().map_or(first, |seq| seq + 1),
             live,
             handed,
@@ -245,13 +250,24 @@ impl Pool {
         if !node.up {
             return;
         }
-        let notes = self.db.handed.iter().filter(|(_, to)| **to == node.life);
-        let tasks = notes.take(max).map(|(seq, _)| {
+        let notes = self
+            .db
+            .handed
+            .iter()
+            .filter(|(_, (to, _))| *to == node.life);
+        let notes: Vec<(&u64, &(i64, Epoch))> = notes.take(max).collect();
+        let after = notes.iter().map(|(_, (_, after))| *after).max();
+        let tasks = notes.iter().map(|(seq, _)| {
             let (owner, body, run) = &self.db.live[seq];
             assert_eq!(*owner, node.life, "the note and the row agree");
             (body.clone(), run.clone())
         });
-        node.machine.take_in(tasks.collect(), self.now);
+        let handed = Handed {
+            tasks: tasks.collect(),
+            after: after.unwrap_or_default(),
+            ..Handed::default()
+        };
+        node.machine.take_in(handed, self.now);
         node.decided(None);
     }
 
@@ -297,7 +313,8 @@ impl Pool {
             return;
         }
         let lives = self.db.inherited(node.life);
-        let more = lives.iter().any(|life| !node.loaded.contains(life));
+        let mut more = lives.iter().any(|life| !node.loaded.contains(life));
+        more |= self.db.handed.values().any(|(to, _)| lives.contains(to));
         let boots = more.then(|| {
             self.db.boots += 1;
             self.db.boots as u32
@@ -350,7 +367,7 @@ impl Pool {
         for (_, body, _) in self.db.live.values() {
             assert!(self.holders(body.id) <= 1, "in two memories");
         }
-        for (seq, to) in &self.db.handed {
+        for (seq, (to, _)) in &self.db.handed {
             assert_eq!(self.db.live.get(seq).map(|one| one.0), Some(*to));
         }
     }
@@ -410,7 +427,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let (node, kind) = (0..NODES, 0..KINDS.len());
     prop_oneof![
-        6 => (node.clone(), kind.clone(), prop::bool::weighted(0.1))
+        6 => (node.clone(), kind.clone(), prop::bool::weighted(0.3))
             .prop_map(|(at, kind, tied)| Op::Submit(at, kind, tied)),
         4 => (node.clone(), kind.clone()).prop_map(|(at, kind)| Op::Claim(at, kind)),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(nth, how)| Op::Finish(nth, how)),
@@ -456,24 +473,100 @@ proptest! {
     }
 }
 
+fn with(terms: TaskTerms) -> NewTask {
+    NewTask {
+        terms: Some(Box::new(terms)),
+        ..NewTask::new(KINDS[0], Json::null())
+    }
+}
+
+impl Pool {
+    fn accept(&mut self, at: usize, task: NewTask) -> TaskId {
+        let node = &mut self.nodes[at];
+        let submitted = node.machine.submit(task, &Dependencies::new(), self.now);
+        let id = submitted.expect("room").id;
+        node.decided(Some(id));
+        self.commit(at, 9);
+        id
+    }
+
+    /// One node wants everything of another, and gets what may leave.
+    fn wants_all(&mut self, giver: usize, taker: usize) -> Vec<TaskId> {
+        self.want(giver, taker, 0, 9);
+        self.commit(giver, 9);
+        self.take_in(taker, 9);
+        let there = self.nodes[taker].machine.tasks.values();
+        let mut there: Vec<TaskId> = there.map(|entry| entry.body.id).collect();
+        there.sort_unstable();
+        there
+    }
+}
+
 #[test]
-fn what_is_tied_to_its_node_stays_and_holds_nobody_up() {
+fn a_tree_with_a_budget_goes_whole_or_not_at_all_and_holds_nobody_up() {
+    let budgeted = || {
+        with(TaskTerms {
+            budget: Some(super::accounts::limited(9)),
+            ..TaskTerms::default()
+        })
+    };
     let mut pool = Pool::new();
-    pool.submit(0, 0, true);
-    pool.submit(0, 0, false);
+    let parent = pool.accept(0, budgeted());
+    pool.claim(0, 0);
+    let (_, id, epoch) = pool.leases.pop().expect("leased");
+    assert_eq!(id, parent);
+    let child = NewChild {
+        task: NewTask::new(KINDS[0], Json::null()),
+        after: Vec::new(),
+    };
+    let node = &mut pool.nodes[0];
+    let (none, now) = (Dependencies::new(), pool.now);
+    let waits = node
+        .machine
+        .suspend(parent, epoch, vec![child], None, &none, now);
+    waits.expect("held");
+    node.decided(None);
     pool.commit(0, 9);
-    pool.want(0, 1, 0, 5);
-    pool.commit(0, 9);
-    pool.take_in(1, 9);
-    assert_eq!(pool.nodes[0].machine.tasks.len(), 1);
-    assert_eq!(pool.nodes[1].machine.tasks.len(), 1);
-    assert!(
-        pool.nodes[1]
-            .machine
-            .tasks
-            .values()
-            .all(|entry| entry.needs.is_empty())
+    // The stock that one lease is worth is no longer kept.
+    pool.now = Timestamp(pool.now.0 + 1_000);
+    let (alone, free) = (
+        pool.accept(0, budgeted()),
+        pool.accept(0, NewTask::new(KINDS[0], Json::null())),
     );
+    assert_eq!(pool.wants_all(0, 1), [alone, free]);
+    let ledger = &pool.nodes[0].machine.ledger;
+    assert!(!ledger.knows(&Scope::Task(alone)), "it is in one memory");
+}
+
+#[test]
+fn what_waits_at_a_gate_goes_if_nobody_claims_it_here() {
+    let gated = |key: &str| {
+        with(TaskTerms {
+            concurrency_key: Some(key.to_owned()),
+            ..TaskTerms::default()
+        })
+    };
+    for claimed in [false, true] {
+        let mut pool = Pool::new();
+        let [first, second] = ["k", "k"].map(|key| pool.accept(0, gated(key)));
+        let gates = &pool.nodes[0].machine.gates;
+        assert_eq!(gates.waiting(KINDS[0]), 2, "units are allotted later");
+        let passed = pool.accept(0, gated("other"));
+        if claimed {
+            pool.nodes[0].machine.asked_for(&[KINDS[0]], pool.now);
+        }
+        let went = pool.wants_all(0, 1);
+        if claimed {
+            // This node asks for their units, and they may go as soon as there are some.
+            assert_eq!(went, [passed]);
+            continue;
+        }
+        assert_eq!(went, [first, second, passed]);
+        // They count as what is there: nobody takes more than he could start.
+        let asked = HashMap::from([(Arc::from(KINDS[0]), 4)]);
+        let (_, wanted) = pool.nodes[1].machine.wanted(&asked, pool.now);
+        assert_eq!(wanted, [(Arc::from(KINDS[0]), 1)]);
+    }
 }
 
 #[test]

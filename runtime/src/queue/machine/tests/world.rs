@@ -553,6 +553,8 @@ impl World {
             self.machine.backlog.per_lane().iter().sum::<usize>()
         );
         assert_eq!(parked, self.machine.gates.parked());
+        let of_kind = |kind: &str| self.machine.gates.waiting(kind) as u64;
+        assert_eq!(parked, KINDS.map(of_kind).iter().sum::<u64>());
         self.check_gates(&held);
         for id in &self.accepted {
             let view = self.view(*id).expect("an acknowledged task is kept");

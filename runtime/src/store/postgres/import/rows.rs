@@ -108,6 +108,7 @@ fn statement(
                 let node = node.replace('\'', "''");
                 format!(
                     "CASE WHEN starts_with(c{at}, 'task:') THEN c{at} \
+                         WHEN starts_with(c{at}, 'tenant:') THEN 'in:{boot}/' || c{at} \
                          ELSE 'on:{node}/' || c{at} END"
                 )
             }

@@ -230,7 +230,12 @@ async fn a_batch_is_on_its_way_to_the_server_before_anybody_waits_for_it() {
 
 fn handed(seq: u64, to: i64) -> HandedOver {
     let id = TaskId::from(uuid::Uuid::now_v7());
-    HandedOver { seq, id, to }
+    HandedOver {
+        seq,
+        id,
+        to,
+        after: Epoch(7),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

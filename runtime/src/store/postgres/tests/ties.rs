@@ -334,3 +334,34 @@ async fn all_ended(node: &Node, filter: &TaskFilter) -> bool {
     let tasks = node.queue.tasks(filter).await.expect("open");
     tasks.iter().all(|view| view.end.is_some())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_is_not_understood_is_refused_and_holds_up_nobody() {
+    let schema = Schema::create().await;
+    let (first, second) = two(&schema).await;
+    let task = first.submit().await;
+    // As a version to come might write it, before everything else.
+    let strange = format!(
+        "INSERT INTO task_order (id, task, verb, detail, asked_by, at) VALUES \
+         (gen_random_uuid(), '{task}', 'praise', '{{\"verb\":\"praise\"}}', 'third', 0)"
+    );
+    schema.run(strange).await;
+    let cancelled = second.queue.cancel(task).await;
+    assert_eq!(cancelled.expect("carried out"), TaskState::Cancelled);
+    let answer = "SELECT answer FROM task_order WHERE verb = 'praise'";
+    let answered = async {
+        let open = format!("{answer} AND answer IS NULL");
+        while 0 < schema
+            .number(format!("SELECT count(*) FROM ({open}) AS open"))
+            .await
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("an answer", answered).await;
+    let answer = schema.text(answer).await;
+    assert!(
+        answer.contains("refused") && answer.contains("praise"),
+        "{answer}"
+    );
+}

@@ -47,6 +47,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         budgets,
         reservations,
         reservations_ended,
+        charges,
+        grants,
         approvals,
         documents,
         orders,
@@ -62,6 +64,8 @@ pub(super) fn are_all(changes: &Changes) -> bool {
         && budgets.is_empty()
         && reservations.is_empty()
         && reservations_ended.is_empty()
+        && charges.is_empty()
+        && grants.is_empty()
         && approvals.is_empty()
         && documents.is_empty()
         && orders.is_empty()
@@ -310,7 +314,8 @@ impl<'a> Rows<'a> {
             }))
             .bind(column(taken_in, |seq| signed(*seq)))
             .bind(column(given, |one| signed(one.seq)))
-            .bind(column(given, |one| one.to)))
+            .bind(column(given, |one| one.to))
+            .bind(column(given, |one| signed(one.after.0))))
     }
 }
 

@@ -84,10 +84,10 @@ pub(in super::super) const ROWS: &str = concat!(
     taker AS (SELECT boot FROM life WHERE boot = ANY($77::bigint[]) AND NOT ended \
       AND clock_timestamp() < lease_until \
      FOR KEY SHARE SKIP LOCKED), \
-    move AS MATERIALIZED (SELECT m.seq, COALESCE(taker.boot, held.boot) AS to_life \
-     FROM held, unnest($76::bigint[], $77::bigint[]) AS m (seq, to_life) \
+    move AS MATERIALIZED (SELECT m.seq, COALESCE(taker.boot, held.boot) AS to_life, m.after \
+     FROM held, unnest($76::bigint[], $77::bigint[], $78::bigint[]) AS m (seq, to_life, after) \
      LEFT JOIN taker ON taker.boot = m.to_life), \
     moved AS (UPDATE task_run r SET owner = move.to_life FROM move WHERE r.seq = move.seq), \
-    noted AS (INSERT INTO handed (seq, to_life) SELECT seq, to_life FROM move) \
+    noted AS (INSERT INTO handed (seq, to_life, after) SELECT seq, to_life, after FROM move) \
     SELECT count(*) FROM held"
 );
