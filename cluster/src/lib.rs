@@ -7,11 +7,15 @@
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
 //!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
 //!   people ask of them
+//! - [`secret`]: what the nodes have in common, and the keys made of it
+//! - [`gossip`]: who is there and what each says of itself, over encrypted datagrams
 
 pub mod agents;
 pub mod director;
 pub mod entry;
+pub mod gossip;
 pub mod member;
 pub mod nodes;
 pub mod placing;
 pub mod reconcile;
+pub mod secret;
