@@ -6,6 +6,7 @@
 //!
 //! `cargo bench -p regrow-cluster --bench detection -- [ROUNDS]`
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -153,9 +154,14 @@ fn main() {
             .collect();
         nodes.push(start(number, 1, seeds, sender.clone()));
     }
-    for number in 0..NODES {
-        let others = (0..NODES).filter(|other| *other != number).collect();
-        until(&seen, &name(number), Status::Up, others);
+    let mut met = BTreeSet::new();
+    while met.len() < NODES * (NODES - 1) {
+        let (observer, name, status, _) = seen
+            .recv_timeout(Duration::from_secs(60))
+            .expect("they meet");
+        if status == Status::Up {
+            met.insert((observer, name));
+        }
     }
 
     let quiet = convictions(&seen, Duration::from_secs(30));

@@ -4,14 +4,16 @@
 //! them and only carry. In reading order:
 //!
 //! - [`member`]: what a node is to its peers
+//! - [`secret`]: what the nodes have in common, and the keys made of it
+//! - [`discovery`]: at which addresses there may be peers
+//! - [`gossip`]: who is there and what each says of itself, over encrypted datagrams
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
 //!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
 //!   people ask of them
-//! - [`secret`]: what the nodes have in common, and the keys made of it
-//! - [`gossip`]: who is there and what each says of itself, over encrypted datagrams
 
 pub mod agents;
 pub mod director;
+pub mod discovery;
 pub mod entry;
 pub mod gossip;
 pub mod member;
