@@ -87,6 +87,10 @@ pub use facts::{FactError, Facts};
 pub use suspicion::Suspicion;
 pub use view::{Peer, Status, View};
 
+/// Other nodes as this one sees them, by `status` (gauge). `down` above zero: a node died
+/// without leaving, or is cut off.
+pub const PEERS: &str = "regrow_gossip_peers";
+
 /// Most bytes of a node's name and of a cluster's.
 const NAME_BYTES_MAX: usize = 256;
 /// How long removed facts are remembered, so that all peers hear of the removal. A peer that

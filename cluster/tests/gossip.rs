@@ -252,6 +252,42 @@ async fn ten_nodes_agree_and_nine_convict_the_tenth() {
 }
 
 #[tokio::test]
+async fn two_nodes_of_one_name_hear_of_each_other() {
+    let a = node("a", []).await;
+    let b = node("b", [a.address()]).await;
+    let twin = node("b", [a.address()]).await;
+    let view = until(&b, "its rival", |view| view.rival.is_some()).await;
+    let (member, address) = view.rival.clone().expect("a rival");
+    assert_eq!((member.name, address), ("b".into(), twin.address()));
+    until(&twin, "its rival", |view| view.rival.is_some()).await;
+    assert_eq!(
+        until(&a, "one of them", |view| view.up().count() == 1)
+            .await
+            .peers
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn nodes_speak_over_ipv6() {
+    let at = |name| {
+        let mut options = options(name, 1);
+        options.listen = "[::1]:0".parse().expect("an address");
+        options
+    };
+    let (_sender, nobody) = watch::channel(Arc::from([]));
+    let a = match Gossip::start(at("a"), secret(0), nobody).await {
+        Ok(a) => a,
+        Err(StartError::Bind { .. }) => return println!("not run: no IPv6 on this machine"),
+        Err(error) => unreachable!("{error}"),
+    };
+    let b = start(at("b"), secret(0), [a.address()]).await;
+    until(&a, "b", |view| status(view, "b") == Some(Status::Up)).await;
+    until(&b, "a", |view| status(view, "a") == Some(Status::Up)).await;
+}
+
+#[tokio::test]
 async fn seeds_that_come_later_are_tried() {
     let a = node("a", []).await;
     let (found, seeds) = watch::channel(Arc::from([]));

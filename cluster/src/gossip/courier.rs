@@ -14,7 +14,7 @@ use tracing::{error, info};
 
 use super::facts::{self, Facts};
 use super::suspicion::Heartbeats;
-use super::view::{Roster, Sighting, View};
+use super::view::{Roster, Sighting, Status, View};
 use super::{Options, Said, seeds};
 use crate::member::{Incarnation, Member};
 
@@ -123,6 +123,7 @@ impl Courier {
         drop(library);
         if *self.shown != view {
             report(&self.shown, &view);
+            measure(&view);
             self.shown = Arc::new(view);
             publish.send_replace(self.shown.clone());
         }
@@ -197,6 +198,14 @@ fn report(before: &View, after: &View) {
         && let Some((member, address)) = &after.rival
     {
         error!(%member, %address, "another node has this node's name");
+    }
+}
+
+fn measure(view: &View) {
+    for status in Status::ALL {
+        let count = view.peers.values().filter(|peer| peer.status == status);
+        let count = count.count() as f64;
+        metrics::gauge!(super::PEERS, "status" => status.as_str()).set(count);
     }
 }
 

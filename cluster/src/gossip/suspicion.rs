@@ -91,8 +91,9 @@ mod tests {
         );
         for beat in 1..=50_u32 {
             heartbeats.see(u64::from(beat) + 1, detection_interval() * beat, &detection);
-            // A look that sees the same heartbeat again learns nothing.
-            heartbeats.see(u64::from(beat), detection_interval() * beat, &detection);
+            // A look that sees the same heartbeat again, later, learns nothing.
+            let later = detection_interval() * beat + detection_interval() / 2;
+            heartbeats.see(u64::from(beat) + 1, later, &detection);
         }
         let last = detection_interval() * 50;
         let at_once = heartbeats.suspicion(last, &detection).unwrap();

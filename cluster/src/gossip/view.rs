@@ -27,6 +27,22 @@ pub enum Status {
     Left,
 }
 
+impl Status {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Joining, Self::Up, Self::Down, Self::Left];
+
+    /// Its name, as in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Left => "left",
+        }
+    }
+}
+
 /// One peer in the latest of its lives that was heard of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {

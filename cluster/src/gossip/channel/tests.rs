@@ -126,6 +126,27 @@ fn the_proof_of_an_earlier_time_is_void() {
 }
 
 #[test]
+fn a_cookie_is_good_for_the_boot_it_was_given_to_only() {
+    let mut b = channel(9, secret(0));
+    let mut a = channel(1, secret(0));
+    let first = a.seal(b"first", at(1)).remove(0);
+    assert!(b.receive(&first, at(1)).reply.is_some());
+    let cookie = b.cookie(Boot([1; 16]), period(at(1)));
+    let mut gives = |from: &mut Channel| {
+        let hello = Hello {
+            gives: Some(cookie),
+            asks: None,
+            ..greeting_for(Boot([9; 16]))
+        };
+        let datagram = from.seal_one(Body::Hello(hello), at(1));
+        b.receive(&datagram, at(1));
+        b.senders.len()
+    };
+    assert_eq!(gives(&mut channel(2, secret(0))), 0);
+    assert_eq!(gives(&mut a), 1);
+}
+
+#[test]
 fn a_sender_that_was_forgotten_is_not_brought_back_by_its_old_proof() {
     let mut b = channel(9, secret(0));
     let mut a = channel(1, secret(0));
