@@ -8,7 +8,8 @@
 //!
 //! - `candidates`: when to ask, and what counts (pure)
 //! - `dns`: asking
-//! - [`dialing`]: which candidate is dialled when, for those who hold connections (pure)
+//! - [`dialing`]: which address is dialled when, for those who hold connections (pure)
+//! - [`dialer`]: the task that does it
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -48,6 +49,7 @@ use candidates::{Answer, Candidates};
 use dns::Dns;
 
 mod candidates;
+pub mod dialer;
 pub mod dialing;
 mod dns;
 
