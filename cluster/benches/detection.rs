@@ -20,6 +20,8 @@ const NODES: usize = 10;
 
 /// What a node is told.
 enum Order {
+    /// Says what it has sent: datagrams and bytes.
+    Count(SyncSender<(u64, u64)>),
     /// Sleeps with its whole thread.
     Pause(Duration),
     /// Stops without a word.
@@ -75,6 +77,9 @@ fn start(number: usize, life: u64, seeds: Vec<SocketAddr>, seen: SyncSender<Seen
                         before = view;
                     }
                     order = received.recv() => match order {
+                        Some(Order::Count(reply)) => {
+                            reply.send(gossip.counts().sent()).expect("awaited");
+                        }
                         Some(Order::Pause(pause)) => pause_thread(pause),
                         Some(Order::Die) | None => return gossip.stop().await,
                     }
@@ -133,6 +138,29 @@ fn convictions(seen: &Receiver<Seen>, period: Duration) -> usize {
     count
 }
 
+/// Datagrams and bytes that all nodes have sent so far.
+fn sent(nodes: &[Node]) -> (u64, u64) {
+    let (mut datagrams, mut bytes) = (0, 0);
+    for node in nodes {
+        let (reply, sent) = sync_channel(1);
+        node.orders
+            .blocking_send(Order::Count(reply))
+            .expect("it lives");
+        let sent = sent.recv().expect("it answers");
+        datagrams += sent.0;
+        bytes += sent.1;
+    }
+    (datagrams, bytes)
+}
+
+/// CPU time of this process so far, in hundredths of a second.
+fn cpu_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let used = fields.split_whitespace().skip(11).take(2);
+    used.filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
 fn load() -> String {
     std::fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".to_owned())
 }
@@ -164,8 +192,17 @@ fn main() {
         }
     }
 
+    let (sent, cpu) = (sent(&nodes), cpu_ticks());
     let quiet = convictions(&seen, Duration::from_secs(30));
     println!("false convictions among {NODES} nodes within 30 s at rest: {quiet}");
+    let (datagrams, bytes) = self::sent(&nodes);
+    let each = |count: u64| count as f64 / 30.0 / NODES as f64;
+    println!(
+        "each node sent {:.0} datagrams/s, {:.1} kB/s; {:.2} % of a core",
+        each(datagrams - sent.0),
+        each(bytes - sent.1) / 1000.0,
+        each(cpu_ticks() - cpu)
+    );
 
     for pause in [1000, 1500, 2000, 2500, 4000].map(Duration::from_millis) {
         let mut convicted = 0;

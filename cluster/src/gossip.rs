@@ -82,7 +82,7 @@ mod socket;
 mod suspicion;
 mod view;
 
-pub use counts::{Counts, DATAGRAMS_DROPPED, Reason};
+pub use counts::{Counts, DATAGRAMS_DROPPED, DATAGRAMS_UNDER_ACCEPTED, Reason};
 pub use facts::{FactError, Facts};
 pub use suspicion::Suspicion;
 pub use view::{Peer, Status, View};

@@ -6,7 +6,9 @@
 //!
 //! A secret is changed while nodes run, in three steps, each finished on all nodes before the
 //! next begins: accept the new one beside the old one; use the new one and accept the old one;
-//! accept the new one only. [`Secrets`] is what a node has at one of these steps.
+//! accept the new one only. [`Secrets`] is what a node has at one of these steps. When nothing
+//! arrives under the accepted secret any more, the second step is finished
+//! ([`DATAGRAMS_UNDER_ACCEPTED`](crate::gossip::DATAGRAMS_UNDER_ACCEPTED)).
 
 use std::fmt;
 use std::fs::File;

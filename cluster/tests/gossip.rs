@@ -367,6 +367,7 @@ async fn the_secret_is_changed_under_way_and_the_old_one_is_of_no_use_afterwards
     }
     for node in nodes {
         assert_eq!(node.counts().dropped(Reason::Unauthentic), 0);
+        assert!(0 < node.counts().under_accepted());
     }
     let late = start(options("late", 1), old, [a.address()]).await;
     let began = Instant::now();

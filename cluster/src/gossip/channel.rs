@@ -49,6 +49,8 @@ pub(super) struct Received {
     pub(super) message: Option<Vec<u8>>,
     /// To be sent back where the datagram came from.
     pub(super) reply: Option<Vec<u8>>,
+    /// It was made with the accepted secret, not the present one.
+    pub(super) under_accepted: bool,
     /// Something was dropped.
     pub(super) dropped: Option<Reason>,
 }
@@ -78,8 +80,16 @@ pub(super) struct Channel {
     scratch: Vec<u8>,
 }
 
+/// An authentic datagram.
+struct Opened {
+    sent: Duration,
+    body: Range<usize>,
+    under_accepted: bool,
+}
+
 /// What is known of a boot that has proven itself.
 struct Sender {
+    /// That of the present secret, then that of the accepted one.
     ciphers: Vec<Cipher>,
     window: Window,
     freshness: Freshness,
@@ -152,22 +162,23 @@ impl Channel {
         }
         let mut scratch = mem::take(&mut self.scratch);
         let received = match self.open(header, datagram, &mut scratch) {
-            Some((sent, body)) => match datagram::read(&scratch[body]) {
-                Some(body) => self.judge(header, sent, body, now),
-                None => Received::dropped(Reason::Unreadable),
-            },
+            Some(opened) => {
+                let received = match datagram::read(&scratch[opened.body]) {
+                    Some(body) => self.judge(header, opened.sent, body, now),
+                    None => Received::dropped(Reason::Unreadable),
+                };
+                Received {
+                    under_accepted: opened.under_accepted,
+                    ..received
+                }
+            }
             None => Received::dropped(Reason::Unauthentic),
         };
         self.scratch = scratch;
         received
     }
 
-    fn open(
-        &self,
-        header: Header,
-        datagram: &[u8],
-        scratch: &mut Vec<u8>,
-    ) -> Option<(Duration, Range<usize>)> {
+    fn open(&self, header: Header, datagram: &[u8], scratch: &mut Vec<u8>) -> Option<Opened> {
         let derived;
         let candidates = match self.senders.get(&header.boot) {
             Some(sender) => &sender.ciphers,
@@ -176,9 +187,14 @@ impl Channel {
                 &derived
             }
         };
-        candidates
-            .iter()
-            .find_map(|cipher| cipher.open(header, datagram, scratch))
+        candidates.iter().enumerate().find_map(|(number, cipher)| {
+            let (sent, body) = cipher.open(header, datagram, scratch)?;
+            Some(Opened {
+                sent,
+                body,
+                under_accepted: 0 < number,
+            })
+        })
     }
 
     fn judge(&mut self, header: Header, sent: Duration, body: Body<'_>, now: Duration) -> Received {

@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// somebody sends what is not ours. See [`Reason`].
 pub const DATAGRAMS_DROPPED: &str = "regrow_gossip_datagrams_dropped_total";
 
+/// Datagrams of gossip made with the accepted secret rather than the present one (count). Rising:
+/// not all nodes have taken the present step of changing the secret; do not begin the next one.
+pub const DATAGRAMS_UNDER_ACCEPTED: &str = "regrow_gossip_datagrams_under_accepted_secret_total";
+
 /// Why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
@@ -75,6 +79,9 @@ impl Reason {
 pub struct Counts {
     dropped: [AtomicU64; Reason::ALL.len()],
     messages: AtomicU64,
+    under_accepted: AtomicU64,
+    sent: AtomicU64,
+    sent_bytes: AtomicU64,
 }
 
 impl Counts {
@@ -88,6 +95,30 @@ impl Counts {
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams that were made with the accepted secret rather than the present one. While it
+    /// grows, not all nodes have taken the present step of changing the secret.
+    #[must_use]
+    pub fn under_accepted(&self) -> u64 {
+        self.under_accepted.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams sent, and their bytes.
+    #[must_use]
+    pub fn sent(&self) -> (u64, u64) {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (load(&self.sent), load(&self.sent_bytes))
+    }
+
+    pub(super) fn send(&self, bytes: usize) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn open_under_accepted(&self) {
+        self.under_accepted.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(DATAGRAMS_UNDER_ACCEPTED).increment(1);
     }
 
     pub(super) fn drop_one(&self, reason: Reason) {

@@ -75,6 +75,7 @@ impl Socket for EncryptedSocket {
                 self.counts.drop_one(Reason::Network);
                 break;
             }
+            self.counts.send(datagram.len());
         }
         Ok(())
     }
@@ -113,10 +114,14 @@ impl EncryptedSocket {
         if let Some(reason) = received.dropped {
             self.drop_one(reason, from);
         }
+        if received.under_accepted {
+            self.counts.open_under_accepted();
+        }
         if let Some(reply) = received.reply {
             // A greeting that finds the buffer full is lost like any datagram.
-            if self.socket.try_send_to(&reply, from).is_err() {
-                self.counts.drop_one(Reason::Network);
+            match self.socket.try_send_to(&reply, from) {
+                Ok(bytes) => self.counts.send(bytes),
+                Err(_lost) => self.counts.drop_one(Reason::Network),
             }
         }
         let message = received.message?;

@@ -204,6 +204,15 @@ fn secrets_change_in_three_steps_while_datagrams_flow() {
         passes(&mut a, &mut b, at(2));
         passes(&mut b, &mut a, at(2));
     }
+    // In between it shows who is behind.
+    a.rotate(both(&new, &old));
+    b.rotate(both(&old, &new));
+    let datagram = b.seal(b"fact", at(2)).remove(0);
+    assert!(a.receive(&datagram, at(2)).under_accepted);
+    b.rotate(both(&new, &old));
+    let datagram = b.seal(b"fact", at(2)).remove(0);
+    assert!(!a.receive(&datagram, at(2)).under_accepted);
+    b.rotate(new.clone().into());
     let mut late = channel(3, old);
     let datagram = late.seal(b"fact", at(3)).remove(0);
     drops(&mut b, &datagram, Reason::Unauthentic, at(3));
