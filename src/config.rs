@@ -3,6 +3,7 @@
 //!
 //! Nothing else reads the environment.
 
+mod cluster;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use regrow_runtime::store::postgres::DatabaseUrl;
 use regrow_runtime::telemetry::{LogFormat, TelemetryConfig};
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use self::cluster::ClusterSettings;
 use self::reader::{Effective, Problem, Reader};
 
 /// The file that is read when it exists and no other is named.
@@ -54,6 +56,8 @@ pub(crate) struct NodeConfig {
     pub(crate) health: HealthConfig,
     /// Shared context.
     pub(crate) context: ContextConfig,
+    /// How it takes part in gossip, if it does.
+    pub(crate) cluster: Option<ClusterSettings>,
     /// Logs.
     pub(crate) log: TelemetryConfig,
     /// Injects faults and runs journeys; only for rehearsals of recovery.
@@ -85,6 +89,10 @@ pub(crate) struct Overrides {
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) database_url: Option<String>,
     pub(crate) http: Option<String>,
+    pub(crate) cluster_listen: Option<String>,
+    pub(crate) cluster_secret: Option<PathBuf>,
+    pub(crate) seeds: Vec<String>,
+    pub(crate) dns: Vec<String>,
 }
 
 /// The configuration cannot be used. Nothing was written anywhere.
@@ -162,6 +170,14 @@ pub(crate) fn load(
     let database_url = overrides.database_url.clone();
     reader.flag("store.database_url", "--database-url", database_url);
     reader.flag("http.listen", "--http", overrides.http.clone());
+    let listen = overrides.cluster_listen.clone();
+    reader.flag("cluster.listen", "--cluster-listen", listen);
+    if let Some(path) = &overrides.cluster_secret {
+        reader.path_flag("cluster.secret_file", "--cluster-secret-file", path);
+    }
+    let several = |all: &[String]| (!all.is_empty()).then(|| all.join(","));
+    reader.flag("cluster.seeds", "--seed", several(&overrides.seeds));
+    reader.flag("cluster.dns", "--dns", several(&overrides.dns));
     let config = settings(&mut reader);
     relations(&mut reader, &config);
     let (problems, effective) = reader.finish();
@@ -295,6 +311,7 @@ fn settings(reader: &mut Reader) -> NodeConfig {
             retention: reader.duration("context.retention", context.retention, SECOND..=365 * DAY),
             ..context
         },
+        cluster: cluster::settings(reader),
         log: TelemetryConfig {
             format: match reader
                 .text("log.format", "text", "`text` or `json`", |text| {

@@ -8,7 +8,7 @@
 //! ├─ agents     planners, workers, critics, memories
 //! ├─ placed     agents that the cluster placed here
 //! ├─ edge       HTTP
-//! ├─ cluster    the director: makes what is placed follow the registry
+//! ├─ cluster    the director: makes what is placed follow the registry; gossip
 //! └─ health     probes, and regrows what hangs
 //! ```
 //!
@@ -16,6 +16,7 @@
 //! finish within its grace, while the HTTP surface still takes outcomes.
 
 mod agents;
+mod gossip;
 mod placed;
 
 use std::net::SocketAddr;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use regrow_actors::catalog::Crew;
 use regrow_actors::worker::rehearsal::Rehearsal;
 use regrow_cluster::agents::Agents;
-use regrow_cluster::nodes::Nodes;
+use regrow_cluster::nodes::{HeardOf, Nodes};
 use regrow_cluster::placing::ByCount;
 use regrow_http::Exposition;
 use regrow_http::server::{BindError, Server};
@@ -138,6 +139,7 @@ pub(crate) struct Node {
     draining: CancellationToken,
     placed: Arc<Placed>,
     placing: Arc<ByCount>,
+    heard: HeardOf,
     /// How long its agents may take to stop.
     patience: Duration,
     // Released last: nobody else may open the store before it is closed.
@@ -196,13 +198,14 @@ impl Node {
             .child(shards.into_child())
             .child(agents.into_child())
             .child(placed_here.into_child());
+        let heard = HeardOf::default();
         if let Some(server) = server {
             let parts = ApiParts {
                 queue: queue.clone(),
                 agents: live.clone(),
                 node: config.name.clone(),
                 cluster: Agents::new(queue.registry().clone()),
-                nodes: Nodes::new(queue.registry().clone()),
+                nodes: Nodes::new(queue.registry().clone(), heard.clone()),
                 context: context.clone(),
                 metrics: exposition()?,
                 lifecycle: lifecycle.clone(),
@@ -220,6 +223,7 @@ impl Node {
             draining,
             placed,
             placing: Arc::default(),
+            heard,
             patience: config.agents.limits.grace + Duration::from_secs(4),
             _data_dir: data_dir,
         };
@@ -255,7 +259,7 @@ impl Node {
             .await
             .map_err(NodeError::Watch)?;
         live.see(root.tree(), health);
-        let director = placed::director(
+        let mut director = placed::director(
             &config.name,
             &self.queue,
             &self.placed,
@@ -263,6 +267,11 @@ impl Node {
             &root.tree(),
             config.agents.limits.grace + Duration::from_secs(5),
         );
+        if let Some(settings) = &config.cluster {
+            let (name, queue) = (&config.name, &self.queue);
+            let child = gossip::gossip(name, settings, self.http, queue, &self.heard);
+            director = director.child(child);
+        }
         root.supervisor()
             .start_child(director.into_child())
             .await

@@ -5,8 +5,10 @@
 //! cannot, the others take them when its life has run out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::ids::AgentId;
 use regrow_runtime::json::Json;
@@ -73,6 +75,44 @@ pub struct NodeView {
     pub agents: usize,
     /// What it is asked to do, unless nothing in particular.
     pub note: Option<Note>,
+    /// What is heard of it through gossip, where this node gossips.
+    pub heard: Option<Heard>,
+}
+
+/// What is heard of a node through gossip.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Heard {
+    /// `joining`, `up`, `down` or `left`.
+    pub status: &'static str,
+    /// Which of its lives.
+    pub incarnation: u64,
+    /// Where it takes gossip.
+    pub address: String,
+    /// Where its HTTP surface is.
+    pub http: Option<String>,
+    /// Which version it runs.
+    pub version: Option<String>,
+    /// Share of its queue in use.
+    pub load: Option<f64>,
+    /// How doubtful it is, as silence in mean intervals between heartbeats.
+    pub phi: Option<f64>,
+    /// For how long it has not been heard.
+    pub silent_ms: Option<u64>,
+}
+
+/// What is heard of other nodes, by their names. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct HeardOf(Arc<Mutex<BTreeMap<String, Heard>>>);
+
+impl HeardOf {
+    /// This is what is heard by now.
+    pub fn replace(&self, heard: BTreeMap<String, Heard>) {
+        *self.0.lock() = heard;
+    }
+
+    fn all(&self) -> BTreeMap<String, Heard> {
+        self.0.lock().clone()
+    }
 }
 
 /// Why an agent is where it is, and what would become of it.
@@ -102,19 +142,21 @@ pub struct Planned {
 pub struct Nodes {
     registry: Registry,
     agents: Agents,
+    heard: HeardOf,
 }
 
 impl Nodes {
-    /// Asks through this node's registry.
+    /// Asks through this node's registry; `heard` is what it hears through gossip.
     #[must_use]
-    pub fn new(registry: Registry) -> Self {
+    pub fn new(registry: Registry, heard: HeardOf) -> Self {
         Self {
             agents: Agents::new(registry.clone()),
             registry,
+            heard,
         }
     }
 
-    /// All nodes that live or of which something is noted, by name. `here` is the name of the
+    /// All nodes that live or of which something is noted or heard, by name. `here` is the name of the
     /// node that is asked.
     ///
     /// # Errors
@@ -122,6 +164,7 @@ impl Nodes {
     /// [`StoreError`]
     pub async fn list(&self, here: &str) -> Result<Vec<NodeView>, StoreError> {
         let (standing, me) = (self.registry.read().await?, self.registry.life()?);
+        let heard = self.heard.all();
         let mut nodes: BTreeMap<String, NodeView> = BTreeMap::new();
         let names = standing.notes.keys().cloned();
         let lives = standing.lives.iter().map(|(life, node)| (*life, node));
@@ -139,18 +182,20 @@ impl Nodes {
                 here: life == me,
                 agents: standing.agents.values().filter(owned).count(),
                 note: note_of(&standing, &name),
+                heard: heard.get(&name).cloned(),
                 name: name.clone(),
             };
             // Of two lives of one name the later one counts.
             nodes.insert(name, view);
         }
-        for name in names {
+        for name in names.chain(heard.keys().cloned()) {
             nodes.entry(name.clone()).or_insert_with(|| NodeView {
                 life: None,
                 lease_left_ms: None,
                 here: false,
                 agents: 0,
                 note: note_of(&standing, &name),
+                heard: heard.get(&name).cloned(),
                 name,
             });
         }

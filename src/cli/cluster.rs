@@ -70,6 +70,16 @@ struct Node {
     here: bool,
     agents: u64,
     note: Option<Note>,
+    heard: Option<Heard>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Heard {
+    status: String,
+    phi: Option<f64>,
+    load: Option<f64>,
+    http: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,11 +92,25 @@ struct Note {
 
 impl Node {
     fn state(&self) -> &str {
-        match (&self.note, self.life) {
-            (Some(note), Some(_)) => &note.stance,
-            (None, Some(_)) => "up",
-            (_, None) => "away",
+        match (&self.note, self.life, &self.heard) {
+            (Some(note), Some(_), _) => &note.stance,
+            // Without a shared store gossip is all that is known.
+            (None, None, Some(heard)) => &heard.status,
+            (None, Some(_), _) => "up",
+            (_, None, _) => "away",
         }
+    }
+
+    /// What gossip says, in a few words.
+    fn heard(&self) -> String {
+        let Some(heard) = &self.heard else {
+            return "-".to_owned();
+        };
+        let mut words = vec![heard.status.clone()];
+        words.extend(heard.phi.map(|phi| format!("phi {phi:.1}")));
+        words.extend(heard.load.map(|load| format!("load {:.0} %", 100.0 * load)));
+        words.extend(heard.http.clone());
+        line(&words.join(", "), 60)
     }
 
     fn row(&self) -> Vec<String> {
@@ -104,7 +128,11 @@ impl Node {
             self.lease_left_ms
                 .map_or_else(|| "-".to_owned(), |left| format!("{left} ms")),
             self.agents.to_string(),
-            if self.here { "here" } else { "" }.to_owned(),
+            if self.here {
+                "here".to_owned()
+            } else {
+                self.heard()
+            },
             line(about.unwrap_or_default().trim_end(), 60),
         ]
     }
@@ -201,7 +229,15 @@ fn rebalanced(reply: &Reply, dry_run: bool) -> Result<String, Failure> {
 
 fn nodes(nodes: &[Node]) -> String {
     let rows: Vec<Vec<String>> = nodes.iter().map(Node::row).collect();
-    let head = ["NODE", "STATE", "LIFE", "LEASE LEFT", "AGENTS", "", "ABOUT"];
+    let head = [
+        "NODE",
+        "STATE",
+        "LIFE",
+        "LEASE LEFT",
+        "AGENTS",
+        "GOSSIP",
+        "ABOUT",
+    ];
     table(&head, &rows)
 }
 
@@ -226,7 +262,10 @@ async fn status(client: &Client, json: bool) -> Result<(), Failure> {
     }
     let Nodes { nodes: all } = known.decode()?;
     let Placement { placed } = agents.decode()?;
-    let alive = all.iter().filter(|node| node.life.is_some()).count();
+    let alive = all
+        .iter()
+        .filter(|node| node.life.is_some() || node.state() == "up")
+        .count();
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
     for agent in &placed {
         *states.entry(agent.state()).or_default() += 1;

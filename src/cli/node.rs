@@ -40,6 +40,19 @@ pub(crate) struct NodeArguments {
     /// Where to listen, such as 127.0.0.1:7400; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
+    /// Where to take the datagrams by which nodes find each other, such as 10.0.0.1:7410.
+    #[arg(long, value_name = "ADDR")]
+    cluster_listen: Option<String>,
+    /// File with the secret that all nodes of a cluster share.
+    #[arg(long, value_name = "FILE")]
+    cluster_secret_file: Option<PathBuf>,
+    /// Where another node takes them; may be repeated.
+    #[arg(long, value_name = "HOST:PORT")]
+    seed: Vec<String>,
+    /// Name under which DNS has the other nodes (A, AAAA, or SRV as _regrow._udp.DOMAIN); may be
+    /// repeated.
+    #[arg(long, value_name = "QUERY")]
+    dns: Vec<String>,
     /// Check the configuration and end.
     #[arg(long)]
     check: bool,
@@ -62,6 +75,10 @@ pub(crate) async fn run(arguments: NodeArguments) -> ExitCode {
         data_dir: arguments.data_dir.clone(),
         database_url: arguments.database_url.clone(),
         http: arguments.http.clone(),
+        cluster_listen: arguments.cluster_listen.clone(),
+        cluster_secret: arguments.cluster_secret_file.clone(),
+        seeds: arguments.seed.clone(),
+        dns: arguments.dns.clone(),
     };
     let loaded = match config::load(&overrides, std::env::vars()) {
         Ok(loaded) => loaded,
