@@ -166,6 +166,8 @@ impl Node {
         let limits = config.queue.clone();
         let queue = Queue::open(writer.clone(), bus.clone(), limits, clock, seed).await?;
 
+        queue.registry().name(&config.name);
+
         let draining = CancellationToken::new();
         let (context, shards) = Context::supervisor(config.context, &writer, clock);
         let limiter = worker_limiter(config);

@@ -25,7 +25,11 @@ pub struct Entry {
     pub kills: u64,
     /// When it was started again after an end of its own or its node's, by the store's clock;
     /// those that its intensity still counts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        with = "crate::instant::several"
+    )]
     pub restarts: Vec<Timestamp>,
     /// How its last life ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +50,7 @@ pub struct LastExit {
     /// On which node.
     pub node: String,
     /// When.
+    #[serde(with = "crate::instant")]
     pub at: Timestamp,
 }
 
@@ -55,6 +60,7 @@ pub struct Move {
     /// To this node.
     pub to: String,
     /// When it was asked for.
+    #[serde(with = "crate::instant")]
     pub asked_at: Timestamp,
     /// On whose behalf, such as `drain`.
     pub reason: String,
@@ -66,6 +72,7 @@ pub struct Placed {
     /// The node.
     pub node: String,
     /// When.
+    #[serde(with = "crate::instant")]
     pub at: Timestamp,
     /// What for: `start`, `node loss`, or why it was moved.
     pub reason: String,
@@ -162,6 +169,28 @@ mod tests {
         );
         assert_eq!(entry.count_restart(Timestamp(1_001)), Ok(()));
         assert_eq!(entry.restarts, [Timestamp(500), Timestamp(1_001)]);
+    }
+
+    #[test]
+    fn an_entry_is_read_back_as_it_was_written() {
+        let mut entry = Entry::new(AgentSpec::new(AgentId::new("x"), Role::Worker));
+        let at = Timestamp(1_795_281_499_071);
+        entry.restarts = vec![at, Timestamp(0)];
+        entry.placed = Some(Placed {
+            node: "n".to_owned(),
+            at,
+            reason: "start".to_owned(),
+            because: "it had room".to_owned(),
+        });
+        let text = serde_json::to_string(&entry).expect("JSON");
+        assert!(
+            text.contains(r#""at":"2026-11-21T17:18:19.071Z""#),
+            "{text}"
+        );
+        assert_eq!(
+            serde_json::from_str::<Entry>(&text).expect("an entry"),
+            entry
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod director;
 pub mod discovery;
 pub mod entry;
 pub mod gossip;
+mod instant;
 pub mod member;
 pub mod nodes;
 pub mod placing;

@@ -50,6 +50,7 @@ pub struct Note {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Since when.
+    #[serde(with = "crate::instant")]
     pub at: Timestamp,
 }
 

@@ -11,8 +11,8 @@
 //! Crash: a change whose answer did not come may have been made; reading tells.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -127,8 +127,9 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     writer: Writer,
     clock: Clock,
-    /// The life on a store of one node.
+    /// The life on a store of one node, and the node's name.
     life: Life,
+    name: OnceLock<Arc<str>>,
     node: Mutex<()>,
     epochs: AtomicU64,
     /// Changes made through this handle: those of others are heard from the store.
@@ -143,10 +144,17 @@ impl Registry {
             writer,
             clock,
             life,
+            name: OnceLock::new(),
             node: Mutex::default(),
             epochs: AtomicU64::new(life.0 << 32),
             changed: watch::Sender::new(()),
         }))
+    }
+
+    /// Names this node, where the store does not know its name.
+    pub fn name(&self, node: &str) {
+        // The first name stays: a node has one.
+        let _ = self.0.name.set(node.into());
     }
 
     /// This node's life.
@@ -199,7 +207,7 @@ impl Registry {
             ..Standing::default()
         };
         let me = LiveNode {
-            node: "here".into(),
+            node: self.0.name.get().cloned().unwrap_or_else(|| "here".into()),
             left: Duration::MAX,
         };
         standing.lives.insert(self.0.life, me);

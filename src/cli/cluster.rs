@@ -118,7 +118,7 @@ impl Node {
         let about = note.map(|note| {
             let since = note.at.as_deref().map(relative).unwrap_or_default();
             let reason = note.reason.as_deref().unwrap_or_default();
-            format!("{} since {since} {reason}", note.stance)
+            format!("{} {since} {reason}", note.stance)
         });
         vec![
             line(&self.name, 40),
