@@ -10,14 +10,32 @@
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
 //!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
 //!   people ask of them
+//!
+//! For nodes that have no registry to share, and for what nodes judge of each other:
+//!
+//! - [`local_time`]: the only clock a node trusts; [`lease`]: the right to act until a
+//!   deadline, without comparing clocks
+//! - [`quorum`] and [`membership`]: who is a member, and what the members agree upon
+//! - [`detector`] and [`split_brain`]: who seems to be gone, and which side goes on
+//! - [`ownership`], [`lives`] and [`authority`]: who owns which agent, and the fence around
+//!   each effect
 
 pub mod agents;
+pub mod authority;
+pub mod detector;
 pub mod director;
 pub mod discovery;
 pub mod entry;
 pub mod gossip;
+pub mod lease;
+pub mod lives;
+pub mod local_time;
 pub mod member;
+pub mod membership;
 pub mod nodes;
+pub mod ownership;
 pub mod placing;
+pub mod quorum;
 pub mod reconcile;
 pub mod secret;
+pub mod split_brain;
