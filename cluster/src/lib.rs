@@ -19,6 +19,9 @@
 //! - [`detector`] and [`split_brain`]: who seems to be gone, and which side goes on
 //! - [`ownership`], [`lives`] and [`authority`]: who owns which agent, and the fence around
 //!   each effect
+//! - [`spec_registry`] and [`restart_history`]: which agents there should be, and how often
+//!   they were restarted anywhere
+//! - [`quarantine`]: who is kept out for a while
 
 pub mod agents;
 pub mod authority;
@@ -35,7 +38,10 @@ pub mod membership;
 pub mod nodes;
 pub mod ownership;
 pub mod placing;
+pub mod quarantine;
 pub mod quorum;
 pub mod reconcile;
+pub mod restart_history;
 pub mod secret;
+pub mod spec_registry;
 pub mod split_brain;
