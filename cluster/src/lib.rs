@@ -37,6 +37,7 @@ pub mod member;
 pub mod membership;
 pub mod nodes;
 pub mod ownership;
+pub mod placement;
 pub mod placing;
 pub mod quarantine;
 pub mod quorum;
