@@ -22,6 +22,7 @@
 //! - [`spec_registry`] and [`restart_history`]: which agents there should be, and how often
 //!   they were restarted anywhere
 //! - [`quarantine`]: who is kept out for a while
+//! - [`placement`]: which node should own an agent, and why; [`hand_off`]: moving one that runs
 
 pub mod agents;
 pub mod authority;
@@ -30,11 +31,13 @@ pub mod director;
 pub mod discovery;
 pub mod entry;
 pub mod gossip;
+pub mod hand_off;
 pub mod lease;
 pub mod lives;
 pub mod local_time;
 pub mod member;
 pub mod membership;
+pub mod node;
 pub mod nodes;
 pub mod ownership;
 pub mod placement;
