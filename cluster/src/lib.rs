@@ -23,6 +23,7 @@
 //!   they were restarted anywhere
 //! - [`quarantine`]: who is kept out for a while
 //! - [`placement`]: which node should own an agent, and why; [`hand_off`]: moving one that runs
+//! - [`node`]: all of these put together; [`simulation`]: whole clusters of it, from a seed
 
 pub mod agents;
 pub mod authority;
@@ -47,5 +48,6 @@ pub mod quorum;
 pub mod reconcile;
 pub mod restart_history;
 pub mod secret;
+pub mod simulation;
 pub mod spec_registry;
 pub mod split_brain;
