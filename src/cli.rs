@@ -17,6 +17,7 @@ pub(crate) mod output;
 mod pages;
 mod queue;
 mod run;
+pub(crate) mod sim;
 pub(crate) mod store;
 mod tasks;
 

@@ -33,6 +33,8 @@ enum Verb {
     Node(cli::node::NodeArguments),
     /// Check, copy and restore a node's database
     Store(cli::store::StoreArguments),
+    /// Run whole clusters from seeds, with faults, and look for what must never be
+    Sim(cli::sim::SimArguments),
     #[command(flatten)]
     Client(cli::ClientVerb),
 }
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
             Verb::Demo(arguments) => demo::run(arguments).await,
             Verb::Node(arguments) => cli::node::run(arguments).await,
             Verb::Store(arguments) => cli::store::run(arguments).await,
+            Verb::Sim(arguments) => cli::sim::run(&arguments),
             Verb::Client(verb) => cli::execute(verb).await,
         }
     });

@@ -21,6 +21,8 @@ mod postgres;
 mod pressure;
 #[path = "binary/promote.rs"]
 mod promote;
+#[path = "binary/sim.rs"]
+mod sim;
 #[path = "binary/stopping.rs"]
 mod stopping;
 #[path = "binary/store.rs"]

@@ -10,15 +10,45 @@
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
 //!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
 //!   people ask of them
+//!
+//! For nodes that have no registry to share, and for what nodes judge of each other:
+//!
+//! - [`local_time`]: the only clock a node trusts; [`lease`]: the right to act until a
+//!   deadline, without comparing clocks
+//! - [`quorum`] and [`membership`]: who is a member, and what the members agree upon
+//! - [`detector`] and [`split_brain`]: who seems to be gone, and which side goes on
+//! - [`ownership`], [`lives`] and [`authority`]: who owns which agent, and the fence around
+//!   each effect
+//! - [`spec_registry`] and [`restart_history`]: which agents there should be, and how often
+//!   they were restarted anywhere
+//! - [`quarantine`]: who is kept out for a while
+//! - [`placement`]: which node should own an agent, and why; [`hand_off`]: moving one that runs
+//! - [`node`]: all of these put together; [`simulation`]: whole clusters of it, from a seed
 
 pub mod agents;
+pub mod authority;
+pub mod detector;
 pub mod director;
 pub mod discovery;
 pub mod entry;
 pub mod gossip;
+pub mod hand_off;
 mod instant;
+pub mod lease;
+pub mod lives;
+pub mod local_time;
 pub mod member;
+pub mod membership;
+pub mod node;
 pub mod nodes;
+pub mod ownership;
+pub mod placement;
 pub mod placing;
+pub mod quarantine;
+pub mod quorum;
 pub mod reconcile;
+pub mod restart_history;
 pub mod secret;
+pub mod simulation;
+pub mod spec_registry;
+pub mod split_brain;

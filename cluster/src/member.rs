@@ -36,7 +36,8 @@ impl fmt::Debug for NodeName {
     }
 }
 
-/// One life of a node: a number that only grows from start to start of the same name.
+/// One life of a node: a number that only grows from start to start of the same name, also if
+/// the node lost its disk. The seconds since 1970 at the start will do.
 ///
 /// Whatever an earlier life still sends, or is still believed to hold, is fenced by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,6 +51,25 @@ pub struct Member {
     pub name: NodeName,
     /// Which of its lives.
     pub incarnation: Incarnation,
+}
+
+impl Member {
+    /// The life `incarnation` of the node called `name`.
+    pub fn new(name: impl Into<NodeName>, incarnation: Incarnation) -> Self {
+        Self {
+            name: name.into(),
+            incarnation,
+        }
+    }
+
+    /// The next life of the same node.
+    #[must_use]
+    pub fn next_life(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            incarnation: Incarnation(self.incarnation.0 + 1),
+        }
+    }
 }
 
 impl fmt::Display for Member {

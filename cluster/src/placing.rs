@@ -81,7 +81,7 @@ fn is_named(me: &Me, life: Life, node: &str, only: &str) -> bool {
 }
 
 /// FNV-1a: the same on every node and in every version.
-fn draw(id: &AgentId, node: &str) -> u64 {
+pub(crate) fn draw(id: &AgentId, node: &str) -> u64 {
     let bytes = id.as_str().bytes().chain([0]).chain(node.bytes());
     bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)

@@ -1,0 +1,428 @@
+//! Getting, keeping and giving back agents.
+
+use std::collections::BTreeSet;
+
+use regrow_runtime::ids::{AgentId, Epoch};
+
+use super::message::{Body, Command};
+use super::{AuthorityKind, Node, is_over};
+use crate::authority::Question;
+use crate::hand_off::{HandOffMessage, Source};
+use crate::local_time::{LocalTime, millis};
+use crate::member::Member;
+use crate::membership::Status;
+use crate::ownership::{Claim, ClaimRefused};
+use crate::placing::draw;
+
+/// Epochs start at the generation of the members, so that a cluster whose nodes have all
+/// forgotten goes on above its earlier ones. There is room for a million claims of an agent in
+/// a generation, and for lives numbered by the seconds since 1970 on a thousand nodes.
+const CLAIMS_BITS: u32 = 20;
+
+/// An agent that this node has, or is about to have.
+#[derive(Clone, Debug)]
+pub(super) struct Hosting {
+    pub(super) epoch: Epoch,
+    pub(super) stage: Stage,
+    /// The fence of the hand-off by which it came, to answer a commit that is said again.
+    pub(super) taken_under: Option<Epoch>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Stage {
+    /// Asking for it.
+    Claiming(Claiming),
+    /// Accepted; whoever had it may still act.
+    Waiting { start_at: LocalTime },
+    /// It runs here.
+    Running,
+    /// It is being handed over.
+    Moving(Source),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Claiming {
+    pub(super) claim: Claim,
+    pub(super) purpose: Purpose,
+    votes: BTreeSet<Option<Member>>,
+    since: LocalTime,
+}
+
+/// What a claim is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To run an agent that nobody has.
+    Own,
+    /// To fence one's own agent, before it is handed to this member.
+    Fence { target: Member },
+    /// To take what is handed over under this fence.
+    Take { source: Member, fence: Epoch },
+}
+
+impl Hosting {
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running)
+    }
+
+    pub(super) fn forget_votes(&mut self) {
+        if let Stage::Claiming(claiming) = &mut self.stage {
+            claiming.votes.clear();
+        }
+    }
+}
+
+impl Node {
+    /// Begins to claim an agent; the votes are asked for with the next tick at the latest.
+    pub(super) fn begin_claim(&mut self, agent: &AgentId, purpose: Purpose, now: LocalTime) {
+        let (from, fence) = match &purpose {
+            Purpose::Take { source, fence } => (Some(source.clone()), *fence),
+            Purpose::Own | Purpose::Fence { .. } => (None, Epoch::NEVER),
+        };
+        let floor = match self.config.authority {
+            AuthorityKind::Quorum => self.membership.generation() << CLAIMS_BITS,
+            AuthorityKind::Database => 0,
+        };
+        let claimed = self.claimed.get(agent).copied().unwrap_or(Epoch::NEVER);
+        let known = self.register.highest(agent).max(fence).max(claimed);
+        let epoch = Epoch(known.0.max(floor) + 1);
+        self.claimed.insert(agent.clone(), epoch);
+        let taken_under = match &purpose {
+            Purpose::Take { fence, .. } => Some(*fence),
+            Purpose::Own | Purpose::Fence { .. } => None,
+        };
+        let claim = Claim {
+            agent: agent.clone(),
+            claimant: self.me().clone(),
+            epoch,
+            from,
+        };
+        let claiming = Claiming {
+            claim,
+            purpose,
+            votes: BTreeSet::new(),
+            since: now,
+        };
+        let hosting = Hosting {
+            epoch,
+            stage: Stage::Claiming(claiming),
+            taken_under,
+        };
+        self.hosted.insert(agent.clone(), hosting);
+    }
+
+    pub(super) fn tick_claims(&mut self, now: LocalTime, out: &mut Vec<Command>) {
+        self.drop_unwanted(out);
+        let agents: Vec<AgentId> = self.hosted.keys().cloned().collect();
+        for agent in agents {
+            self.press(&agent, now, out);
+        }
+        self.claim_unowned(now, out);
+    }
+
+    /// Votes on another member's claim.
+    pub(super) fn vote(&mut self, claim: Claim, from: &Member, out: &mut Vec<Command>) {
+        let outcome = self.decide(&claim);
+        self.send(&from.name, Body::Claimed { claim, outcome }, out);
+    }
+
+    /// A voter decided about a claim of this node; nobody's name is the database's.
+    pub(super) fn claimed(
+        &mut self,
+        by: Option<&Member>,
+        claim: Claim,
+        outcome: Result<(), ClaimRefused>,
+        now: LocalTime,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(hosting) = self.hosted.get_mut(&claim.agent) else {
+            return;
+        };
+        let Stage::Claiming(claiming) = &mut hosting.stage else {
+            return;
+        };
+        if claiming.claim != claim {
+            return;
+        }
+        match outcome {
+            Ok(()) => {
+                claiming.votes.insert(by.cloned());
+                self.count(&claim.agent, now, out);
+            }
+            // Others may still be enough.
+            Err(_) if by.is_some() => {}
+            Err(_) => self.fail(&claim.agent, now, out),
+        }
+    }
+
+    /// Gives an agent back: nothing of it runs here any more.
+    pub(super) fn give_back(&mut self, agent: &AgentId, out: &mut Vec<Command>) {
+        if let Some(hosting) = self.hosted.remove(agent) {
+            out.push(Command::Stop {
+                agent: agent.clone(),
+            });
+            self.release(agent, hosting.epoch, out);
+        }
+    }
+
+    /// Stops everything without giving it back: this life is over.
+    pub(super) fn stop_all(&mut self, out: &mut Vec<Command>) {
+        let hosted = std::mem::take(&mut self.hosted).into_keys();
+        let prepared = std::mem::take(&mut self.prepared).into_keys();
+        out.extend(hosted.chain(prepared).map(|agent| Command::Stop { agent }));
+    }
+
+    pub(super) fn give_up_if_quarantined(&mut self, out: &mut Vec<Command>) {
+        if !self.quarantine.is_quarantined(&self.membership.me().name) {
+            return;
+        }
+        let agents: Vec<AgentId> = self.hosted.keys().cloned().collect();
+        for agent in agents {
+            self.give_back(&agent, out);
+        }
+        let prepared = std::mem::take(&mut self.prepared).into_keys();
+        out.extend(prepared.map(|agent| Command::Stop { agent }));
+    }
+
+    fn decide(&mut self, claim: &Claim) -> Result<(), ClaimRefused> {
+        if self.quarantine.is_quarantined(&claim.claimant.name) {
+            return Err(ClaimRefused::Quarantined);
+        }
+        // Nobody watches over who does not count: what it owned could never be taken from it.
+        if self.membership.view().status(&claim.claimant) != Some(Status::Up) {
+            return Err(ClaimRefused::Over);
+        }
+        let view = self.membership.view();
+        let register = std::sync::Arc::make_mut(&mut self.register);
+        register.claim(claim, |member| view.is_over(member))
+    }
+
+    /// Does what is due for an agent.
+    fn press(&mut self, agent: &AgentId, now: LocalTime, out: &mut Vec<Command>) {
+        let Some(hosting) = self.hosted.get(agent) else {
+            return;
+        };
+        match &hosting.stage {
+            Stage::Claiming(claiming) => {
+                let claim = claiming.claim.clone();
+                if self.config.claim_patience <= now.since(claiming.since) {
+                    self.fail(agent, now, out);
+                } else {
+                    self.canvass(claim, now, out);
+                }
+            }
+            Stage::Waiting { start_at } if *start_at <= now && self.consent.may_act(now) => {
+                self.run(agent, out);
+            }
+            Stage::Waiting { .. } | Stage::Running | Stage::Moving(_) => {}
+        }
+    }
+
+    /// Asks all voters, again those who were asked: asking twice is asking once.
+    fn canvass(&mut self, claim: Claim, now: LocalTime, out: &mut Vec<Command>) {
+        match self.config.authority {
+            AuthorityKind::Database => out.push(Command::Ask(Question::Claim(claim))),
+            AuthorityKind::Quorum => {
+                let voters = self.membership.counted().iter();
+                let others: Vec<Member> = voters
+                    .filter(|voter| *voter != self.me())
+                    .cloned()
+                    .collect();
+                for voter in &others {
+                    self.send(&voter.name, Body::Claim(claim.clone()), out);
+                }
+                let outcome = self.decide(&claim);
+                let me = self.me().clone();
+                self.claimed(Some(&me), claim, outcome, now, out);
+            }
+        }
+    }
+
+    /// Goes on if the votes are enough.
+    fn count(&mut self, agent: &AgentId, now: LocalTime, out: &mut Vec<Command>) {
+        let Some(hosting) = self.hosted.get_mut(agent) else {
+            return;
+        };
+        let Stage::Claiming(claiming) = &hosting.stage else {
+            return;
+        };
+        let accepted = match self.config.authority {
+            AuthorityKind::Database => claiming.votes.contains(&None),
+            AuthorityKind::Quorum => {
+                let voted = |member: &Member| claiming.votes.contains(&Some(member.clone()));
+                self.membership.enough(&voted)
+            }
+        };
+        if !accepted {
+            return;
+        }
+        match claiming.purpose.clone() {
+            Purpose::Own if self.config.authority == AuthorityKind::Quorum => {
+                let start_at = now.after(self.config.down_removal_margin);
+                hosting.stage = Stage::Waiting { start_at };
+            }
+            Purpose::Own => self.run(agent, out),
+            Purpose::Fence { target } => {
+                let patience = self.config.hand_off_patience;
+                let source = Source::new(agent.clone(), hosting.epoch, target, patience, now);
+                hosting.stage = Stage::Moving(source);
+                out.push(Command::Snapshot {
+                    agent: agent.clone(),
+                });
+            }
+            Purpose::Take { source, fence } => {
+                self.prepared.remove(agent);
+                self.run(agent, out);
+                let taken = HandOffMessage::Taken {
+                    agent: agent.clone(),
+                    fence,
+                };
+                self.send(&source.name, Body::HandOff(taken), out);
+            }
+        }
+    }
+
+    pub(super) fn run(&mut self, agent: &AgentId, out: &mut Vec<Command>) {
+        if let Some(hosting) = self.hosted.get_mut(agent) {
+            hosting.stage = Stage::Running;
+            out.push(Command::Start {
+                agent: agent.clone(),
+                epoch: hosting.epoch,
+            });
+        }
+    }
+
+    fn fail(&mut self, agent: &AgentId, now: LocalTime, out: &mut Vec<Command>) {
+        let Some(hosting) = self.hosted.get(agent) else {
+            return;
+        };
+        if let Stage::Claiming(claiming) = &hosting.stage
+            && let Purpose::Take { source, fence } = claiming.purpose.clone()
+        {
+            let agent = agent.clone();
+            self.prepared.remove(&agent);
+            self.send(
+                &source.name,
+                Body::HandOff(HandOffMessage::Abort { agent, fence }),
+                out,
+            );
+        }
+        self.give_back(agent, out);
+        // Somebody else may be luckier.
+        self.unowned_since.insert(agent.clone(), now);
+    }
+
+    fn release(&mut self, agent: &AgentId, epoch: Epoch, out: &mut Vec<Command>) {
+        let (agent, member) = (agent.clone(), self.me().clone());
+        match self.config.authority {
+            AuthorityKind::Database => out.push(Command::Ask(Question::Release {
+                agent,
+                member,
+                epoch,
+            })),
+            AuthorityKind::Quorum => {
+                let register = std::sync::Arc::make_mut(&mut self.register);
+                register.release(&agent, &member, epoch);
+            }
+        }
+    }
+
+    /// Gives back what should not run, and what this node is said to own and knows nothing of:
+    /// the answer to a claim was lost.
+    fn drop_unwanted(&mut self, out: &mut Vec<Command>) {
+        let wanted: BTreeSet<&AgentId> = self.specs.wanted().map(|spec| &spec.id).collect();
+        let hosted = self.hosted.keys().filter(|agent| !wanted.contains(agent));
+        let unwanted: Vec<AgentId> = hosted.cloned().collect();
+        let me = self.membership.me();
+        let mut forgotten = Vec::new();
+        for agent in wanted {
+            let owners = self.register.owners(agent, |_| false);
+            let mine = owners
+                .filter(|(owner, _)| *owner == me)
+                .map(|(_, epoch)| epoch)
+                .next();
+            if let Some(epoch) = mine
+                && !self.hosted.contains_key(agent)
+            {
+                forgotten.push((agent.clone(), epoch));
+            }
+        }
+        for agent in unwanted {
+            self.give_back(&agent, out);
+        }
+        for (agent, epoch) in forgotten {
+            self.release(&agent, epoch, out);
+        }
+    }
+
+    /// Claims agents that nobody has, where it is this node's turn.
+    fn claim_unowned(&mut self, now: LocalTime, out: &mut Vec<Command>) {
+        let (authority, lives, membership) = (self.config.authority, &self.lives, &self.membership);
+        let over = |member: &Member| is_over(authority, lives, membership, member);
+        let mut unowned = Vec::new();
+        for spec in self.specs.wanted() {
+            let owned = self.register.owners(&spec.id, over).next().is_some();
+            if owned || self.hosted.contains_key(&spec.id) {
+                self.unowned_since.remove(&spec.id);
+            } else {
+                let since = *self.unowned_since.entry(spec.id.clone()).or_insert(now);
+                unowned.push((spec.id.clone(), since));
+            }
+        }
+        let me = &self.membership.me().name;
+        if unowned.is_empty() || !self.consent.may_act(now) || self.quarantine.is_quarantined(me) {
+            return;
+        }
+        let counts = self.register.counts(over);
+        let candidates = self.candidates();
+        for (agent, since) in unowned {
+            let turn = self.turn(&agent, &candidates, &counts, since, now);
+            if turn == Some(self.me()) {
+                self.begin_claim(&agent, Purpose::Own, now);
+                self.press(&agent, now, out);
+            }
+        }
+    }
+
+    /// Members who may get agents now.
+    fn candidates(&self) -> Vec<Member> {
+        let all: Vec<Member> = match self.config.authority {
+            AuthorityKind::Database => self.lives.open_lives().map(|(member, _)| member).collect(),
+            AuthorityKind::Quorum => self
+                .membership
+                .counted()
+                .iter()
+                .filter(|member| self.membership.view().status(member) == Some(Status::Up))
+                .cloned()
+                .collect(),
+        };
+        all.into_iter()
+            .filter(|member| self.reaches(member) && !self.quarantine.is_quarantined(&member.name))
+            .collect()
+    }
+
+    /// Whose turn it is to claim the agent: whoever has the fewest, and on probation counts
+    /// as having more; then the next, each for as long as a claim is tried.
+    fn turn<'a>(
+        &self,
+        agent: &AgentId,
+        candidates: &'a [Member],
+        counts: &std::collections::BTreeMap<Member, usize>,
+        since: LocalTime,
+        now: LocalTime,
+    ) -> Option<&'a Member> {
+        let mut order: Vec<(u64, u64, &Member)> = candidates
+            .iter()
+            .map(|member| {
+                let owned = counts.get(member).copied().unwrap_or(0) as u64 + 1;
+                let share = self.quarantine.share(&member.name, now).max(1);
+                let drawn = draw(agent, member.name.as_str());
+                (owned * 1_000_000 / share, drawn, member)
+            })
+            .collect();
+        order.sort_unstable();
+        let patience = millis(self.config.claim_patience).max(1) * 2;
+        let turns = usize::try_from(millis(now.since(since)) / patience).unwrap_or(0);
+        let count = order.len().max(1);
+        order.get(turns % count).map(|(_, _, member)| *member)
+    }
+}

@@ -1,0 +1,302 @@
+//! Which agents there should be: versioned specifications that every node comes to know
+//! (pure).
+//!
+//! Each entry is replaced as a whole by the one with the greater version, so nodes that have
+//! heard the same entries hold the same, in whatever order they came. What was removed leaves
+//! a tombstone until all members have it: otherwise whoever did not hear of the removal would
+//! bring the agent back. Two nodes compare digests and send each other what is missing, so a
+//! late joiner gets everything (anti-entropy; Demers et al., "Epidemic algorithms", 1987).
+//!
+//! Who *runs* an agent is not in here but in [`ownership`](crate::ownership): that one must
+//! never be decided by the later writer.
+
+use std::collections::BTreeMap;
+
+use regrow_runtime::agent_spec::AgentSpec;
+use regrow_runtime::ids::AgentId;
+use serde::{Deserialize, Serialize};
+
+use crate::member::NodeName;
+
+/// How late an entry is. Of equal numbers the higher name wins: every node decides alike.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Version {
+    /// One more than that of the entry it replaces.
+    pub number: u64,
+    /// Who wrote it.
+    pub writer: NodeName,
+}
+
+/// What is known of one agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// How late.
+    pub version: Version,
+    /// What it is; nothing if it was removed.
+    pub agent: Option<Wanted>,
+}
+
+/// An agent that there is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// What it is to be.
+    pub spec: AgentSpec,
+    /// Whether it is to run.
+    pub wanted: bool,
+}
+
+/// What one node has, entry by entry, without the entries.
+pub type Digest = BTreeMap<AgentId, Version>;
+
+/// There would be more agents than a registry holds. Nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the registry holds {max} agents already; remove some, or raise its bound")]
+pub struct RegistryFull {
+    /// The bound.
+    pub max: usize,
+}
+
+/// All specifications that one node knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpecRegistry {
+    entries: BTreeMap<AgentId, Entry>,
+    entries_max: usize,
+}
+
+impl SpecRegistry {
+    /// Nothing is known. `entries_max` bounds what is written here, tombstones included; what
+    /// others wrote is always taken in.
+    #[must_use]
+    pub fn new(entries_max: usize) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            entries_max,
+        }
+    }
+
+    /// Writes a specification, as the successor of what is known here, and whether it is to
+    /// run.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryFull`] for a new agent when there are too many.
+    pub fn put(
+        &mut self,
+        spec: AgentSpec,
+        wanted: bool,
+        writer: &NodeName,
+    ) -> Result<(), RegistryFull> {
+        if !self.entries.contains_key(&spec.id) && self.entries_max <= self.entries.len() {
+            return Err(RegistryFull {
+                max: self.entries_max,
+            });
+        }
+        self.write(spec.id.clone(), Some(Wanted { spec, wanted }), writer);
+        Ok(())
+    }
+
+    /// Removes an agent for ever. Nothing happens if it is not known.
+    pub fn remove(&mut self, agent: &AgentId, writer: &NodeName) {
+        if self.entries.contains_key(agent) {
+            self.write(agent.clone(), None, writer);
+        }
+    }
+
+    /// What is known of an agent.
+    #[must_use]
+    pub fn get(&self, agent: &AgentId) -> Option<&Wanted> {
+        self.entries.get(agent)?.agent.as_ref()
+    }
+
+    /// Agents that are to run.
+    pub fn wanted(&self) -> impl Iterator<Item = &AgentSpec> {
+        let agents = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.agent.as_ref());
+        agents.filter(|agent| agent.wanted).map(|agent| &agent.spec)
+    }
+
+    /// What this node has.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let entries = self.entries.iter();
+        entries
+            .map(|(agent, entry)| (agent.clone(), entry.version.clone()))
+            .collect()
+    }
+
+    /// At most `max` entries that whoever sent the digest lacks or has older; the rest goes
+    /// with his next digest.
+    #[must_use]
+    pub fn missing_from(&self, digest: &Digest, max: usize) -> Vec<(AgentId, Entry)> {
+        let newer = self.entries.iter().filter(|(agent, entry)| {
+            digest
+                .get(*agent)
+                .is_none_or(|version| *version < entry.version)
+        });
+        newer
+            .take(max)
+            .map(|(agent, entry)| (agent.clone(), entry.clone()))
+            .collect()
+    }
+
+    /// Whether whoever sent the digest has anything that is missing here.
+    #[must_use]
+    pub fn lacks(&self, digest: &Digest) -> bool {
+        digest.iter().any(|(agent, version)| {
+            self.entries
+                .get(agent)
+                .is_none_or(|entry| entry.version < *version)
+        })
+    }
+
+    /// Takes in entries of another node, for the agents they are of. Returns whether anything
+    /// was learned.
+    pub fn merge(&mut self, entries: impl IntoIterator<Item = (AgentId, Entry)>) -> bool {
+        let mut learned = false;
+        for (agent, entry) in entries {
+            let known = self.entries.get(&agent);
+            if known.is_none_or(|known| known.version < entry.version) {
+                self.entries.insert(agent, entry);
+                learned = true;
+            }
+        }
+        learned
+    }
+
+    /// Forgets tombstones that everyone has: `digests` are the latest of all members. With a
+    /// member missing from it, or one that was away with an old disk, nothing may be forgotten.
+    pub fn forget_removed<'a>(&mut self, digests: impl Iterator<Item = &'a Digest> + Clone) {
+        self.entries.retain(|agent, entry| {
+            let everyone = |version: &Version| {
+                digests
+                    .clone()
+                    .all(|digest| digest.get(agent).is_none_or(|has| version <= has))
+            };
+            entry.agent.is_some() || !everyone(&entry.version)
+        });
+    }
+
+    fn write(&mut self, id: AgentId, agent: Option<Wanted>, writer: &NodeName) {
+        let number = self
+            .entries
+            .get(&id)
+            .map_or(0, |entry| entry.version.number);
+        let version = Version {
+            number: number + 1,
+            writer: writer.clone(),
+        };
+        self.entries.insert(id, Entry { version, agent });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use regrow_runtime::role::Role;
+
+    use super::*;
+
+    fn spec(name: &str, restarts_max: u32) -> AgentSpec {
+        let mut spec = AgentSpec::new(AgentId::new(name), Role::Worker);
+        spec.intensity.restarts_max = restarts_max;
+        spec
+    }
+
+    /// One round of anti-entropy in both directions.
+    fn exchange(one: &mut SpecRegistry, other: &mut SpecRegistry, max: usize) {
+        other.merge(one.missing_from(&other.digest(), max));
+        one.merge(other.missing_from(&one.digest(), max));
+    }
+
+    #[test]
+    fn a_late_joiner_gets_everything_with_what_was_removed() {
+        let mut old = SpecRegistry::new(100);
+        for n in 0..50 {
+            old.put(spec(&format!("a{n}"), 1), true, &"x".into())
+                .expect("room");
+        }
+        old.remove(&AgentId::new("a7"), &"x".into());
+        let mut late = SpecRegistry::new(100);
+        for _ in 0..5 {
+            exchange(&mut old, &mut late, 10);
+        }
+        assert_eq!(late, old);
+        assert_eq!(late.wanted().count(), 49);
+    }
+
+    #[test]
+    fn what_was_removed_is_not_brought_back_by_one_who_did_not_hear_of_it() {
+        let agent = AgentId::new("a");
+        let mut one = SpecRegistry::new(10);
+        one.put(spec("a", 1), true, &"x".into()).expect("room");
+        let mut away = one.clone();
+        one.remove(&agent, &"x".into());
+        let digests = [one.digest(), away.digest()];
+        one.forget_removed(digests.iter());
+        assert_eq!(one.digest().len(), 1, "somebody still has the agent");
+        exchange(&mut one, &mut away, 10);
+        assert_eq!(away.get(&agent), None);
+        let digests = [one.digest(), away.digest()];
+        one.forget_removed(digests.iter());
+        away.forget_removed(digests.iter());
+        assert!(one.digest().is_empty() && away.digest().is_empty());
+    }
+
+    #[test]
+    fn a_full_registry_refuses_new_agents_and_changes_known_ones() {
+        let mut registry = SpecRegistry::new(1);
+        registry.put(spec("a", 1), true, &"x".into()).expect("room");
+        assert_eq!(
+            registry.put(spec("b", 1), true, &"x".into()),
+            Err(RegistryFull { max: 1 })
+        );
+        registry
+            .put(spec("a", 2), false, &"x".into())
+            .expect("known");
+        let changed = registry.get(&AgentId::new("a")).expect("known");
+        assert_eq!(
+            (changed.spec.intensity.restarts_max, changed.wanted),
+            (2, false)
+        );
+        assert_eq!(registry.wanted().count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn all_who_have_met_hold_the_same(
+            moves in prop::collection::vec((0_u8..4, 0_usize..3, 0_usize..3, 0_u8..3), 0..80),
+        ) {
+            let names: [NodeName; 3] = ["x".into(), "y".into(), "z".into()];
+            let mut nodes = vec![SpecRegistry::new(10); 3];
+            for (what, one, other, agent) in moves {
+                let agent = format!("a{agent}");
+                match what {
+                    0 => {
+                        let spec = spec(&agent, u32::try_from(other).expect("small"));
+                        nodes[one].put(spec, true, &names[one]).expect("room");
+                    }
+                    1 => nodes[one].remove(&AgentId::new(agent), &names[one]),
+                    _ if one != other => {
+                        let mut taken = nodes[one].clone();
+                        exchange(&mut taken, &mut nodes[other], 2);
+                        nodes[one] = taken;
+                    }
+                    _ => {}
+                }
+            }
+            for _ in 0..3 {
+                for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+                    let mut taken = nodes[one].clone();
+                    exchange(&mut taken, &mut nodes[other], 10);
+                    nodes[one] = taken;
+                }
+            }
+            prop_assert_eq!(&nodes[0], &nodes[1]);
+            prop_assert_eq!(&nodes[1], &nodes[2]);
+            let [one, other] = [nodes[0].digest(), nodes[1].digest()];
+            prop_assert!(!nodes[0].lacks(&other) && !nodes[1].lacks(&one));
+        }
+    }
+}
