@@ -10,8 +10,12 @@
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
 //!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
 //!   people ask of them
+//! - [`wire`]: the envelope in which messages travel
+//! - [`transport`]: actor messages between nodes
+//! - [`certificates`]: a private authority, and certificates of nodes
 
 pub mod agents;
+pub mod certificates;
 pub mod director;
 pub mod discovery;
 pub mod entry;
@@ -21,3 +25,5 @@ pub mod nodes;
 pub mod placing;
 pub mod reconcile;
 pub mod secret;
+pub mod transport;
+pub mod wire;
