@@ -26,7 +26,7 @@ use super::actor::{GatewayActor, GatewayArgs, GatewayMessage};
 use super::fence::Boot;
 use super::handshake::{Identity, identity};
 use super::inbound::Arrived;
-use super::link::{Link, Phase};
+use super::link::Link;
 use super::listener::{self, ConnectError, Entrance};
 use super::operations::{Begin, Operations};
 use super::tls::Credentials;
@@ -229,6 +229,13 @@ impl Gateway {
         listener::connect(&self.inner.entrance, address, expected).await
     }
 
+    /// Calls of this node that wait for an answer.
+    #[must_use]
+    pub fn waiting_answers(&self) -> usize {
+        let directory = self.inner.shared.directory.read();
+        directory.values().map(|link| link.pending()).sum()
+    }
+
     /// Waits until the gateway's actor has ended, for whoever supervises it: why.
     pub async fn ended(&self) -> String {
         let mut ended = self.inner.ended.clone();
@@ -367,7 +374,8 @@ impl Shared {
         peers.sort_by(|a, b| a.member.cmp(&b.member));
         let directory = links
             .values()
-            .filter(|link| matches!(*link.phase().borrow(), Phase::Ready | Phase::Leaving))
+            // Those that are joining refuse until they are ready.
+            .filter(|link| !link.is_over())
             .map(|link| (link.peer.member.name.clone(), link.clone()))
             .collect();
         *self.directory.write() = directory;

@@ -382,7 +382,7 @@ impl Link {
         self.protocol
     }
 
-    #[cfg(test)]
+    /// Calls that wait for an answer.
     pub(super) fn pending(&self) -> usize {
         self.state.lock().pending.len()
     }
