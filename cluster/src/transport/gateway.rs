@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::actor::{GatewayActor, GatewayArgs, GatewayMessage};
 use super::fence::Boot;
-use super::handshake::{Identity, identity};
+use super::handshake::{Takes, identity};
 use super::inbound::Arrived;
 use super::link::Link;
 use super::listener::{self, ConnectError, Entrance};
@@ -179,7 +179,12 @@ impl Gateway {
             ended.send_replace(Some(why));
         });
         let key = blake3::derive_key("regrow 2026 handshake of nodes", &config.key.0);
-        let me: Identity = identity(shared.me.clone(), actor.get_id().pid(), key);
+        let takes = Takes {
+            window_messages: shared.config.window_messages,
+            window_bytes: shared.config.window_bytes,
+            payload_bytes_max: shared.config.payload_bytes_max as u64,
+        };
+        let me = identity(shared.me.clone(), actor.get_id().pid(), key, takes);
         let entrance = Arc::new(Entrance {
             me,
             credentials: config.credentials,
@@ -449,7 +454,7 @@ impl Shared {
         }
         let (shared, link) = (self.clone(), link.clone());
         self.spawn(async move {
-            let (answer, payload) = shared.work(&link.peer.member, arrived).await;
+            let (answer, payload) = shared.work(&link, arrived).await;
             if let Some(key) = key {
                 let mut operations = shared.operations.lock();
                 let waiting = operations.end(key, answer, payload.clone(), Instant::now());
@@ -463,7 +468,8 @@ impl Shared {
         });
     }
 
-    async fn work(&self, from: &Member, arrived: Arrived) -> (Answer, Bytes) {
+    async fn work(&self, link: &Link, arrived: Arrived) -> (Answer, Bytes) {
+        let from = &link.peer.member;
         let left = Duration::from_millis(arrived.left_ms.unwrap_or(0));
         let left = left.saturating_sub(arrived.since.elapsed());
         let incoming = Incoming {
@@ -484,7 +490,7 @@ impl Shared {
                 }
                 (Answer::Rejected, Bytes::from(text))
             }
-            Ok(Ok(Ok(payload))) if self.config.payload_bytes_max < payload.len() => {
+            Ok(Ok(Ok(payload))) if link.payload_bytes_max() < payload.len() => {
                 (Answer::NoRoom, Bytes::new())
             }
             Ok(Ok(Ok(payload))) => (Answer::Done, payload),

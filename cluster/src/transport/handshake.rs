@@ -39,6 +39,15 @@ pub(super) struct Identity {
     pub(super) key: [u8; 32],
     /// What this build speaks.
     pub(super) versions: Versions,
+    pub(super) takes: Takes,
+}
+
+/// What a node takes from a peer: its sender keeps to that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Takes {
+    pub(super) window_messages: u64,
+    pub(super) window_bytes: u64,
+    pub(super) payload_bytes_max: u64,
 }
 
 /// A peer that has proved that it knows the key.
@@ -51,6 +60,7 @@ pub(super) struct Greeted {
     /// The number by which this node knows it.
     pub(super) our_epoch: u64,
     pub(super) protocol: u8,
+    pub(super) takes: Takes,
 }
 
 /// Why a handshake failed. Nothing has changed on either side.
@@ -104,6 +114,7 @@ struct Hello {
     boot: Boot,
     gateway: u64,
     epoch: u64,
+    takes: Takes,
     nonce: [u8; 32],
 }
 
@@ -113,6 +124,7 @@ struct Challenge {
     boot: Boot,
     gateway: u64,
     epoch: u64,
+    takes: Takes,
     nonce: [u8; 32],
 }
 
@@ -160,6 +172,7 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         boot: me.boot.clone(),
         gateway: me.gateway,
         epoch: our_epoch,
+        takes: me.takes,
         nonce: rand::random(),
     };
     let hello = write_versioned(stream, me.versions, &hello).await?;
@@ -195,6 +208,7 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
             their_epoch: challenge.epoch,
             our_epoch,
             protocol: challenge.protocol,
+            takes: challenge.takes,
         }),
         Answered::Refused(refused) => Err(refused.into()),
     }
@@ -223,6 +237,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         boot: me.boot.clone(),
         gateway: me.gateway,
         epoch: our_epoch,
+        takes: me.takes,
         nonce: rand::random(),
     };
     let challenge = encoded(&challenge)?;
@@ -248,6 +263,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         their_epoch: dialler.epoch,
         our_epoch,
         protocol,
+        takes: dialler.takes,
     })
 }
 
@@ -335,8 +351,9 @@ async fn read_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Han
 }
 
 /// An identity of this build.
-pub(super) fn identity(boot: Boot, gateway: u64, key: [u8; 32]) -> Identity {
+pub(super) fn identity(boot: Boot, gateway: u64, key: [u8; 32], takes: Takes) -> Identity {
     Identity {
+        takes,
         boot,
         gateway,
         key,
@@ -355,9 +372,14 @@ mod tests {
             incarnation: Incarnation(3),
         };
         let boot = Boot { member, number: 7 };
+        let takes = Takes {
+            window_messages: u64::from(key),
+            window_bytes: 2,
+            payload_bytes_max: 3,
+        };
         Identity {
             versions: Versions::of(newest),
-            ..identity(boot, 9, [key; 32])
+            ..identity(boot, 9, [key; 32], takes)
         }
     }
 
@@ -375,7 +397,13 @@ mod tests {
             welcome(&mut far).await?;
             Ok(greeted)
         };
-        tokio::join!(dial(&mut near, &dialler, None, |_| true), accepting)
+        let dialling = async {
+            let outcome = dial(&mut near, &dialler, None, |_| true).await;
+            // Whoever fails hangs up.
+            drop(near);
+            outcome
+        };
+        tokio::join!(dialling, accepting)
     }
 
     #[tokio::test]
@@ -387,6 +415,7 @@ mod tests {
         assert_eq!(dialled.our_epoch, accepted.their_epoch);
         assert_eq!(dialled.their_epoch, accepted.our_epoch);
         assert_eq!((dialled.protocol, accepted.protocol), (3, 3));
+        assert_eq!(dialled.takes.payload_bytes_max, 3);
     }
 
     #[tokio::test]

@@ -276,7 +276,7 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let sizes = prop_oneof![0..200_usize, 60_000..700_000_usize];
+        let sizes = prop_oneof![0..200_usize, 60_000..=PAYLOAD_MAX as usize];
         prop::collection::vec(
             prop_oneof![
                 3 => (sizes, any::<bool>()).prop_map(|(size, answer)| Step::Offer(size, answer)),

@@ -87,6 +87,14 @@ impl Link {
         // An honest peer has at most a window under way; beside it, only reports of credit.
         let frames_max = 2 * config.window_messages as usize + 1_024;
         let bytes_max = 2 * config.window_bytes + 8 * FRAME_BYTES_MAX as u64;
+        // Neither more than this node gives, nor more than the peer takes.
+        let mut limits = config.limits();
+        let window = &mut limits.window;
+        window.messages = window.messages.min(greeted.takes.window_messages);
+        window.bytes = window.bytes.min(greeted.takes.window_bytes);
+        let payload_bytes_max = config
+            .payload_bytes_max
+            .min(usize::try_from(greeted.takes.payload_bytes_max).unwrap_or(usize::MAX));
         let (lane, arrivals) = mpsc::channel(config.window_messages as usize + 1);
         let link = Self {
             epoch: greeted.our_epoch,
@@ -95,9 +103,9 @@ impl Link {
             is_dialled_here,
             valve: Valve::new(frames_max, bytes_max),
             protocol: greeted.protocol,
-            payload_bytes_max: config.payload_bytes_max,
+            payload_bytes_max,
             state: Mutex::new(State {
-                flow: Flow::new(config.limits(), address),
+                flow: Flow::new(limits, address),
                 inbound: Inbound::new(config.window(), config.payload_bytes_max as u64),
                 remote: None,
                 session: None,
@@ -376,6 +384,11 @@ impl Link {
     /// Whether the peer has dealt with all that was sent, or never will.
     pub(super) fn is_settled(&self) -> bool {
         self.is_over() || self.state.lock().flow.is_settled()
+    }
+
+    /// The largest message that the peer takes, in bytes.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        self.payload_bytes_max
     }
 
     pub(super) fn protocol(&self) -> u8 {
