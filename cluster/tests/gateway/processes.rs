@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
-use regrow_cluster::transport::{CallError, Transport};
+use regrow_cluster::transport::{CallError, CastError, PeerState, Transport};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::nodes::{Node, Process, config};
+use super::nodes::{Node, Process, config, member, resident_bytes, until, until_peer};
 
 /// The other process: a node that does as it is told until its input ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,12 +35,34 @@ async fn peer() {
                     Err(error) => println!("peer: not connected {error}"),
                 }
             }
-            ["stop"] => {
-                node.gateway.stop(Duration::from_secs(20)).await;
+            ["stop", permits] => {
+                let permits = permits.parse().expect("a number");
+                let stopping = node.gateway.stop(Duration::from_secs(20));
+                // Answers come only after it has begun to stop.
+                let releasing = async { node.told.0.gate.permits.add_permits(permits) };
+                tokio::join!(stopping, releasing);
                 println!("peer: stopped");
                 return;
             }
-            ["casts"] => println!("peer: casts {}", node.told.0.casts.lock().len()),
+            ["flood", name, casts] => {
+                let casts: u64 = casts.parse().expect("a number");
+                let to = member(name, 1);
+                let payload = Bytes::from(vec![7; 1_024]);
+                let taken = (0..casts)
+                    .filter(|_| node.gateway.cast(&to, payload.clone()).is_ok())
+                    .count();
+                println!("peer: flooded {taken}");
+            }
+            ["disconnect", name] => node.gateway.disconnect(&member(name, 1)),
+            ["alone"] => {
+                until(&node.gateway, <[_]>::is_empty).await;
+                println!("peer: alone");
+            }
+            ["holds"] => {
+                let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+                let files = std::fs::read_dir("/proc/self/fd").expect("Linux").count();
+                println!("peer: holds {tasks} {files} {}", resident_bytes(std::process::id()));
+            }
             _ => println!("peer: does not know {line:?}"),
         }
     }
@@ -76,4 +99,170 @@ async fn a_call_in_progress_is_interrupted_when_its_callee_dies() {
     assert!(matches!(error, CallError::Interrupted), "{error}");
     there.kill().await;
     here.stop().await;
+}
+
+/// An actor with a name, as any part of a node may have one.
+struct Named;
+
+impl Actor for Named {
+    type Msg = Idle;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Idle>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+struct Idle;
+
+impl ractor::Message for Idle {}
+
+/// Defect 1: when a mirror of a remote actor ends, ractor_cluster unregisters the local actor
+/// of the same name. Both processes have a gateway, and nothing of it has a name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_death_of_a_peer_takes_no_name_away() {
+    let (named, ending) = Named::spawn(Some("named".to_owned()), Named, ()).await.expect("free");
+    let here = Node::start("here").await;
+    let mut there = Process::start("there", 1, "").await;
+    here.gateway.connect(there.address, None).await.expect("connected");
+    let mut before = ractor::registry::registered();
+    assert!(before.contains(&"named".to_owned()));
+    there.kill().await;
+    until(&here.gateway, <[_]>::is_empty).await;
+    let mut after = ractor::registry::registered();
+    before.sort();
+    after.sort();
+    assert_eq!(before, after);
+    here.stop().await;
+    named.stop(None);
+    ending.await.expect("ended");
+}
+
+/// Defect 2: in ractor_cluster the end of an actor overtakes its last replies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_is_lost_when_whoever_gives_it_stops() {
+    let here = Node::start("here").await;
+    let mut there = Process::start("there", 1, "").await;
+    here.gateway.connect(there.address, None).await.expect("connected");
+    let member = there.member.clone();
+    let asking = futures::future::join_all((0..500).map(|_| here.ask(&member, "hold")));
+    let stopping = async {
+        here.ask(&member, "echo").await.expect("they have all begun");
+        there.tell("stop 500").await;
+        until_peer(&here.gateway, |peer| peer.state == PeerState::Leaving).await;
+        there.says("stopped").await;
+    };
+    let (answers, ()) = tokio::join!(asking, stopping);
+    let lost: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    assert!(lost.is_empty(), "{} of 500 lost, such as {:?}", lost.len(), lost[0]);
+    here.stop().await;
+}
+
+/// What a node holds: tasks, file descriptors, bytes.
+async fn holds(process: &mut Process) -> (u64, u64, u64) {
+    process.tell("holds").await;
+    let said = process.says("holds").await;
+    let figures: Vec<u64> = said.split(' ').map(|n| n.parse().expect("a figure")).collect();
+    (figures[0], figures[1], figures[2])
+}
+
+/// Defects 4 and 8: a frozen peer is never noticed and everything sent to it is kept; and when
+/// its session is stopped by force, its writer, socket and buffers stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_peer_costs_no_more_than_its_bound_and_nothing_once_disconnected() {
+    let mut near = Process::start("near", 1, "").await;
+    let far = Process::start("far", 1, "").await;
+    // The first connection also warms what stays: buffers of the allocator, lazy statics.
+    near.tell(&format!("connect {}", far.address)).await;
+    near.says("connected").await;
+    near.tell("disconnect far").await;
+    near.tell("alone").await;
+    near.says("alone").await;
+    let before = holds(&mut near).await;
+    near.tell(&format!("connect {}", far.address)).await;
+    near.says("connected").await;
+    far.signal(Signal::SIGSTOP);
+    near.tell("flood far 400000").await;
+    let taken: u64 = near.says("flooded").await.parse().expect("a figure");
+    let full = holds(&mut near).await;
+    let grown = full.2.saturating_sub(before.2);
+    println!("400000 casts of 1 KiB to a frozen peer: {taken} taken, {grown} bytes more");
+    assert!((1..400_000).contains(&taken), "{taken} of 400000 taken");
+    // The outbox takes 8192 of them, the window at most 2 MiB, twice while they are written.
+    assert!(grown < 40 * 1024 * 1024, "{grown} bytes more");
+    near.tell("disconnect far").await;
+    near.tell("alone").await;
+    near.says("alone").await;
+    let mut after = holds(&mut near).await;
+    for _ in 0..200 {
+        if after.0 <= before.0 && after.1 <= before.1 {
+            break;
+        }
+        // Tasks end by themselves; there is no event for the last of them.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        after = holds(&mut near).await;
+    }
+    assert!(after.0 <= before.0, "tasks: {} before, {} after", before.0, after.0);
+    assert!(after.1 <= before.1, "files: {} before, {} after", before.1, after.1);
+}
+
+/// Defect 5: while the session of a frozen life is still there, ractor_cluster turns the next
+/// life away, by name order or by lot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_life_of_a_frozen_peer_gets_in_at_once_and_the_frozen_one_stays_out() {
+    // Whoever dials first, and for names that sort before and after the other's.
+    for (name, peer_dials) in [("zoe", true), ("zoe", false), ("abe", true), ("abe", false)] {
+        let here = Node::start("mid").await;
+        let here_at = here.gateway.address();
+        let mut frozen = Process::start(name, 1, "").await;
+        if peer_dials {
+            frozen.tell(&format!("connect {here_at}")).await;
+            frozen.says("connected").await;
+        } else {
+            here.gateway.connect(frozen.address, None).await.expect("connected");
+        }
+        until_peer(&here.gateway, |peer| peer.state == PeerState::Ready).await;
+        frozen.signal(Signal::SIGSTOP);
+        let mut next = Process::start(name, 2, "").await;
+        next.tell(&format!("connect {here_at}")).await;
+        next.says("connected mid#1").await;
+        until_peer(&here.gateway, |peer| {
+            peer.member == next.member && peer.state == PeerState::Ready
+        })
+        .await;
+        assert_eq!(here.ask(&next.member, "from").await.expect("answered"), "mid#1");
+        let late = here.gateway.cast(&frozen.member, Bytes::new());
+        assert!(matches!(late, Err(CastError::OtherLife { .. })), "{late:?}");
+        frozen.signal(Signal::SIGCONT);
+        frozen.tell(&format!("connect {here_at}")).await;
+        let refusal = frozen.says("not connected").await;
+        assert!(refusal.contains("no session"), "{refusal}");
+        until(&here.gateway, |peers| peers.len() == 1 && peers[0].member == next.member).await;
+        here.stop().await;
+    }
+}
+
+/// Defects 9 and 10: every remotable actor is announced to every peer in one frame, and
+/// mirrored there by an actor of its own. Only the gateway is remotable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn actors_of_a_node_cost_its_peers_nothing() {
+    let mut there = Process::start("there", 1, "").await;
+    let mut endings = Vec::new();
+    for number in 0..2_000 {
+        let named = Named::spawn(Some(format!("actor {number}")), Named, ()).await;
+        endings.push(named.expect("a free name"));
+    }
+    let here = Node::start("here").await;
+    let before = holds(&mut there).await;
+    here.gateway.connect(there.address, None).await.expect("connected");
+    assert_eq!(here.ask(&there.member, "echo").await.expect("answered"), "echo");
+    let after = holds(&mut there).await;
+    let more = after.0 - before.0;
+    assert!(more < 50, "{more} tasks more for one session");
+    here.stop().await;
+    for (actor, ending) in endings {
+        actor.stop(None);
+        ending.await.expect("ended");
+    }
 }
