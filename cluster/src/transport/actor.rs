@@ -450,3 +450,6 @@ impl GatewayState {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

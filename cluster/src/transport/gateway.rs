@@ -241,6 +241,12 @@ impl Gateway {
         directory.values().map(|link| link.pending()).sum()
     }
 
+    #[cfg(test)]
+    pub(super) fn node_server(&self) -> ActorRef<ractor_cluster::NodeServerMessage> {
+        let children = self.inner.actor.get_cell().get_children();
+        ActorRef::from(children.into_iter().next().expect("it lives"))
+    }
+
     /// Waits until the gateway's actor has ended, for whoever supervises it: why.
     pub async fn ended(&self) -> String {
         let mut ended = self.inner.ended.clone();

@@ -239,6 +239,19 @@ impl Process {
         nix::sys::signal::kill(pid, signal).expect("ours");
     }
 
+    /// Stops it, and waits until it is.
+    pub(crate) async fn freeze(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+        let pid = self.child.id().expect("it lives");
+        let is_frozen = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+            stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+        };
+        while !is_frozen() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.expect("ours");
     }
