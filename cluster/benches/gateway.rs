@@ -163,7 +163,7 @@ async fn gateway(name: &str) -> Gateway {
             incarnation: Incarnation(1),
         },
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        key: ClusterKey([7; 32]),
+        keys: vec![ClusterKey([7; 32])],
         credentials: None,
         transport: TransportConfig::default(),
     };

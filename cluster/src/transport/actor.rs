@@ -27,6 +27,10 @@ use super::link::{Link, Phase};
 use super::stream::{Guarded, MESSAGE_BYTES_MAX, Socket};
 use crate::wire::{self, Answer, Envelope, Kind};
 
+/// ractor_cluster's own cookie. Nobody is let in by it: our handshake decides, under keys that
+/// can be changed while nodes run, which a cookie cannot.
+const COOKIE: &str = "regrow";
+
 type Session = ActorRef<NodeSessionMessage>;
 
 /// What the gateway is told. Only [`GatewayMessage::Frame`] travels between nodes.
@@ -113,13 +117,6 @@ impl NodeEventSubscription for Events {
 /// Behaviour only; everything mutable is in [`GatewayState`].
 pub(super) struct GatewayActor;
 
-/// All that a gateway's actor needs.
-pub(super) struct GatewayArgs {
-    pub(super) shared: Arc<Shared>,
-    /// ractor_cluster's cookie; derived, never the key itself.
-    pub(super) cookie: String,
-}
-
 /// Dropping it ends every session.
 pub(super) struct GatewayState {
     shared: Arc<Shared>,
@@ -144,22 +141,21 @@ impl Drop for GatewayState {
 impl Actor for GatewayActor {
     type Msg = GatewayMessage;
     type State = GatewayState;
-    type Arguments = GatewayArgs;
+    type Arguments = Arc<Shared>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<GatewayMessage>,
-        args: GatewayArgs,
+        shared: Arc<Shared>,
     ) -> Result<GatewayState, ActorProcessingErr> {
-        let GatewayArgs { shared, cookie } = args;
-        // In ractor_cluster's checks for a connection to itself, host and port stand for the
-        // process; a number that no other process has, stands for it better than a host name.
-        let (name, host) = (
-            shared.me.member.to_string(),
-            format!("{:016x}", shared.me.number),
-        );
+        // In ractor_cluster's checks for a connection to itself, and in its choice among
+        // sessions of one name, the host stands for the process: a number that no other has,
+        // and that nobody learns who was not let in.
+        let name = shared.me.member.to_string();
+        let host = format!("{:016x}", rand::random::<u64>());
         let mode = Some(NodeConnectionMode::Isolated);
         // Its listener cannot be left out; whoever comes in by it is turned away.
+        let cookie = COOKIE.to_owned();
         let server = NodeServer::new(0, cookie, name, host, None, mode)
             .with_listen_addr(IpAddr::V4(Ipv4Addr::LOCALHOST))
             .with_max_inbound_frame_size(MESSAGE_BYTES_MAX);

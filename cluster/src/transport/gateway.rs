@@ -22,7 +22,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::actor::{GatewayActor, GatewayArgs, GatewayMessage};
+use super::actor::{GatewayActor, GatewayMessage};
 use super::fence::Boot;
 use super::handshake::{Takes, identity};
 use super::inbound::Arrived;
@@ -47,8 +47,9 @@ pub struct GatewayConfig {
     pub member: Member,
     /// Where to listen; port 0 takes any.
     pub listen: SocketAddr,
-    /// The cluster's key: whoever has it may join. Derived from the secret, never shown.
-    pub key: ClusterKey,
+    /// The cluster's key: whoever has it may join. The first is used, all are accepted; while
+    /// a key is being changed there are two.
+    pub keys: Vec<ClusterKey>,
     /// For mutual TLS; without it, sessions are authenticated at their beginning only, and
     /// nothing is encrypted.
     pub credentials: Option<Credentials>,
@@ -134,7 +135,10 @@ impl Gateway {
         config: GatewayConfig,
         service: Arc<dyn Service>,
     ) -> Result<Self, StartError> {
-        let problems = config.transport.problems();
+        let mut problems = config.transport.problems();
+        if config.keys.is_empty() {
+            problems.push("there is no cluster key".to_owned());
+        }
         if !problems.is_empty() {
             return Err(StartError::Config(problems));
         }
@@ -163,12 +167,7 @@ impl Gateway {
             )),
             config: transport,
         });
-        let cookie = blake3::derive_key("regrow 2026 cookie of ractor_cluster", &config.key.0);
-        let cookie = blake3::Hash::from_bytes(cookie).to_hex().to_string();
-        let args = GatewayArgs {
-            shared: shared.clone(),
-            cookie,
-        };
+        let args = shared.clone();
         let (actor, ending) = GatewayActor::spawn(None, GatewayActor, args).await?;
         let (ended, is_ended) = watch::channel(None);
         shared.tasks.spawn(async move {
@@ -178,13 +177,15 @@ impl Gateway {
             };
             ended.send_replace(Some(why));
         });
-        let key = blake3::derive_key("regrow 2026 handshake of nodes", &config.key.0);
+        let derived =
+            |key: &ClusterKey| blake3::derive_key("regrow 2026 handshake of nodes", &key.0);
+        let keys = config.keys.iter().map(derived).collect();
         let takes = Takes {
             window_messages: shared.config.window_messages,
             window_bytes: shared.config.window_bytes,
             payload_bytes_max: shared.config.payload_bytes_max as u64,
         };
-        let me = identity(shared.me.clone(), actor.get_id().pid(), key, takes);
+        let me = identity(shared.me.clone(), actor.get_id().pid(), keys, takes);
         let entrance = Arc::new(Entrance {
             me,
             credentials: config.credentials,

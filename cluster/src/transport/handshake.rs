@@ -35,8 +35,8 @@ pub(super) struct Identity {
     pub(super) boot: Boot,
     /// The gateway's id among the actors of its process.
     pub(super) gateway: u64,
-    /// The cluster's key; never sent.
-    pub(super) key: [u8; 32],
+    /// The cluster's keys; never sent. The first one is used, all are accepted.
+    pub(super) keys: Vec<[u8; 32]>,
     /// What this build speaks.
     pub(super) versions: Versions,
     pub(super) takes: Takes,
@@ -180,11 +180,11 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         Challenged::Challenge { challenge, proof } => (challenge, proof),
         Challenged::Refused(refused) => return Err(refused.into()),
     };
-    let expected_proof = proof(&me.key, Role::Accepter, &hello, &their_challenge);
-    // Compared in constant time.
-    if expected_proof != their_proof {
-        return Err(HandshakeError::WrongKey);
-    }
+    let proves = |key: &&[u8; 32]| {
+        // Compared in constant time.
+        proof(key, Role::Accepter, &hello, &their_challenge) == their_proof
+    };
+    let key = me.keys.iter().find(proves).ok_or(HandshakeError::WrongKey)?;
     let challenge: Challenge = decoded(&their_challenge)?;
     let name = &challenge.boot.member.name;
     if !is_certified(name) {
@@ -199,7 +199,7 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         newest: challenge.protocol,
     };
     agree(me.versions, spoken).map_err(|_| HandshakeError::Stranger)?;
-    let ours = proof(&me.key, Role::Dialler, &hello, &their_challenge);
+    let ours = proof(key, Role::Dialler, &hello, &their_challenge);
     write_message(stream, ours.as_bytes()).await?;
     match read_message(stream).await? {
         Answered::Welcome => Ok(Greeted {
@@ -241,14 +241,15 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         nonce: rand::random(),
     };
     let challenge = encoded(&challenge)?;
-    let ours = proof(&me.key, Role::Accepter, &hello, &challenge);
+    let key = me.keys.first().ok_or(HandshakeError::WrongKey)?;
+    let ours = proof(key, Role::Accepter, &hello, &challenge);
     let challenged = Challenged::Challenge {
         challenge: challenge.clone(),
         proof: *ours.as_bytes(),
     };
     write_message(stream, &challenged).await?;
     let theirs: [u8; 32] = read_message(stream).await?;
-    if proof(&me.key, Role::Dialler, &hello, &challenge) != theirs {
+    if proof(key, Role::Dialler, &hello, &challenge) != theirs {
         refuse(stream, Refused::WrongKey).await?;
         return Err(HandshakeError::WrongKey);
     }
@@ -351,12 +352,12 @@ async fn read_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Han
 }
 
 /// An identity of this build.
-pub(super) fn identity(boot: Boot, gateway: u64, key: [u8; 32], takes: Takes) -> Identity {
+pub(super) fn identity(boot: Boot, gateway: u64, keys: Vec<[u8; 32]>, takes: Takes) -> Identity {
     Identity {
         takes,
         boot,
         gateway,
-        key,
+        keys,
         versions: Versions::of(PROTOCOL),
     }
 }
@@ -379,7 +380,7 @@ mod tests {
         };
         Identity {
             versions: Versions::of(newest),
-            ..identity(boot, 9, [key; 32], takes)
+            ..identity(boot, 9, vec![[key; 32]], takes)
         }
     }
 
@@ -432,6 +433,29 @@ mod tests {
             matches!(error, HandshakeError::Refused(Refused::WrongCertificate)),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_key_is_changed_in_steps_without_a_node_left_out() {
+        let steps: [&[u8]; 4] = [&[1], &[1, 2], &[2, 1], &[2]];
+        let at = |step: usize| Identity {
+            keys: steps[step].iter().map(|key| [*key; 32]).collect(),
+            ..node("a", 1, 1)
+        };
+        for (one, other, is_met) in [
+            (0, 1, true),
+            (1, 0, true),
+            (1, 2, true),
+            (2, 1, true),
+            (2, 3, true),
+            (3, 2, true),
+            (0, 2, false),
+            (0, 3, false),
+        ] {
+            let (dialled, accepted) = meet(at(one), at(other), "a").await;
+            assert_eq!(dialled.is_ok(), is_met, "steps {one} and {other}");
+            assert_eq!(accepted.is_ok(), is_met, "steps {one} and {other}");
+        }
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ pub(crate) fn config(name: &str, incarnation: u64) -> GatewayConfig {
     GatewayConfig {
         member: member(name, incarnation),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        key: ClusterKey([7; 32]),
+        keys: vec![ClusterKey([7; 32])],
         credentials: None,
         transport: TransportConfig::default(),
     }

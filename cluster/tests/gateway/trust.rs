@@ -120,7 +120,7 @@ async fn plaintext_in_a_cluster_with_tls_is_turned_away_both_ways() {
 async fn another_cluster_key_is_turned_away_and_the_dialler_is_told() {
     let a = Node::start("a").await;
     let stranger = Node::with(GatewayConfig {
-        key: ClusterKey([8; 32]),
+        keys: vec![ClusterKey([8; 32])],
         ..config("b", 1)
     })
     .await;

@@ -44,7 +44,7 @@ async fn gateway(name: &str) -> Gateway {
             incarnation: Incarnation(1),
         },
         listen: ([127, 0, 0, 1], 0).into(),
-        key: ClusterKey([7; 32]),
+        keys: vec![ClusterKey([7; 32])],
         credentials: None,
         transport: TransportConfig::default(),
     };
