@@ -47,6 +47,8 @@ pub(super) enum GatewayMessage {
     Carry { epoch: u64, socket: Socket },
     /// The session that was let in lost its connection, or was too slow to become ready.
     Abandon { epoch: u64, why: &'static str },
+    /// The session is over, whoever ended it.
+    Ended { epoch: u64 },
     /// ractor_cluster began, finished or ended a session.
     Opened { label: String, session: Session },
     Ready { label: String, session: Session },
@@ -68,6 +70,7 @@ impl ractor::Message for GatewayMessage {
             Self::Admit { .. }
             | Self::Carry { .. }
             | Self::Abandon { .. }
+            | Self::Ended { .. }
             | Self::Opened { .. }
             | Self::Ready { .. }
             | Self::Gone { .. } => Err(BoxedDowncastErr),
@@ -123,10 +126,18 @@ pub(super) struct GatewayState {
     server: ActorRef<NodeServerMessage>,
     fence: Fence<u64>,
     links: HashMap<u64, Arc<Link>>,
-    /// Sessions that ractor_cluster has, by label, and the wire names of their peers.
-    carried: HashMap<String, String>,
+    /// Connections that ractor_cluster has, by label.
+    carried: HashMap<String, Carried>,
     /// Connections that wait until ractor_cluster has let go of an older session of theirs.
     parked: Vec<(u64, Box<Guarded>)>,
+}
+
+/// A connection that was handed to ractor_cluster.
+struct Carried {
+    /// The wire name of its peer.
+    name: String,
+    /// Whether its session has begun; then there will be word of its end.
+    is_opened: bool,
 }
 
 impl Drop for GatewayState {
@@ -195,6 +206,7 @@ impl Actor for GatewayActor {
             }
             GatewayMessage::Carry { epoch, socket } => state.carry(epoch, socket),
             GatewayMessage::Abandon { epoch, why } => state.abandon(epoch, why),
+            GatewayMessage::Ended { epoch } => state.ended(epoch),
             GatewayMessage::Opened { label, session } => state.opened(&label, session),
             GatewayMessage::Ready { label, session } => state.ready(&label, &session),
             GatewayMessage::Gone { label } => state.gone(&label),
@@ -273,6 +285,11 @@ impl GatewayState {
                 // A gateway that is gone has ended its sessions.
                 let _ = myself.send_message(GatewayMessage::Abandon { epoch, why });
             }
+            let is_over = phase.wait_for(|phase| matches!(phase, Phase::Over(_)));
+            if is_over.await.is_ok() {
+                // As above.
+                let _ = myself.send_message(GatewayMessage::Ended { epoch });
+            }
         });
     }
 
@@ -301,11 +318,13 @@ impl GatewayState {
                 continue;
             };
             let name = link.peer.wire_name();
-            if self.carried.values().any(|carried| *carried == name) {
+            if self.carried.values().any(|carried| carried.name == name) {
                 self.parked.push((epoch, stream));
                 continue;
             }
-            self.carried.insert(link.label(), name);
+            let is_opened = false;
+            self.carried
+                .insert(link.label(), Carried { name, is_opened });
             let opened = NodeServerMessage::ConnectionOpenedExternal {
                 stream,
                 is_server: !link.is_dialled_here,
@@ -315,15 +334,16 @@ impl GatewayState {
         }
     }
 
-    fn abandon(&mut self, epoch: u64, why: &str) {
-        let Some(link) = self.links.get(&epoch).cloned() else {
-            return;
-        };
-        link.end(why);
-        self.forget(&link);
+    fn abandon(&self, epoch: u64, why: &str) {
+        if let Some(link) = self.links.get(&epoch) {
+            link.end(why);
+        }
     }
 
-    fn opened(&self, label: &str, session: Session) {
+    fn opened(&mut self, label: &str, session: Session) {
+        if let Some(carried) = self.carried.get_mut(label) {
+            carried.is_opened = true;
+        }
         match self.by_label(label) {
             Some(link) => link.opened(session),
             None => {
@@ -352,18 +372,29 @@ impl GatewayState {
 
     fn gone(&mut self, label: &str) {
         self.carried.remove(label);
-        if let Some(link) = self.by_label(label).cloned() {
+        if let Some(link) = self.by_label(label) {
             link.end("the connection ended");
-            self.forget(&link);
         }
         self.inject();
     }
 
-    fn forget(&mut self, link: &Link) {
-        self.links.remove(&link.epoch);
-        self.fence.ended(link.epoch);
+    fn ended(&mut self, epoch: u64) {
+        let Some(link) = self.links.remove(&epoch) else {
+            return;
+        };
+        info!(peer = %link.peer.member, phase = ?*link.phase().borrow(), "disconnected");
+        self.fence.ended(epoch);
+        let label = link.label();
+        if self
+            .carried
+            .get(&label)
+            .is_some_and(|carried| !carried.is_opened)
+        {
+            // ractor_cluster may never begin it. If it does yet, nobody knows it any more.
+            self.carried.remove(&label);
+        }
         self.publish();
-        debug!(peer = %link.peer.member, phase = ?*link.phase().borrow(), "session forgotten");
+        self.inject();
     }
 
     fn by_label(&self, label: &str) -> Option<&Arc<Link>> {

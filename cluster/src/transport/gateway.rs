@@ -192,10 +192,11 @@ impl Gateway {
             timeout: shared.config.handshake_timeout,
             gateway: actor.clone(),
         });
-        let tasks = shared.tasks.clone();
+        let (tasks, abort) = (shared.tasks.clone(), shared.abort.clone());
+        let handshakes_max = shared.config.handshakes_max;
         let accepting = entrance
             .clone()
-            .accept(listening, shared.config.handshakes_max, tasks);
+            .accept(listening, handshakes_max, tasks, abort);
         shared.spawn(accepting);
         Ok(Self {
             inner: Arc::new(Inner {

@@ -12,6 +12,7 @@ use ractor::ActorRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -89,6 +90,7 @@ impl Entrance {
         listener: TcpListener,
         handshakes_max: usize,
         tasks: TaskTracker,
+        abort: CancellationToken,
     ) {
         let places = Arc::new(Semaphore::new(handshakes_max));
         loop {
@@ -104,12 +106,13 @@ impl Entrance {
                 debug!(%from, "too many connections that have not proved who they are");
                 continue;
             };
-            let entrance = self.clone();
+            let (entrance, abort) = (self.clone(), abort.clone());
             tasks.spawn(async move {
-                match timeout(entrance.timeout, entrance.greet(tcp)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => debug!(%from, %error, "turned away"),
-                    Err(_) => debug!(%from, "turned away: too slow"),
+                let greeting = timeout(entrance.timeout, entrance.greet(tcp));
+                match abort.run_until_cancelled(greeting).await {
+                    Some(Ok(Ok(()))) | None => {}
+                    Some(Ok(Err(error))) => debug!(%from, %error, "turned away"),
+                    Some(Err(_)) => debug!(%from, "turned away: too slow"),
                 }
                 drop(place);
             });
