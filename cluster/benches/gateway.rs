@@ -3,7 +3,11 @@
 //!
 //! `REGROW_ROUNDS` sets how many turns each of the two takes (5).
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench reports and may panic")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a bench reports and may panic"
+)]
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -65,11 +69,18 @@ async fn compare() {
         figures[2][0].push(bare.casts_per_second().await);
         figures[2][1].push(casts_per_second(&gateway, &to).await);
     }
-    let names = ["call, one at a time, p50 µs", "calls/s, 64 at once", "casts/s"];
+    let names = [
+        "call, one at a time, p50 µs",
+        "calls/s, 64 at once",
+        "casts/s",
+    ];
     println!("{:28} {:>12} {:>12} {:>8}", "", "bare", "gateway", "ratio");
     for (name, [bare, gateway]) in names.iter().zip(figures) {
         let (bare, gateway) = (median(bare), median(gateway));
-        println!("{name:28} {bare:12.1} {gateway:12.1} {:8.2}", gateway / bare);
+        println!(
+            "{name:28} {bare:12.1} {gateway:12.1} {:8.2}",
+            gateway / bare
+        );
     }
     let frozen = Pid::from_raw(i32::try_from(gateway_child.id().unwrap()).unwrap());
     kill(frozen, Signal::SIGSTOP).unwrap();
@@ -270,7 +281,9 @@ struct Bare(ActorRef<EchoMessage>);
 impl Bare {
     async fn connect(address: SocketAddr) -> Self {
         let server = node_server("bare-here", 0).await;
-        ractor_cluster::client_connect(&server, address).await.unwrap();
+        ractor_cluster::client_connect(&server, address)
+            .await
+            .unwrap();
         loop {
             let members = ractor::pg::get_members(&GROUP.to_owned());
             if let Some(cell) = members.into_iter().next() {
@@ -289,7 +302,9 @@ impl Bare {
     async fn casts_per_second(&self) -> f64 {
         let started = Instant::now();
         for _ in 0..CASTS {
-            self.0.send_message(EchoMessage::Take(vec![7; PAYLOAD])).unwrap();
+            self.0
+                .send_message(EchoMessage::Take(vec![7; PAYLOAD]))
+                .unwrap();
         }
         self.call().await;
         CASTS as f64 / started.elapsed().as_secs_f64()

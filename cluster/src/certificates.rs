@@ -34,8 +34,10 @@ pub enum CertificateError {
     #[error("{} exists and is not overwritten; choose another directory or move it away", .0.display())]
     Exists(PathBuf),
     /// A certificate for that name would not be one for the node.
-    #[error("{0} cannot be in a certificate: names are letters, digits, `-`, `_` and `.`, and no \
-             address")]
+    #[error(
+        "{0} cannot be in a certificate: names are letters, digits, `-`, `_` and `.`, and no \
+             address"
+    )]
     Name(NodeName),
     /// A file cannot be read or written.
     #[error("cannot {deed} {}", path.display())]
@@ -246,7 +248,10 @@ mod tests {
         let first = write(dir.path(), &["a".into()]).expect("writable");
         let before = fs::read(&first.authority).expect("readable");
         let again = write(dir.path(), &["b".into(), "a".into()]);
-        assert!(matches!(again, Err(CertificateError::Exists(_))), "{again:?}");
+        assert!(
+            matches!(again, Err(CertificateError::Exists(_))),
+            "{again:?}"
+        );
         assert!(!dir.path().join("b.pem").exists(), "checked before");
         let second = write(dir.path(), &["b".into()]).expect("writable");
         assert!(!second.is_new_authority);
@@ -261,7 +266,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("writable");
         for name in ["10.0.0.1", "../a", "a b", "", "ca"] {
             let refused = write(dir.path(), &[name.into()]);
-            assert!(matches!(refused, Err(CertificateError::Name(_))), "{name:?}");
+            assert!(
+                matches!(refused, Err(CertificateError::Name(_))),
+                "{name:?}"
+            );
         }
     }
 }

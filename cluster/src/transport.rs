@@ -8,6 +8,7 @@
 //! - [`fence`] (pure): which session with a peer may live
 //! - [`flow`], [`inbound`] (pure): windows, outboxes, order, payloads in parts
 //! - [`operations`] (pure): calls that take effect once
+//! - [`dialler`] (pure): whom to dial, and when
 //! - `handshake`, `tls`, `stream`: from a socket to a session
 //! - `link`: one session; `actor`: the gateway's actor; [`gateway`]: what others hold
 //!
@@ -17,6 +18,7 @@
 //! A crash of either node loses what was under way; callers learn of it.
 
 mod actor;
+pub mod dialler;
 pub mod fence;
 pub mod flow;
 pub mod gateway;

@@ -20,7 +20,10 @@ fn certificates_are_made_once_and_only_their_owner_can_read_them() {
     assert_eq!(written["is_new_authority"], true);
     assert_eq!(written["nodes"][1]["name"], "n2");
     let key = written["nodes"][1]["key"].as_str().expect("a path");
-    let mode = std::fs::metadata(key).expect("written").permissions().mode();
+    let mode = std::fs::metadata(key)
+        .expect("written")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     let before = std::fs::read(key).expect("readable");
     let again = make(&["n2"]);
@@ -29,8 +32,16 @@ fn certificates_are_made_once_and_only_their_owner_can_read_them() {
     assert_eq!(std::fs::read(key).expect("readable"), before);
     let later = make(&["n3"]);
     assert_eq!(later.code, Some(0), "{}", later.err);
-    assert!(later.out.contains("\"is_new_authority\":false"), "{}", later.out);
+    assert!(
+        later.out.contains("\"is_new_authority\":false"),
+        "{}",
+        later.out
+    );
     let address = make(&["10.0.0.1"]);
     assert_eq!(address.code, Some(2));
-    assert!(address.err.contains("cannot be in a certificate"), "{}", address.err);
+    assert!(
+        address.err.contains("cannot be in a certificate"),
+        "{}",
+        address.err
+    );
 }

@@ -44,15 +44,31 @@ pub(super) enum GatewayMessage {
         reply: oneshot::Sender<Result<Arc<Link>, Refusal>>,
     },
     /// The session that was let in has its connection.
-    Carry { epoch: u64, socket: Socket },
+    Carry {
+        epoch: u64,
+        socket: Socket,
+    },
     /// The session that was let in lost its connection, or was too slow to become ready.
-    Abandon { epoch: u64, why: &'static str },
+    Abandon {
+        epoch: u64,
+        why: &'static str,
+    },
     /// The session is over, whoever ended it.
-    Ended { epoch: u64 },
+    Ended {
+        epoch: u64,
+    },
     /// ractor_cluster began, finished or ended a session.
-    Opened { label: String, session: Session },
-    Ready { label: String, session: Session },
-    Gone { label: String },
+    Opened {
+        label: String,
+        session: Session,
+    },
+    Ready {
+        label: String,
+        session: Session,
+    },
+    Gone {
+        label: String,
+    },
 }
 
 impl ractor::Message for GatewayMessage {
@@ -176,7 +192,11 @@ impl Actor for GatewayActor {
             subscription: Box::new(Events(myself)),
         })?;
         let config = &shared.config;
-        let fence = Fence::new(shared.me.clone(), config.handshake_timeout, config.peers_max);
+        let fence = Fence::new(
+            shared.me.clone(),
+            config.handshake_timeout,
+            config.peers_max,
+        );
         Ok(GatewayState {
             fence,
             shared,
@@ -357,9 +377,9 @@ impl GatewayState {
         let Some(link) = self.by_label(label).cloned() else {
             return;
         };
-        let remote = session.get_cell().get_children().into_iter().find(|cell| {
-            matches!(cell.get_id(), ActorId::Remote { pid, .. } if pid == link.gateway)
-        });
+        let remote = session.get_cell().get_children().into_iter().find(
+            |cell| matches!(cell.get_id(), ActorId::Remote { pid, .. } if pid == link.gateway),
+        );
         match remote {
             Some(cell) => {
                 link.ready(ActorRef::from(cell));
@@ -418,7 +438,10 @@ impl GatewayState {
                     return;
                 }
             };
-            if link.as_ref().is_none_or(|link| link.epoch != envelope.epoch) {
+            if link
+                .as_ref()
+                .is_none_or(|link| link.epoch != envelope.epoch)
+            {
                 // Of a session that is over, or of nobody who was let in.
                 let Some(found) = self.links.get(&envelope.epoch) else {
                     return;

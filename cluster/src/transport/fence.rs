@@ -226,10 +226,7 @@ mod tests {
     #[test]
     fn a_newer_life_replaces_an_older_one_at_once_and_never_the_other_way_round() {
         let (mut fence, now) = (fence(), Instant::now());
-        assert_eq!(
-            fence.admit(1, &boot("a", 5, 50), false, now),
-            admitted(&[])
-        );
+        assert_eq!(fence.admit(1, &boot("a", 5, 50), false, now), admitted(&[]));
         assert_eq!(
             fence.admit(2, &boot("a", 6, 60), false, now),
             admitted(&[1])

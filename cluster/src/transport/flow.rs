@@ -295,7 +295,10 @@ impl Rate {
         let Some(before) = self.counted_at.replace(now) else {
             return;
         };
-        let seconds = now.saturating_duration_since(before).as_secs_f64().max(1e-6);
+        let seconds = now
+            .saturating_duration_since(before)
+            .as_secs_f64()
+            .max(1e-6);
         let latest = bytes as f64 / seconds;
         let smoothed = self
             .bytes_per_second

@@ -17,12 +17,18 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use ractor::{Actor, ActorRef, SpawnErr};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use regrow_runtime::causes::chain;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::debug;
 
 use super::actor::{GatewayActor, GatewayMessage};
+use super::dialler::{Dialler, Pace};
 use super::fence::Boot;
 use super::handshake::{Takes, identity};
 use super::inbound::Arrived;
@@ -236,6 +242,45 @@ impl Gateway {
         listener::connect(&self.inner.entrance, address, expected).await
     }
 
+    /// Stays connected to the nodes that `routes` names, until it is dropped or the gateway
+    /// stops. `seed` draws the jitter of the pauses between attempts.
+    pub async fn stay_connected(
+        &self,
+        mut routes: watch::Receiver<Vec<(NodeName, SocketAddr)>>,
+        pace: Pace,
+        seed: u64,
+    ) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut dialler = Dialler::new(self.member().name.clone(), pace);
+        let (mut peers, mut attempts) = (self.peers(), JoinSet::new());
+        loop {
+            let now = Instant::now();
+            dialler.want(&routes.borrow_and_update(), now);
+            dialler.peers(&peers.borrow_and_update(), now);
+            for (name, address) in dialler.due(now) {
+                let entrance = self.inner.entrance.clone();
+                attempts.spawn(async move {
+                    let expected = Some(name.clone());
+                    let met = listener::connect(&entrance, address, expected).await;
+                    if let Err(error) = &met {
+                        debug!(peer = %name, error = %chain(error), "could not connect");
+                    }
+                    (name, met.is_ok())
+                });
+            }
+            let next = dialler.next_at().map_or(FOREVER, |at| at - now);
+            tokio::select! {
+                changed = routes.changed() => if changed.is_err() { return },
+                changed = peers.changed() => if changed.is_err() { return },
+                Some(Ok((name, is_met))) = attempts.join_next() => {
+                    dialler.dialled(&name, is_met, Instant::now(), &mut rng);
+                }
+                () = tokio::time::sleep(next) => {}
+                _ = self.ended() => return,
+            }
+        }
+    }
+
     /// Calls of this node that wait for an answer.
     #[must_use]
     pub fn waiting_answers(&self) -> usize {
@@ -299,6 +344,9 @@ impl Gateway {
     }
 }
 
+/// Until something changes.
+const FOREVER: Duration = Duration::from_secs(3_600);
+
 /// How often a stopping gateway asks its peers what they have dealt with.
 const LINGER_POLL: Duration = Duration::from_millis(20);
 
@@ -339,7 +387,13 @@ impl Transport for Gateway {
     }
 
     fn disconnect(&self, member: &Member) {
-        let link = self.inner.shared.directory.read().get(&member.name).cloned();
+        let link = self
+            .inner
+            .shared
+            .directory
+            .read()
+            .get(&member.name)
+            .cloned();
         if let Some(link) = link.filter(|link| link.peer.member == *member) {
             link.end("disconnected by this node");
         }
@@ -450,7 +504,10 @@ impl Shared {
         let key = operation.map(|operation| (link.peer.member.name.clone(), operation));
         if let Some(key) = &key {
             let asker = || (link.clone(), call);
-            let begun = self.operations.lock().begin(key.clone(), asker, Instant::now());
+            let begun = self
+                .operations
+                .lock()
+                .begin(key.clone(), asker, Instant::now());
             match begun {
                 Begin::Fresh => {}
                 Begin::Joined => return link.consume(charge),

@@ -90,8 +90,10 @@ pub enum HandshakeError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refused {
     /// No protocol version in common.
-    #[error("no common protocol: it speaks {oldest}..={newest}; upgrade the older of the two, \
-             one version at a time")]
+    #[error(
+        "no common protocol: it speaks {oldest}..={newest}; upgrade the older of the two, \
+             one version at a time"
+    )]
     Version {
         /// The oldest that the other end speaks.
         oldest: u8,
@@ -184,7 +186,11 @@ pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         // Compared in constant time.
         proof(key, Role::Accepter, &hello, &their_challenge) == their_proof
     };
-    let key = me.keys.iter().find(proves).ok_or(HandshakeError::WrongKey)?;
+    let key = me
+        .keys
+        .iter()
+        .find(proves)
+        .ok_or(HandshakeError::WrongKey)?;
     let challenge: Challenge = decoded(&their_challenge)?;
     let name = &challenge.boot.member.name;
     if !is_certified(name) {

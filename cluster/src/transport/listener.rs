@@ -220,9 +220,7 @@ impl Entrance {
 }
 
 /// Whether the certificate at the other end of `stream` is for a name.
-fn certified(
-    stream: &tokio_rustls::TlsStream<TcpStream>,
-) -> impl Fn(&NodeName) -> bool + use<> {
+fn certified(stream: &tokio_rustls::TlsStream<TcpStream>) -> impl Fn(&NodeName) -> bool + use<> {
     let leaf = Credentials::leaf(stream);
     move |name| Credentials::is_for(leaf.as_ref(), name)
 }

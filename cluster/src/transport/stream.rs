@@ -349,7 +349,8 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Writing<W> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        self.get_mut().guard(cx, |inner, cx| inner.poll_shutdown(cx))
+        self.get_mut()
+            .guard(cx, |inner, cx| inner.poll_shutdown(cx))
     }
 }
 
@@ -378,13 +379,18 @@ mod tests {
         let valve = Valve::new(2, 1_000);
         let mut reader = Reading::new(near, &valve);
         for _ in 0..4 {
-            far.write_all(&frame(NODE_MESSAGE, 300)).await.expect("open");
+            far.write_all(&frame(NODE_MESSAGE, 300))
+                .await
+                .expect("open");
         }
         for _ in 0..2 {
             assert_eq!(read_frame(&mut reader).await.expect("whole"), 300);
         }
         let mut third = std::pin::pin!(read_frame(&mut reader));
-        assert!(futures::poll!(third.as_mut()).is_pending(), "two are under way");
+        assert!(
+            futures::poll!(third.as_mut()).is_pending(),
+            "two are under way"
+        );
         valve.reached();
         assert_eq!(third.await.expect("whole"), 300);
     }

@@ -12,9 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
-use tokio_rustls::rustls::client::{
-    verify_server_cert_signed_by_trust_anchor, verify_server_name,
-};
+use tokio_rustls::rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -87,11 +85,9 @@ impl Credentials {
             return Err(CredentialError::OtherName(name.clone()));
         }
         let key = || {
-            PrivateKeyDer::from_pem_file(&files.key).map_err(|source| {
-                CredentialError::Unreadable {
-                    path: files.key.clone(),
-                    source,
-                }
+            PrivateKeyDer::from_pem_file(&files.key).map_err(|source| CredentialError::Unreadable {
+                path: files.key.clone(),
+                source,
             })
         };
         let mut roots = RootCertStore::empty();

@@ -46,9 +46,7 @@ pub(super) fn append<T: Encode>(bytes: &mut Vec<u8>, value: &T) {
 }
 
 /// Reads a value from the beginning of `bytes`, and says how many it took.
-pub(super) fn take<'a, T: BorrowDecode<'a, ()>>(
-    bytes: &'a [u8],
-) -> Result<(T, usize), Malformed> {
+pub(super) fn take<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(T, usize), Malformed> {
     let body = checked(bytes)?;
     let (value, used) = bincode::borrow_decode_from_slice(body, format())?;
     Ok((value, used + 1))

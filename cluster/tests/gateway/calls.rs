@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use regrow_cluster::member::Incarnation;
+use regrow_cluster::transport::dialler::Pace;
 use regrow_cluster::transport::{
-    Call, CallError, CastError, OperationId, Rejection, Transport, TransportConfig,
+    Call, CallError, CastError, OperationId, Peer, PeerState, Rejection, Transport,
+    TransportConfig,
 };
 
 use super::nodes::{Node, PATIENCE, config, member, question, until};
@@ -28,7 +30,10 @@ async fn every_call_is_answered_whatever_the_service_does() {
         "one session serves both ways"
     );
     let denied = a.ask(&b_is, "deny no").await.expect_err("denied");
-    assert!(matches!(&denied, CallError::Rejected(Rejection(why)) if why == " no"), "{denied}");
+    assert!(
+        matches!(&denied, CallError::Rejected(Rejection(why)) if why == " no"),
+        "{denied}"
+    );
     let crashed = a.ask(&b_is, "fail").await.expect_err("crashed");
     assert!(matches!(crashed, CallError::Crashed), "{crashed}");
     assert!(crashed.may_have_happened());
@@ -45,7 +50,11 @@ async fn a_call_without_an_answer_ends_at_its_deadline_and_leaves_nothing() {
         deadline: Duration::from_millis(50),
         ..question("hold")
     };
-    let error = a.gateway.call(b.gateway.member(), call).await.expect_err("nobody answers");
+    let error = a
+        .gateway
+        .call(b.gateway.member(), call)
+        .await
+        .expect_err("nobody answers");
     assert!(matches!(error, CallError::DeadlineExceeded(_)), "{error}");
     // 500 callers that give up at once.
     for _ in 0..500 {
@@ -107,11 +116,17 @@ async fn a_message_for_another_life_is_refused() {
     let Err(CastError::OtherLife { current, payload }) = refused else {
         panic!("taken: {refused:?}");
     };
-    assert_eq!((current, payload), (Incarnation(1), Bytes::from_static(b"late")));
+    assert_eq!(
+        (current, payload),
+        (Incarnation(1), Bytes::from_static(b"late"))
+    );
     let refused = a.ask(&member("b", 2), "echo").await.expect_err("not yet");
     assert!(!refused.may_have_happened(), "{refused}");
     let refused = a.ask(&member("c", 1), "echo").await.expect_err("unknown");
-    assert!(matches!(refused, CallError::NotSent(CastError::NotConnected { .. })));
+    assert!(matches!(
+        refused,
+        CallError::NotSent(CastError::NotConnected { .. })
+    ));
     a.stop().await;
     b.stop().await;
 }
@@ -163,7 +178,11 @@ async fn a_busy_peer_pushes_back_until_it_has_room_and_nothing_is_lost() {
         assert!(taken <= 164, "no more than the window and the outbox");
     };
     assert!(100 <= taken, "{taken}");
-    let CastError::Full { retry_after, payload } = refused else {
+    let CastError::Full {
+        retry_after,
+        payload,
+    } = refused
+    else {
         panic!("{refused}");
     };
     assert_eq!(payload, "hold", "the message is given back");
@@ -216,4 +235,51 @@ async fn disconnecting_interrupts_callers_and_the_next_connection_is_fresh() {
     assert_eq!(a.ask(&b_is, "echo").await.expect("answered"), "echo");
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_stay_connected_to_whom_they_want_whatever_happens_to_sessions() {
+    let (a, b, c) = (
+        Node::start("a").await,
+        Node::start("b").await,
+        Node::start("c").await,
+    );
+    let all: Vec<_> = [&a, &b, &c]
+        .iter()
+        .map(|node| {
+            let name = node.gateway.member().name.clone();
+            (name, node.gateway.address())
+        })
+        .collect();
+    let mut staying = tokio::task::JoinSet::new();
+    let routes = tokio::sync::watch::Sender::new(all.clone());
+    for (seed, node) in (0..).zip([&a, &b, &c]) {
+        let (gateway, routes) = (node.gateway.clone(), routes.subscribe());
+        staying.spawn(async move {
+            gateway.stay_connected(routes, Pace::default(), seed).await;
+        });
+    }
+    let are_two = |peers: &[Peer]| {
+        let ready = |peer: &&Peer| peer.state == PeerState::Ready;
+        peers.iter().filter(ready).count() == 2
+    };
+    for node in [&a, &b, &c] {
+        until(&node.gateway, are_two).await;
+    }
+    a.gateway.disconnect(b.gateway.member());
+    until(&a.gateway, |peers| peers.len() < 2).await;
+    for node in [&a, &b] {
+        until(&node.gateway, are_two).await;
+    }
+    c.stop().await;
+    until(&a.gateway, |peers| peers.len() == 1).await;
+    // The next life of c listens elsewhere.
+    let next = Node::with(config("c", 2)).await;
+    routes.send_modify(|routes| routes[2].1 = next.gateway.address());
+    until(&a.gateway, are_two).await;
+    until(&next.gateway, are_two).await;
+    staying.shutdown().await;
+    for node in [a, b, next] {
+        node.stop().await;
+    }
 }

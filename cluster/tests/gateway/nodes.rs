@@ -132,7 +132,11 @@ impl Node {
 
     pub(crate) async fn meet(&self, other: &Self) -> Member {
         let address = other.gateway.address();
-        let met = self.gateway.connect(address, None).await.expect("connected");
+        let met = self
+            .gateway
+            .connect(address, None)
+            .await
+            .expect("connected");
         let me = self.gateway.member().clone();
         until_peer(&other.gateway, |peer| {
             peer.member == me && peer.state == PeerState::Ready
@@ -189,7 +193,12 @@ impl Process {
     /// Starts the node and waits until it listens. `deed` says what else it does.
     pub(crate) async fn start(name: &str, incarnation: u64, deed: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("a test binary"))
-            .args(["processes::peer", "--exact", "--nocapture", "--test-threads=1"])
+            .args([
+                "processes::peer",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env("REGROW_PEER", format!("{name} {incarnation} {deed}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -229,7 +238,10 @@ impl Process {
     pub(crate) async fn tell(&mut self, line: &str) {
         use tokio::io::AsyncWriteExt;
         let line = format!("{line}\n");
-        self.input.write_all(line.as_bytes()).await.expect("it lives");
+        self.input
+            .write_all(line.as_bytes())
+            .await
+            .expect("it lives");
         self.input.flush().await.expect("it lives");
     }
 
@@ -245,7 +257,9 @@ impl Process {
         let pid = self.child.id().expect("it lives");
         let is_frozen = || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
-            stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.starts_with(" T"))
         };
         while !is_frozen() {
             tokio::task::yield_now().await;

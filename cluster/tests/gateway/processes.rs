@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 use regrow_cluster::transport::{CallError, CastError, PeerState, Transport};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::nodes::{Node, Process, config, member, resident_bytes, until, until_peer};
 
@@ -66,9 +66,14 @@ async fn peer() {
                 println!("peer: alone");
             }
             ["holds"] => {
-                let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+                let tasks = tokio::runtime::Handle::current()
+                    .metrics()
+                    .num_alive_tasks();
                 let files = std::fs::read_dir("/proc/self/fd").expect("Linux").count();
-                println!("peer: holds {tasks} {files} {}", resident_bytes(std::process::id()));
+                println!(
+                    "peer: holds {tasks} {files} {}",
+                    resident_bytes(std::process::id())
+                );
             }
             _ => println!("peer: does not know {line:?}"),
         }
@@ -95,10 +100,15 @@ async fn messages_travel_between_two_processes_both_ways() {
 async fn a_call_in_progress_is_interrupted_when_its_callee_dies() {
     let here = Node::start("here").await;
     let mut there = Process::start("there", 1, "").await;
-    here.gateway.connect(there.address, None).await.expect("connected");
+    here.gateway
+        .connect(there.address, None)
+        .await
+        .expect("connected");
     let asking = here.ask(&there.member, "hold");
     let killing = async {
-        here.ask(&there.member, "echo").await.expect("the other has begun");
+        here.ask(&there.member, "echo")
+            .await
+            .expect("the other has begun");
         there.signal(Signal::SIGKILL);
     };
     let (asked, ()) = tokio::join!(asking, killing);
@@ -129,10 +139,15 @@ impl ractor::Message for Idle {}
 /// of the same name. Both processes have a gateway, and nothing of it has a name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_death_of_a_peer_takes_no_name_away() {
-    let (named, ending) = Named::spawn(Some("named".to_owned()), Named, ()).await.expect("free");
+    let (named, ending) = Named::spawn(Some("named".to_owned()), Named, ())
+        .await
+        .expect("free");
     let here = Node::start("here").await;
     let mut there = Process::start("there", 1, "").await;
-    here.gateway.connect(there.address, None).await.expect("connected");
+    here.gateway
+        .connect(there.address, None)
+        .await
+        .expect("connected");
     let mut before = ractor::registry::registered();
     assert!(before.contains(&"named".to_owned()));
     there.kill().await;
@@ -151,18 +166,28 @@ async fn the_death_of_a_peer_takes_no_name_away() {
 async fn no_answer_is_lost_when_whoever_gives_it_stops() {
     let here = Node::start("here").await;
     let mut there = Process::start("there", 1, "").await;
-    here.gateway.connect(there.address, None).await.expect("connected");
+    here.gateway
+        .connect(there.address, None)
+        .await
+        .expect("connected");
     let member = there.member.clone();
     let asking = futures::future::join_all((0..500).map(|_| here.ask(&member, "hold")));
     let stopping = async {
-        here.ask(&member, "echo").await.expect("they have all begun");
+        here.ask(&member, "echo")
+            .await
+            .expect("they have all begun");
         there.tell("stop 500").await;
         until_peer(&here.gateway, |peer| peer.state == PeerState::Leaving).await;
         there.says("stopped").await;
     };
     let (answers, ()) = tokio::join!(asking, stopping);
     let lost: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
-    assert!(lost.is_empty(), "{} of 500 lost, such as {:?}", lost.len(), lost[0]);
+    assert!(
+        lost.is_empty(),
+        "{} of 500 lost, such as {:?}",
+        lost.len(),
+        lost[0]
+    );
     here.stop().await;
 }
 
@@ -170,7 +195,10 @@ async fn no_answer_is_lost_when_whoever_gives_it_stops() {
 async fn holds(process: &mut Process) -> (u64, u64, u64) {
     process.tell("holds").await;
     let said = process.says("holds").await;
-    let figures: Vec<u64> = said.split(' ').map(|n| n.parse().expect("a figure")).collect();
+    let figures: Vec<u64> = said
+        .split(' ')
+        .map(|n| n.parse().expect("a figure"))
+        .collect();
     (figures[0], figures[1], figures[2])
 }
 
@@ -229,7 +257,10 @@ async fn the_next_life_of_a_frozen_peer_gets_in_at_once_and_the_frozen_one_stays
             frozen.tell(&format!("connect {here_at}")).await;
             frozen.says("connected").await;
         } else {
-            here.gateway.connect(frozen.address, None).await.expect("connected");
+            here.gateway
+                .connect(frozen.address, None)
+                .await
+                .expect("connected");
         }
         until_peer(&here.gateway, |peer| peer.state == PeerState::Ready).await;
         frozen.freeze().await;
@@ -240,14 +271,20 @@ async fn the_next_life_of_a_frozen_peer_gets_in_at_once_and_the_frozen_one_stays
             peer.member == next.member && peer.state == PeerState::Ready
         })
         .await;
-        assert_eq!(here.ask(&next.member, "from").await.expect("answered"), "mid#1");
+        assert_eq!(
+            here.ask(&next.member, "from").await.expect("answered"),
+            "mid#1"
+        );
         let late = here.gateway.cast(&frozen.member, Bytes::new());
         assert!(matches!(late, Err(CastError::OtherLife { .. })), "{late:?}");
         frozen.signal(Signal::SIGCONT);
         frozen.tell(&format!("connect {here_at}")).await;
         let refusal = frozen.says("not connected").await;
         assert!(refusal.contains("no session"), "{refusal}");
-        until(&here.gateway, |peers| peers.len() == 1 && peers[0].member == next.member).await;
+        until(&here.gateway, |peers| {
+            peers.len() == 1 && peers[0].member == next.member
+        })
+        .await;
         here.stop().await;
     }
 }
@@ -264,8 +301,14 @@ async fn actors_of_a_node_cost_its_peers_nothing() {
     }
     let here = Node::start("here").await;
     let before = holds(&mut there).await;
-    here.gateway.connect(there.address, None).await.expect("connected");
-    assert_eq!(here.ask(&there.member, "echo").await.expect("answered"), "echo");
+    here.gateway
+        .connect(there.address, None)
+        .await
+        .expect("connected");
+    assert_eq!(
+        here.ask(&there.member, "echo").await.expect("answered"),
+        "echo"
+    );
     let after = holds(&mut there).await;
     let more = after.0 - before.0;
     assert!(more < 50, "{more} tasks more for one session");

@@ -148,16 +148,16 @@ async fn a_node_knows_itself_its_namesake_and_whom_it_did_not_want() {
         Node::start("a").await,
         Node::start("b").await,
     );
-    let refusal = |error| match error {
-        ConnectError::Handshake {
-            source: HandshakeError::Refused(Refused::Fence(refusal)),
+    let refusal = |error| {
+        let ConnectError::Handshake {
+            source:
+                HandshakeError::Refused(Refused::Fence(refusal)) | HandshakeError::RefusedHere(refusal),
             ..
-        }
-        | ConnectError::Handshake {
-            source: HandshakeError::RefusedHere(refusal),
-            ..
-        } => refusal,
-        other => panic!("{other:?}"),
+        } = error
+        else {
+            panic!("{error:?}");
+        };
+        refusal
     };
     let myself = dial(&a, &a).await.expect_err("itself");
     assert_eq!(refusal(myself), Refusal::Myself);
@@ -167,7 +167,10 @@ async fn a_node_knows_itself_its_namesake_and_whom_it_did_not_want() {
     let wanted = a.gateway.connect(address, Some(name("c"))).await;
     let someone_else = refusal(wanted.expect_err("b is not c"));
     assert!(matches!(someone_else, Refusal::SomeoneElse { .. }));
-    a.gateway.connect(address, Some(name("b"))).await.expect("b is b");
+    a.gateway
+        .connect(address, Some(name("b")))
+        .await
+        .expect("b is b");
     stop([a, namesake, b]).await;
 }
 
@@ -199,7 +202,10 @@ async fn silent_and_chatty_strangers_are_closed_in_time_and_do_not_keep_nodes_ou
             // Closed or reset, but not left open.
             let _ = closed.expect("closed in time");
         }
-        assert!(Duration::from_millis(400) < started.elapsed(), "some were waited for");
+        assert!(
+            Duration::from_millis(400) < started.elapsed(),
+            "some were waited for"
+        );
         let b = Node::with(match is_secure {
             false => config("b", 1),
             true => certified("b", &written, 1),
@@ -209,7 +215,9 @@ async fn silent_and_chatty_strangers_are_closed_in_time_and_do_not_keep_nodes_ou
             // Places are free again at the latest when the last stranger is closed.
             while dial(&b, &a).await.is_err() {}
         };
-        tokio::time::timeout(PATIENCE, b_dials).await.expect("let in");
+        tokio::time::timeout(PATIENCE, b_dials)
+            .await
+            .expect("let in");
         until_peer(&a.gateway, |peer| peer.member == *b.gateway.member()).await;
         stop([a, b]).await;
     }
@@ -251,7 +259,9 @@ async fn two_nodes_that_dial_each_other_at_once_end_with_one_session() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, talking).await.expect("connected");
+        tokio::time::timeout(PATIENCE, talking)
+            .await
+            .expect("connected");
         assert_eq!(a.gateway.peers().borrow().len(), 1);
         assert_eq!(b.gateway.peers().borrow().len(), 1);
         stop([a, b]).await;

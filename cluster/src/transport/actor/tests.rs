@@ -48,7 +48,9 @@ async fn gateway(name: &str) -> Gateway {
         credentials: None,
         transport: TransportConfig::default(),
     };
-    Gateway::start(config, Arc::new(Echo)).await.expect("a free port")
+    Gateway::start(config, Arc::new(Echo))
+        .await
+        .expect("a free port")
 }
 
 fn call(payload: &'static [u8]) -> Call {
@@ -81,9 +83,13 @@ async fn whoever_comes_in_by_ractor_clusters_own_listener_is_turned_away() {
         stream: Box::new(Stranger(inside)),
         is_server: true,
     };
-    gateway.node_server().send_message(opened).expect("it lives");
+    gateway
+        .node_server()
+        .send_message(opened)
+        .expect("it lives");
     let read = tokio::time::timeout(PATIENCE, outside.read_u8()).await;
-    read.expect("closed in time").expect_err("the end of the stream");
+    read.expect("closed in time")
+        .expect_err("the end of the stream");
     gateway.stop(Duration::ZERO).await;
 }
 
@@ -136,7 +142,9 @@ async fn a_gateway_without_its_node_server_ends_and_says_why() {
     a.node_server().stop(None);
     let error = asked.await.expect_err("no session is left");
     assert!(matches!(error, CallError::Interrupted), "{error}");
-    let why = tokio::time::timeout(PATIENCE, a.ended()).await.expect("ended");
+    let why = tokio::time::timeout(PATIENCE, a.ended())
+        .await
+        .expect("ended");
     assert!(!why.is_empty());
     assert!(a.peers().borrow().is_empty());
     b.stop(Duration::ZERO).await;
