@@ -10,7 +10,8 @@
 //! - [`operations`] (pure): calls that take effect once
 //! - [`dialler`] (pure): whom to dial, and when
 //! - `handshake`, `tls`, `stream`: from a socket to a session
-//! - `link`: one session; `actor`: the gateway's actor; [`gateway`]: what others hold
+//! - `link`: one session; `actor`: the gateway's actor; `serving`: what is done with what
+//!   arrives; [`gateway`]: what others hold
 //!
 //! Messages are addressed to a [`Member`], a life of a name: one for another life is refused,
 //! never delivered. Casts are delivered at most once, in order. A call is answered, refused,
@@ -27,6 +28,7 @@ pub mod inbound;
 mod link;
 mod listener;
 pub mod operations;
+mod serving;
 mod stream;
 mod tls;
 
@@ -41,7 +43,7 @@ pub use self::handshake::{HandshakeError, Refused};
 pub use self::listener::ConnectError;
 pub use self::tls::{CredentialError, CredentialFiles, Credentials};
 
-use crate::member::{Incarnation, Member, NodeName};
+use crate::member::{Incarnation, Member};
 
 /// The way to other nodes.
 pub trait Transport: Send + Sync + 'static {
@@ -366,6 +368,3 @@ impl TransportConfig {
         }
     }
 }
-
-/// A peer's session as looked up by name, whatever its life.
-type Directory = std::collections::HashMap<NodeName, std::sync::Arc<link::Link>>;

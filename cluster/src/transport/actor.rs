@@ -20,10 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use super::fence::{Fence, Refusal, Verdict};
-use super::gateway::Shared;
 use super::handshake::Greeted;
 use super::inbound::Arrived;
 use super::link::{Link, Phase};
+use super::serving::Shared;
 use super::stream::{Guarded, MESSAGE_BYTES_MAX, Socket};
 use crate::wire::{self, Answer, Envelope, Kind};
 

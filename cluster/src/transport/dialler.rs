@@ -106,8 +106,9 @@ impl Dialler {
 
     /// Whom to dial now; each must be followed by [`Self::dialled`].
     pub fn due(&mut self, now: Instant) -> Vec<(NodeName, SocketAddr)> {
-        let is_due =
-            |wanted: &&mut Wanted| !wanted.is_connected && !wanted.is_dialling && wanted.due_at <= now;
+        let is_due = |wanted: &&mut Wanted| {
+            !wanted.is_connected && !wanted.is_dialling && wanted.due_at <= now
+        };
         self.wanted
             .iter_mut()
             .filter_map(|(name, wanted)| Some((name, Some(wanted).filter(is_due)?)))
@@ -130,7 +131,10 @@ impl Dialler {
             false => wanted.failures.saturating_add(1),
         };
         let doublings = wanted.failures.saturating_sub(1).min(16);
-        let pause = pace.pause_min.saturating_mul(1 << doublings).min(pace.pause_max);
+        let pause = pace
+            .pause_min
+            .saturating_mul(1 << doublings)
+            .min(pace.pause_max);
         wanted.due_at = now + pause.mul_f64(rng.random_range(0.5..1.0));
     }
 

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use regrow_cluster::member::Incarnation;
 use regrow_cluster::transport::dialler::Pace;
 use regrow_cluster::transport::{
-    Call, CallError, CastError, OperationId, Peer, PeerState, Rejection, Transport,
-    TransportConfig,
+    Call, CallError, CastError, OperationId, Peer, PeerState, Rejection, Transport, TransportConfig,
 };
 
 use super::nodes::{Node, PATIENCE, config, member, question, until};

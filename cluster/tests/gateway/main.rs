@@ -2,7 +2,10 @@
 //! one: this test binary runs itself as the other node (`REGROW_PEER`), which says on its
 //! standard output where it listens and does what its argument names.
 
-#![expect(clippy::panic, reason = "a service panics as it is asked to; a test may")]
+#![expect(
+    clippy::panic,
+    reason = "a service panics as it is asked to; a test may"
+)]
 
 mod calls;
 mod nodes;
