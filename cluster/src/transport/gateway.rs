@@ -236,6 +236,12 @@ impl Gateway {
         }
     }
 
+    /// Calls of peers that are at work here.
+    #[must_use]
+    pub fn calls_at_work(&self) -> usize {
+        self.inner.shared.calls.load(Ordering::Acquire)
+    }
+
     /// Calls of this node that wait for an answer.
     #[must_use]
     pub fn waiting_answers(&self) -> usize {

@@ -1,5 +1,6 @@
 //! Calls and casts between two nodes: answers, refusals, order, sizes, what is held.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -22,7 +23,9 @@ async fn pair() -> (Node, Node) {
 async fn every_call_is_answered_whatever_the_service_does() {
     let (a, b) = pair().await;
     let b_is = b.gateway.member().clone();
-    assert_eq!(a.ask(&b_is, "echo").await.expect("answered"), "echo");
+    let transport: Arc<dyn Transport> = Arc::new(a.gateway.clone());
+    let answer = transport.call(&b_is, question("echo")).await;
+    assert_eq!(answer.expect("answered"), "echo");
     assert_eq!(
         b.ask(a.gateway.member(), "back").await.expect("answered"),
         "back",
@@ -151,6 +154,12 @@ async fn an_operation_takes_effect_once_however_often_it_is_asked_for() {
     });
     assert_eq!(second.expect("answered"), "hold");
     assert_eq!(ask().await.expect("from the record"), "hold");
+    a.gateway.disconnect(b_is);
+    until(&a.gateway, <[_]>::is_empty).await;
+    let lost = ask().await.expect_err("not connected");
+    assert!(!lost.may_have_happened(), "{lost}");
+    a.meet(&b).await;
+    assert_eq!(ask().await.expect("over another session"), "hold");
     let begun = b.told.0.begun.load(Ordering::SeqCst);
     assert_eq!(begun, 2, "the operation once, and the echo");
     a.stop().await;

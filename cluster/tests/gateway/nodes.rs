@@ -78,7 +78,10 @@ impl Service for Told {
                     return Err(Rejection(String::from_utf8_lossy(why).into_owned()));
                 }
                 (b"from", _) => return Ok(Bytes::from(call.from.to_string())),
-                (b"make", bytes) => {
+                (kind @ (b"make" | b"late"), bytes) => {
+                    if kind == b"late" {
+                        told.gate.pass().await;
+                    }
                     let bytes = String::from_utf8_lossy(bytes).parse().expect("a number");
                     return Ok(Bytes::from(vec![7; bytes]));
                 }

@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use regrow_cluster::transport::{CallError, CastError, PeerState, Transport};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::nodes::{Node, Process, config, member, resident_bytes, until, until_peer};
+use super::nodes::{Node, Process, config, member, question, resident_bytes, until, until_peer};
 
 const MIB: u64 = 1024 * 1024;
 const WIDE: u64 = 64 * MIB;
@@ -30,6 +30,7 @@ async fn peer() {
     }
     let node = Node::with(config).await;
     println!("peer: listening {}", node.gateway.address());
+    let mut asking = tokio::task::JoinSet::new();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.expect("readable") {
         match line.split_whitespace().collect::<Vec<_>>()[..] {
@@ -59,6 +60,20 @@ async fn peer() {
                 let cast = |_: &u64| node.gateway.cast(&to, Bytes::from(vec![7; 1_024])).is_ok();
                 let taken = (0..casts).filter(cast).count();
                 println!("peer: flooded {taken}");
+            }
+            ["ask", name, calls, text] => {
+                let to = member(name, 1);
+                for _ in 0..calls.parse().expect("a number") {
+                    asking.spawn(node.gateway.call(&to, question(text)));
+                }
+                node.ask(&to, "echo").await.expect("they have all begun");
+                println!("peer: asked");
+            }
+            ["idle"] => {
+                while 0 < node.gateway.calls_at_work() {
+                    tokio::task::yield_now().await;
+                }
+                println!("peer: idle");
             }
             ["disconnect", name] => node.gateway.disconnect(&member(name, 1)),
             ["alone"] => {
@@ -242,6 +257,25 @@ async fn a_frozen_peer_costs_no_more_than_its_bound_and_nothing_once_disconnecte
         assert!(after.0 <= tasks, "tasks: {tasks} before, {} after", after.0);
         assert!(after.1 <= files, "files: {files} before, {} after", after.1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_to_a_frozen_caller_are_bounded_too() {
+    let mut caller = Process::start("caller", 1, "").await;
+    let mut callee = Process::start("callee", 1, "").await;
+    caller.tell(&format!("connect {}", callee.address)).await;
+    caller.says("connected").await;
+    let before = holds(&mut callee).await;
+    caller.tell("ask callee 200 late1000000").await;
+    caller.says("asked").await;
+    caller.freeze().await;
+    callee.tell("release 200").await;
+    callee.tell("idle").await;
+    callee.says("idle").await;
+    let grown = holds(&mut callee).await.2.saturating_sub(before.2);
+    println!("200 answers of 1 MB to a frozen caller: {grown} bytes more");
+    // 16 MiB of answers, 2 MiB of window twice, and what is made at the same time.
+    assert!(grown < 48 * MIB, "{grown} bytes more");
 }
 
 /// Defect 5: while the session of a frozen life is still there, ractor_cluster turns the next
