@@ -4,7 +4,9 @@
 //! DNS name, and serves both ends of a connection. Keys are ECDSA P-256, files are PEM, and
 //! only their owner can read them. Nothing is ever overwritten.
 //!
-//! Whoever holds the authority's key can make members; keep it off the nodes.
+//! Whoever holds the authority's key can make members; keep it off the nodes. Certificates do
+//! not expire within anyone's lifetime and cannot be revoked one by one: to lock a stolen one
+//! out, make a new authority, and new certificates for all nodes.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};

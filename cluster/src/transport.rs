@@ -247,7 +247,8 @@ impl CallError {
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
     /// Sent to a peer and not yet dealt with: messages and parts. Also bounds how many of a
-    /// peer's messages wait here. Higher: more throughput over long ways, more memory.
+    /// peer's messages wait here; of two nodes the smaller window counts. Higher: more
+    /// throughput over long ways, more memory.
     pub window_messages: u64,
     /// The same in bytes; at least four pieces of 64 KiB.
     pub window_bytes: u64,

@@ -42,7 +42,7 @@ pub(super) struct Identity {
     pub(super) takes: Takes,
 }
 
-/// What a node takes from a peer: its sender keeps to that.
+/// What a node takes and sends at most: both keep to the smaller of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Takes {
     pub(super) window_messages: u64,

@@ -87,14 +87,14 @@ impl Link {
         // An honest peer has at most a window under way; beside it, only reports of credit.
         let frames_max = 2 * config.window_messages as usize + 1_024;
         let bytes_max = 2 * config.window_bytes + 8 * FRAME_BYTES_MAX as u64;
-        // Neither more than this node gives, nor more than the peer takes.
+        // The smaller window of the two, both ways: whoever receives must give credit back
+        // before whoever sends runs out of it.
         let mut limits = config.limits();
         let window = &mut limits.window;
         window.messages = window.messages.min(greeted.takes.window_messages);
         window.bytes = window.bytes.min(greeted.takes.window_bytes);
-        let payload_bytes_max = config
-            .payload_bytes_max
-            .min(usize::try_from(greeted.takes.payload_bytes_max).unwrap_or(usize::MAX));
+        let theirs = usize::try_from(greeted.takes.payload_bytes_max).unwrap_or(usize::MAX);
+        let payload_bytes_max = config.payload_bytes_max.min(theirs);
         let (lane, arrivals) = mpsc::channel(config.window_messages as usize + 1);
         let link = Self {
             epoch: greeted.our_epoch,
@@ -106,7 +106,7 @@ impl Link {
             payload_bytes_max,
             state: Mutex::new(State {
                 flow: Flow::new(limits, address),
-                inbound: Inbound::new(config.window(), config.payload_bytes_max as u64),
+                inbound: Inbound::new(limits.window, config.payload_bytes_max as u64),
                 remote: None,
                 session: None,
                 pending: HashMap::new(),

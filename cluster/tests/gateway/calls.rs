@@ -291,3 +291,79 @@ async fn nodes_stay_connected_to_whom_they_want_whatever_happens_to_sessions() {
         node.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_with_different_windows_and_limits_keep_to_the_smaller_ones() {
+    let mut small = config("a", 1);
+    small.transport.window_messages = 16;
+    small.transport.window_bytes = 300_000;
+    small.transport.payload_bytes_max = 1_000_000;
+    let (a, b) = (Node::with(small).await, Node::start("b").await);
+    a.meet(&b).await;
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let to_is = to.gateway.member();
+        let casting = async {
+            for number in 0..2_000_u32 {
+                let mut payload = Bytes::copy_from_slice(&number.to_be_bytes());
+                while let Err(error) = from.gateway.cast(to_is, payload) {
+                    payload = error.into_payload();
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let cast = tokio::time::timeout(PATIENCE, casting).await;
+        cast.expect("credit comes back in time");
+        let large = Call {
+            payload: Bytes::from(vec![7; 1_000_000]),
+            ..question("")
+        };
+        let echoed = from.gateway.call(to_is, large).await.expect("answered");
+        assert_eq!(echoed.len(), 1_000_000);
+        assert_eq!(to.told.0.casts.lock().len(), 2_000);
+        let larger = from.gateway.cast(to_is, Bytes::from(vec![7; 1_000_001]));
+        assert!(
+            matches!(larger, Err(CastError::TooLarge { .. })),
+            "{larger:?}"
+        );
+    }
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_finishes_its_calls_and_takes_no_more() {
+    let (a, b) = pair().await;
+    let b_is = b.gateway.member().clone();
+    let held = async { a.ask(&b_is, "hold").await };
+    let stopping = async {
+        b.told.0.gate.waiting.notified().await;
+        b.gateway.stop(PATIENCE).await;
+    };
+    let refused = async {
+        until(&a.gateway, |peers| {
+            peers.iter().any(|peer| peer.state == PeerState::Leaving)
+        })
+        .await;
+        let refused = a.ask(&b_is, "echo").await.expect_err("it stops");
+        assert!(matches!(refused, CallError::Leaving), "{refused}");
+        b.told.0.gate.permits.add_permits(1);
+    };
+    let (held, (), ()) = tokio::join!(held, stopping, refused);
+    assert_eq!(held.expect("answered"), "hold");
+    until(&a.gateway, <[_]>::is_empty).await;
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dialling_again_replaces_the_session_that_the_other_end_still_has() {
+    let (a, b) = pair().await;
+    let address = b.gateway.address();
+    for _ in 0..10 {
+        let again = a.gateway.connect(address, None).await;
+        let b_is = again.expect("never locked out");
+        assert_eq!(a.ask(&b_is, "echo").await.expect("answered"), "echo");
+    }
+    until(&b.gateway, |peers| peers.len() == 1).await;
+    a.stop().await;
+    b.stop().await;
+}
