@@ -274,8 +274,12 @@ async fn nodes_stay_connected_to_whom_they_want_whatever_happens_to_sessions() {
     for node in [&a, &b, &c] {
         until(&node.gateway, are_two).await;
     }
-    a.gateway.disconnect(b.gateway.member());
-    until(&a.gateway, |peers| peers.len() < 2).await;
+    let b_is = b.gateway.member();
+    let (asked, ()) = tokio::join!(a.ask(b_is, "hold"), async {
+        b.told.0.gate.waiting.notified().await;
+        a.gateway.disconnect(b_is);
+    });
+    assert!(matches!(asked, Err(CallError::Interrupted)), "{asked:?}");
     for node in [&a, &b] {
         until(&node.gateway, are_two).await;
     }
