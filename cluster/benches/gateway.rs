@@ -25,7 +25,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use ractor_cluster::node::NodeConnectionMode;
 use ractor_cluster::{NodeServer, NodeServerMessage, RactorClusterMessage};
 use regrow_cluster::member::{Incarnation, Member};
-use regrow_cluster::transport::gateway::ClusterKey;
+use regrow_cluster::secret::ClusterSecret;
 use regrow_cluster::transport::{
     Call, CastError, Gateway, GatewayConfig, Incoming, Rejection, Service, Transport,
     TransportConfig,
@@ -168,13 +168,15 @@ impl Service for EchoService {
 }
 
 async fn gateway(name: &str) -> Gateway {
+    let bytes: Vec<u8> = (0..32).collect();
+    let secret = ClusterSecret::from_bytes(&bytes).unwrap();
     let config = GatewayConfig {
         member: Member {
             name: name.into(),
             incarnation: Incarnation(1),
         },
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        keys: vec![ClusterKey([7; 32])],
+        secrets: secret.into(),
         credentials: None,
         transport: TransportConfig::default(),
     };

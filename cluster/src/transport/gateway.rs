@@ -3,7 +3,6 @@
 //! Stopping is in order: no more calls are taken, those at work are finished and their answers
 //! acknowledged, then the sessions end. So no answer is lost because whoever gave it stops.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +31,7 @@ use super::serving::Shared;
 use super::tls::Credentials;
 use super::{Call, CallError, CastError, Peer, Service, Transport, TransportConfig};
 use crate::member::{Member, NodeName};
+use crate::secret::{ClusterSecret, Secrets};
 
 /// What a gateway needs to know of its node.
 #[derive(Clone, Debug)]
@@ -40,9 +40,8 @@ pub struct GatewayConfig {
     pub member: Member,
     /// Where to listen; port 0 takes any.
     pub listen: SocketAddr,
-    /// The cluster's key: whoever has it may join. The first is used, all are accepted; while
-    /// a key is being changed there are two.
-    pub keys: Vec<ClusterKey>,
+    /// What the nodes of the cluster have in common: whoever has it may join.
+    pub secrets: Secrets,
     /// For mutual TLS; without it, sessions are authenticated at their beginning only, and
     /// nothing is encrypted.
     pub credentials: Option<Credentials>,
@@ -50,14 +49,16 @@ pub struct GatewayConfig {
     pub transport: TransportConfig,
 }
 
-/// A key that all nodes of a cluster share. Does not show itself.
-#[derive(Clone)]
-pub struct ClusterKey(pub [u8; 32]);
-
-impl fmt::Debug for ClusterKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClusterKey(…)")
-    }
+/// The keys of the handshake: the one in use, and one more that is accepted.
+fn handshake_keys(secrets: &Secrets) -> Vec<[u8; 32]> {
+    let key = |secret: &ClusterSecret| {
+        let cookie = secret.actor_cookie();
+        blake3::derive_key("regrow 2026 handshake of nodes", cookie.as_bytes())
+    };
+    std::iter::once(&secrets.present)
+        .chain(&secrets.accepted)
+        .map(key)
+        .collect()
 }
 
 /// Why there is no gateway. Nothing is left behind.
@@ -112,10 +113,7 @@ impl Gateway {
         config: GatewayConfig,
         service: Arc<dyn Service>,
     ) -> Result<Self, StartError> {
-        let mut problems = config.transport.problems();
-        if config.keys.is_empty() {
-            problems.push("there is no cluster key".to_owned());
-        }
+        let problems = config.transport.problems();
         if !problems.is_empty() {
             return Err(StartError::Config(problems));
         }
@@ -138,9 +136,7 @@ impl Gateway {
             };
             ended.send_replace(Some(why));
         });
-        let derived =
-            |key: &ClusterKey| blake3::derive_key("regrow 2026 handshake of nodes", &key.0);
-        let keys = config.keys.iter().map(derived).collect();
+        let keys = handshake_keys(&config.secrets);
         let takes = Takes {
             window_messages: shared.config.window_messages,
             window_bytes: shared.config.window_bytes,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use regrow_cluster::member::{Incarnation, Member, NodeName};
-use regrow_cluster::transport::gateway::ClusterKey;
+use regrow_cluster::secret::ClusterSecret;
 use regrow_cluster::transport::{
     Call, Gateway, GatewayConfig, Incoming, Peer, PeerState, Rejection, Service, Transport,
     TransportConfig,
@@ -27,6 +27,12 @@ pub(crate) fn member(name: &str, incarnation: u64) -> Member {
         name: name.into(),
         incarnation: Incarnation(incarnation),
     }
+}
+
+/// A cluster's secret; another one for each number.
+pub(crate) fn secret(number: u8) -> ClusterSecret {
+    let bytes: Vec<u8> = (number..number + 32).collect();
+    ClusterSecret::from_bytes(&bytes).expect("long enough")
 }
 
 /// What the nodes of these tests do with messages: the first word says.
@@ -115,7 +121,7 @@ pub(crate) fn config(name: &str, incarnation: u64) -> GatewayConfig {
     GatewayConfig {
         member: member(name, incarnation),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        keys: vec![ClusterKey([7; 32])],
+        secrets: secret(0).into(),
         credentials: None,
         transport: TransportConfig::default(),
     }

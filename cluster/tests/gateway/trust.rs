@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use regrow_cluster::certificates::{self, Written};
+use regrow_cluster::secret::Secrets;
 use regrow_cluster::transport::fence::Refusal;
-use regrow_cluster::transport::gateway::ClusterKey;
 use regrow_cluster::transport::{
     ConnectError, CredentialFiles, Credentials, GatewayConfig, HandshakeError, Refused, Transport,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::nodes::{Node, PATIENCE, config, name, until_peer};
+use super::nodes::{Node, PATIENCE, config, name, secret, until_peer};
 
 fn authority(names: &[&str]) -> (tempfile::TempDir, Written) {
     let dir = tempfile::tempdir().expect("writable");
@@ -120,7 +120,7 @@ async fn plaintext_in_a_cluster_with_tls_is_turned_away_both_ways() {
 async fn another_cluster_key_is_turned_away_and_the_dialler_is_told() {
     let a = Node::start("a").await;
     let stranger = Node::with(GatewayConfig {
-        keys: vec![ClusterKey([8; 32])],
+        secrets: secret(1).into(),
         ..config("b", 1)
     })
     .await;
@@ -137,6 +137,27 @@ async fn another_cluster_key_is_turned_away_and_the_dialler_is_told() {
     );
     assert!(a.gateway.peers().borrow().is_empty());
     stop([a, stranger]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_secret_is_being_changed_talks_to_those_before_and_after() {
+    let with = |name, secrets| GatewayConfig {
+        secrets,
+        ..config(name, 1)
+    };
+    let changing = Secrets {
+        present: secret(1),
+        accepted: Some(secret(0)),
+    };
+    let before = Node::with(with("a", secret(0).into())).await;
+    let between = Node::with(with("b", changing)).await;
+    let after = Node::with(with("c", secret(1).into())).await;
+    let b_is = after.meet(&between).await;
+    assert_eq!(after.ask(&b_is, "echo").await.expect("answered"), "echo");
+    // It proves itself under the one in use, and understands the other.
+    between.meet(&before).await;
+    dial(&before, &after).await.expect_err("nothing in common");
+    stop([before, between, after]).await;
 }
 
 /// Defect 13: ractor_cluster takes equal host names and ports for itself; here a number that

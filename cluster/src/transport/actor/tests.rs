@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 
 use super::*;
 use crate::member::{Incarnation, Member};
-use crate::transport::gateway::ClusterKey;
+use crate::secret::ClusterSecret;
 use crate::transport::{
     Call, CallError, Gateway, GatewayConfig, Incoming, Rejection, Service, Transport,
     TransportConfig,
@@ -38,13 +38,15 @@ impl Service for Echo {
 }
 
 async fn gateway(name: &str) -> Gateway {
+    let bytes: Vec<u8> = (0..32).collect();
+    let secret = ClusterSecret::from_bytes(&bytes).expect("long enough");
     let config = GatewayConfig {
         member: Member {
             name: name.into(),
             incarnation: Incarnation(1),
         },
         listen: ([127, 0, 0, 1], 0).into(),
-        keys: vec![ClusterKey([7; 32])],
+        secrets: secret.into(),
         credentials: None,
         transport: TransportConfig::default(),
     };
