@@ -7,6 +7,8 @@ mod schema;
 
 #[path = "binary/bad_input.rs"]
 mod bad_input;
+#[path = "binary/cluster.rs"]
+mod cluster;
 #[path = "binary/demo.rs"]
 mod demo;
 #[path = "binary/escalation.rs"]

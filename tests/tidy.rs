@@ -26,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 5] = [
 ];
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
-const HOMES: [(&str, &[&str]); 13] = [
+const HOMES: [(&str, &[&str]); 14] = [
     (
         "rusqlite",
         &["runtime/src/store/", "runtime/tests/database/"],
@@ -47,8 +47,13 @@ const HOMES: [(&str, &[&str]); 13] = [
             "runtime/src/mailbox",
             "runtime/src/supervision",
             "runtime/benches/",
+            // One actor that other nodes reach, and what it is compared with.
+            "cluster/src/transport",
+            "cluster/tests/gateway/",
+            "cluster/benches/",
         ],
     ),
+    ("bincode", &["cluster/src/wire"]),
     (
         "ractor_cluster",
         &["cluster/src/transport", "cluster/benches/"],

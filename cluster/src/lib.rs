@@ -10,6 +10,9 @@
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
 //!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
 //!   people ask of them
+//! - [`wire`]: the envelope in which messages travel
+//! - [`transport`]: actor messages between nodes
+//! - [`certificates`]: a private authority, and certificates of nodes
 //!
 //! For nodes that have no registry to share, and for what nodes judge of each other:
 //!
@@ -27,6 +30,7 @@
 
 pub mod agents;
 pub mod authority;
+pub mod certificates;
 pub mod detector;
 pub mod director;
 pub mod discovery;
@@ -52,3 +56,5 @@ pub mod secret;
 pub mod simulation;
 pub mod spec_registry;
 pub mod split_brain;
+pub mod transport;
+pub mod wire;

@@ -1,5 +1,7 @@
 //! `regrow cluster`: the nodes together, and what is asked of them.
 
+mod cert;
+
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
@@ -45,6 +47,8 @@ enum ClusterVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Make certificates for nodes, and the cluster's own authority at the first call
+    Cert(cert::CertArgs),
 }
 
 #[derive(Args, Debug)]
@@ -163,9 +167,14 @@ struct Planned {
 }
 
 pub(crate) async fn run(args: ClusterArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.node)?;
     let json = args.node.json;
+    if let ClusterVerb::Cert(args) = &args.verb {
+        return cert::run(args, json);
+    }
+    let client = Client::new(&args.node)?;
     match args.verb {
+        // Done above, without a node.
+        ClusterVerb::Cert(_) => Ok(()),
         ClusterVerb::Status => status(&client, json).await,
         ClusterVerb::Nodes => {
             let reply = client.get("/v1/cluster/nodes").await?;
