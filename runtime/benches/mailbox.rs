@@ -55,6 +55,9 @@ enum RawMsg {
     Call(u64, RpcReplyPort<u64>),
 }
 
+#[cfg(feature = "cluster")]
+impl ractor::Message for RawMsg {}
+
 struct Raw;
 
 impl ractor::Actor for Raw {
