@@ -2,6 +2,9 @@
 
 #[path = "binary/node.rs"]
 mod node;
+#[path = "../runtime/tests/database/proxy.rs"]
+#[expect(dead_code, reason = "the tests of the kernel cut commits as well")]
+mod proxy;
 #[path = "../runtime/tests/database/schema.rs"]
 mod schema;
 

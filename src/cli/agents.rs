@@ -133,8 +133,8 @@ impl StartArgs {
 #[derive(Debug, Deserialize)]
 struct Agents {
     agents: Vec<Agent>,
-    #[serde(default)]
-    placed: Vec<Placed>,
+    /// Nothing where the node cannot tell.
+    placed: Option<Vec<Placed>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -420,6 +420,11 @@ async fn list(client: &Client, json: bool, role: Option<String>) -> Result<(), F
     show(&reply, json, || {
         let Agents { agents, placed } = reply.decode()?;
         let mut parts = Vec::new();
+        if placed.is_none() {
+            parts
+                .push("which agents the cluster places is not known: the store is away".to_owned());
+        }
+        let placed = placed.unwrap_or_default();
         if !placed.is_empty() {
             let rows: Vec<Vec<String>> = placed.iter().map(Placed::row).collect();
             let head = [

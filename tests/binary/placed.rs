@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::node::{NodeProcess, PATIENCE};
+use crate::proxy::Proxy;
 use crate::schema::Schema;
 
 async fn node(dir: &TempDir, url: &str, name: &str) -> NodeProcess {
@@ -175,4 +176,46 @@ async fn an_agent_that_crashes_too_often_is_parked_with_its_last_words() {
     let back = until(&node, "scout", |agent| agent["state"] == "owned").await;
     assert!(epoch(&running) < epoch(&back));
     node.kill().await;
+}
+
+/// The agent as it runs on the node that is asked, which may have lost its store.
+async fn runs_on(node: &NodeProcess, id: &str) -> bool {
+    let (status, answer) = node.get("/v1/agents").await;
+    assert_eq!(status, 200, "{answer}");
+    let agents = answer["agents"].as_array().expect("a list");
+    let mut running = agents.iter().filter(|agent| agent["state"] == "running");
+    running.any(|agent| agent["id"] == id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_off_stops_its_agents_before_another_node_runs_them() {
+    let schema = Schema::create().await;
+    let proxy = Proxy::start(schema.server()).await;
+    let through = schema.url_through(&proxy.url());
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
+    let cut_off = node(&dirs[0], &through, "a").await;
+    let (status, made) = cut_off
+        .post("/v1/agents", &json!({ "id": "scout", "role": "worker" }))
+        .await;
+    assert_eq!(status, 201, "{made}");
+    until(&cut_off, "scout", |agent| agent["state"] == "owned").await;
+    while !runs_on(&cut_off, "scout").await {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let other = node(&dirs[1], &schema.url(), "b").await;
+    proxy.block();
+    let began = Instant::now();
+    loop {
+        // Asked in this order: whatever is true of the other holds when the first is asked.
+        let (_, agent) = other.get("/v1/agents/scout").await;
+        let runs = runs_on(&cut_off, "scout").await;
+        if agent["placed"]["node"] == "b" {
+            assert!(!runs, "it runs on both: {agent}");
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "still {agent}");
+        sleep(Duration::from_millis(5)).await;
+    }
+    cut_off.kill().await;
+    other.kill().await;
 }

@@ -83,7 +83,10 @@ pub(crate) async fn show(
         .find(|agent| agent.id == id);
     match (state.cluster.show(&AgentId::new(id)).await, here) {
         (Ok(placed), here) => ok(&json!({ "placed": placed, "here": here })),
-        (Err(AgentError::Unknown(_)), Some(here)) => ok(&json!({ "placed": null, "here": here })),
+        // Nothing is known of it elsewhere, or nothing can be known while the store is away.
+        (Err(AgentError::Unknown(_) | AgentError::Store(_)), Some(here)) => {
+            ok(&json!({ "placed": null, "here": here }))
+        }
         (Err(error), _) => Err(error.into()),
     }
 }

@@ -38,7 +38,7 @@ pub(super) const APPROVALS: &str = "INSERT INTO approval \
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, decision = excluded.decision";
 
 /// Under which name a budget is kept. That of the node counts what it spends itself, so each
-/// has a row of its own. Those of tenants are [`fund`](super::fund)s.
+/// has a row of its own. Those of tenants are funds ([`fund`]).
 fn stored(node: &str, scope: &Scope) -> Option<String> {
     match scope {
         Scope::Task(_) => Some(scope.to_string()),
