@@ -19,7 +19,7 @@ use regrow_runtime::json::Json;
 use regrow_runtime::registry::{AgentChange, Change, Registry, Standing};
 use regrow_runtime::store::StoreError;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -44,9 +44,10 @@ pub trait Hosting: Send + Sync + 'static {
     ///
     /// Why it does not, in words. Nothing of it is left running.
     fn start<'a>(&'a self, entry: &'a Entry, epoch: Epoch) -> BoxFuture<'a, Result<(), String>>;
-    /// Stops an agent in order, and returns when it is gone. One that is not there is gone.
+    /// Stops an agent in order, and returns when it is gone and its end has been told, if it was
+    /// one to tell. One that is not there is gone.
     fn stop<'a>(&'a self, id: &'a AgentId) -> BoxFuture<'a, ()>;
-    /// Kills an agent at once, as if it had crashed.
+    /// Kills an agent at once, as if it had crashed; returns when its end has been told.
     fn kill<'a>(&'a self, id: &'a AgentId) -> BoxFuture<'a, ()>;
 }
 
@@ -79,13 +80,7 @@ pub struct Exit {
     pub ended: Ended,
 }
 
-/// What came of a step.
-struct Outcome {
-    id: AgentId,
-    /// What it was, of those that change what runs here.
-    effect: Effect,
-}
-
+/// What a step changed of what runs here.
 enum Effect {
     None,
     Started,
@@ -102,7 +97,7 @@ impl Director {
         let mut following = Following {
             director: self,
             locals: BTreeMap::new(),
-            busy: BTreeSet::new(),
+            busy: BTreeMap::new(),
             steps: JoinSet::new(),
             places: Arc::new(Semaphore::new(STEPS_MAX)),
         };
@@ -116,15 +111,21 @@ impl Director {
                 biased;
                 () = sleep_until(fence.unwrap_or_else(Instant::now)), if fence.is_some() => {
                     if self.registry.acts_until().is_none_or(|until| until <= Instant::now()) {
-                        following.give_up_all().await;
+                        following.give_up_all(exits).await;
                     }
                     continue;
                 }
-                Some(done) = following.steps.join_next() => following.finished(done.ok()),
+                // Before the steps: a stop or kill is done when its agent's end has been told.
                 exit = exits.recv() => match exit {
                     Some(exit) => following.exited(exit),
                     None => return,
                 },
+                Some(done) = following.steps.join_next_with_id() => {
+                    while let Ok(exit) = exits.try_recv() {
+                        following.exited(exit);
+                    }
+                    following.finished(done);
+                }
                 () = heard.next() => {}
                 _ = tick.tick() => {}
             }
@@ -136,7 +137,7 @@ impl Director {
             match looked {
                 Ok(()) => {}
                 Err(StoreError::Closed | StoreError::Superseded { .. }) => {
-                    return following.give_up_all().await;
+                    return following.give_up_all(exits).await;
                 }
                 Err(reason) => debug!(%reason, "cannot read which agents there are"),
             }
@@ -148,9 +149,9 @@ impl Director {
 struct Following<'a> {
     director: &'a Director,
     locals: BTreeMap<AgentId, Local>,
-    /// Agents with a step under way.
-    busy: BTreeSet<AgentId>,
-    steps: JoinSet<Outcome>,
+    /// Agents with a step under way, by the step's task.
+    busy: BTreeMap<task::Id, AgentId>,
+    steps: JoinSet<Effect>,
     places: Arc<Semaphore>,
 }
 
@@ -160,7 +161,7 @@ impl Following<'_> {
     }
 
     /// Nothing may run here any more: somebody else may be about to run it.
-    async fn give_up_all(&mut self) {
+    async fn give_up_all(&mut self, exits: &mut mpsc::Receiver<Exit>) {
         let running: Vec<AgentId> = self.locals.keys().cloned().collect();
         if running.is_empty() {
             return;
@@ -173,7 +174,16 @@ impl Following<'_> {
         let kills = running.iter().map(|id| async {
             self.director.hosting.kill(id).await;
         });
-        futures::future::join_all(kills).await;
+        let mut killed = std::pin::pin!(futures::future::join_all(kills));
+        loop {
+            tokio::select! {
+                biased;
+                // Taken meanwhile, so that nobody waits for room to tell them.
+                Some(_) = exits.recv() => {}
+                _ = &mut killed => break,
+            }
+        }
+        while exits.try_recv().is_ok() {}
         self.locals.clear();
     }
 
@@ -185,12 +195,15 @@ impl Following<'_> {
         }
     }
 
-    fn finished(&mut self, outcome: Option<Outcome>) {
-        // A step that panicked has said so; what it left is found out by looking.
-        let Some(Outcome { id, effect }) = outcome else {
+    fn finished(&mut self, done: Result<(task::Id, Effect), task::JoinError>) {
+        let (step, effect) = match done {
+            Ok((step, effect)) => (step, effect),
+            // A step that panicked has said so; what it left is found out by looking.
+            Err(error) => (error.id(), Effect::None),
+        };
+        let Some(id) = self.busy.remove(&step) else {
             return;
         };
-        self.busy.remove(&id);
         match effect {
             Effect::StartFailed(reason) => {
                 if let Some(local) = self.locals.get_mut(&id) {
@@ -202,15 +215,12 @@ impl Following<'_> {
             }
             // Everything was given up while it started.
             Effect::Started if !self.locals.contains_key(&id) => {
-                let hosting = self.director.hosting.clone();
-                self.busy.insert(id.clone());
-                self.steps.spawn(async move {
-                    hosting.kill(&id).await;
-                    Outcome {
-                        id,
-                        effect: Effect::Gone,
-                    }
+                let (hosting, agent) = (self.director.hosting.clone(), id.clone());
+                let step = self.steps.spawn(async move {
+                    hosting.kill(&agent).await;
+                    Effect::Gone
                 });
+                self.busy.insert(step.id(), id);
             }
             Effect::Gone => drop(self.locals.remove(&id)),
             Effect::None | Effect::Started => {}
@@ -231,8 +241,9 @@ impl Following<'_> {
         let place =
             |id: &AgentId, entry: &Entry| self.director.placing.place(&me, &standing, id, entry);
         let steps = decide(&me, &standing, &self.locals, place, registry.clock().now());
+        let busy: BTreeSet<AgentId> = self.busy.values().cloned().collect();
         for (id, step) in steps {
-            if self.busy.contains(&id) {
+            if busy.contains(&id) {
                 continue;
             }
             let Ok(place) = self.places.clone().try_acquire_owned() else {
@@ -241,13 +252,14 @@ impl Following<'_> {
             };
             let seen = standing.agents.get(&id).map(|row| row.revision);
             if let Some(step) = self.begin(&id, step) {
-                self.busy.insert(id.clone());
                 let (registry, hosting) = (registry.clone(), self.director.hosting.clone());
-                self.steps.spawn(async move {
-                    let effect = carry_out(&registry, &*hosting, &id, seen, step).await;
+                let agent = id.clone();
+                let step = self.steps.spawn(async move {
+                    let effect = carry_out(&registry, &*hosting, &agent, seen, step).await;
                     drop(place);
-                    Outcome { id, effect }
+                    effect
                 });
+                self.busy.insert(step.id(), id);
             }
         }
         Ok(())

@@ -22,13 +22,15 @@ use regrow_runtime::supervision::{
     Change, ChildSpec, Lifecycle, Refusal, Shutdown, Strategy, Supervisor, SupervisorSpec, Tree,
 };
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
 /// Path of the placed agents' supervisor.
 pub(crate) const PLACED: &str = "root/placed";
 /// Agents that one node may run.
 const PLACED_MAX: usize = 100_000;
+/// Longest wait until the supervisor has told of an end that has happened.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// Ends of agents that may wait for the director.
 const EXITS_MAX: usize = 1_024;
 
@@ -38,6 +40,8 @@ pub(crate) struct Placed {
     crew: Crew,
     queue: Queue,
     running: Mutex<BTreeMap<AgentId, Address<AgentMsg>>>,
+    /// One of them is not any more.
+    gone: Notify,
 }
 
 impl Placed {
@@ -49,6 +53,7 @@ impl Placed {
             crew,
             queue,
             running: Mutex::default(),
+            gone: Notify::new(),
         };
         (spec, Arc::new(placed))
     }
@@ -67,6 +72,7 @@ impl Placed {
     /// waiting for its life to run out; but not longer than `patience`.
     pub(crate) async fn given_away(&self, patience: Duration) -> bool {
         let registry = self.queue.registry();
+        let mut heard = registry.hearing();
         let given_away = async {
             loop {
                 let (Ok(me), Ok(standing)) = (registry.life(), registry.read().await) else {
@@ -76,7 +82,7 @@ impl Placed {
                 if standing.agents.values().all(|row| row.owner != Some(me)) {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                heard.next().await;
             }
         };
         tokio::time::timeout(patience, given_away).await.is_ok()
@@ -100,27 +106,56 @@ impl Placed {
         loop {
             match changes.recv().await {
                 Ok(change) => {
-                    if let Some(exit) = exit(change) {
-                        self.running.lock().remove(&exit.id);
-                        if exits.send(exit).await.is_err() {
+                    if let Some((id, exit)) = exit(change) {
+                        // Told first: whoever waits for its end then knows of it.
+                        if let Some(exit) = exit
+                            && exits.send(exit).await.is_err()
+                        {
                             return;
                         }
+                        self.forget(&id);
                     }
                 }
                 Err(RecvError::Lagged(_)) => {
                     for id in self.vanished().await {
-                        self.running.lock().remove(&id);
                         let ended = Ended {
                             reason: "it ended, how was missed".to_owned(),
                             abnormal: true,
                         };
-                        if exits.send(Exit { id, ended }).await.is_err() {
+                        let exit = Exit {
+                            id: id.clone(),
+                            ended,
+                        };
+                        if exits.send(exit).await.is_err() {
                             return;
                         }
+                        self.forget(&id);
                     }
                 }
                 Err(RecvError::Closed) => return,
             }
+        }
+    }
+
+    fn forget(&self, id: &AgentId) {
+        self.running.lock().remove(id);
+        self.gone.notify_waiters();
+    }
+
+    /// Waits until the end of an agent has been told, which follows soon.
+    async fn told(&self, id: &AgentId) {
+        let told = async {
+            loop {
+                let mut gone = std::pin::pin!(self.gone.notified());
+                gone.as_mut().enable();
+                if !self.running.lock().contains_key(id) {
+                    return;
+                }
+                gone.await;
+            }
+        };
+        if tokio::time::timeout(TOLD_WITHIN, told).await.is_err() {
+            self.forget(id);
         }
     }
 
@@ -138,8 +173,9 @@ impl Placed {
     }
 }
 
-/// The end of a placed agent that nobody had ordered, or a kill.
-fn exit(change: Lifecycle) -> Option<Exit> {
+/// The end of a placed agent, with what there is to tell: of one that nobody had ordered, or of
+/// a kill.
+fn exit(change: Lifecycle) -> Option<(AgentId, Option<Exit>)> {
     if &*change.supervisor != PLACED {
         return None;
     }
@@ -149,13 +185,15 @@ fn exit(change: Lifecycle) -> Option<Exit> {
     else {
         return None;
     };
-    (!ordered || reason.is_abnormal()).then(|| Exit {
-        id: AgentId::new(change.child.as_str()),
+    let id = AgentId::new(change.child.as_str());
+    let exit = (!ordered || reason.is_abnormal()).then(|| Exit {
+        id: id.clone(),
         ended: Ended {
             reason: reason.to_string(),
             abnormal: reason.is_abnormal(),
         },
-    })
+    });
+    Some((id, exit))
 }
 
 impl Hosting for Placed {
@@ -185,7 +223,7 @@ impl Hosting for Placed {
                 Ok(()) | Err(Refusal::NotFound | Refusal::SupervisorDown) => {}
                 Err(refusal) => warn!(agent = %id, %refusal, "could not stop an agent"),
             }
-            self.running.lock().remove(id);
+            self.told(id).await;
         }
         .boxed()
     }
@@ -194,7 +232,7 @@ impl Hosting for Placed {
         async move {
             // One that does not run needs no killing.
             let _ = self.supervisor.kill_child(id).await;
-            self.running.lock().remove(id);
+            self.told(id).await;
         }
         .boxed()
     }

@@ -98,6 +98,8 @@ struct Inner {
     keeper: Kept,
     /// For units and budgets that nodes share, which are exchanged beside what is written.
     sharer: Kept,
+    /// For agents' rows: whoever changes one may wait for others, and no life may wait for that.
+    registrar: Kept,
     readers: PgPool,
     fence: Lock<Option<Fence>>,
     /// Lives whose tasks are in the queue's memory.
@@ -241,6 +243,7 @@ impl Postgres {
             }),
             keeper: Kept::new("keeper", patience, false),
             sharer: Kept::new("sharer", EXCHANGE_TIMEOUT, true),
+            registrar: Kept::new("registrar", EXCHANGE_TIMEOUT, true),
             readers,
             fence: Lock::default(),
             loaded: Lock::default(),
@@ -333,6 +336,7 @@ impl Postgres {
         // A renewal that is under way would undo the letting go.
         self.0.keeper.close().await;
         self.0.sharer.close().await;
+        self.0.registrar.close().await;
         let mut writer = self.0.writer.lock().await;
         if let Some(mut connection) = writer.connection.take() {
             if let Ok(fence) = self.fence()

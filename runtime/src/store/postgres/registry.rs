@@ -121,7 +121,7 @@ impl Postgres {
         let boot = self.boot()?;
         let id = written(asked.id.as_str());
         let changed = self.on(
-            &self.0.keeper,
+            &self.0.registrar,
             "change an agent's row",
             async |connection| {
                 let query = |statement: &'static str| sqlx::query(statement).bind(boot).bind(&id);
