@@ -248,8 +248,10 @@ mod tests {
                 .collect();
             for bits in [|hash: &u64| hash & 0x7FFF, |hash: &u64| hash >> 49] {
                 let places: HashSet<u64> = hashes.iter().map(bits).collect();
-                // As many as random ones would fill: 1 - 1/e of 32768 are 20713.
-                assert!(20_000 < places.len(), "{} with {in_one}", places.len());
+                // Random ones fill 1 - 1/e of the places, which are 20,713. With 32,768 in one
+                // millisecond it depends on where the counter begins: the median is 19,536, and
+                // the worst of 200,000 beginnings filled 15,224.
+                assert!(12_288 < places.len(), "{} with {in_one}", places.len());
             }
             let places: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
             assert_eq!(places.len(), 128);
