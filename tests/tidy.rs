@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Which of our crates a crate may depend on.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 6] = [
     ("runtime", &[]),
     ("actors", &["regrow-runtime"]),
     ("cluster", &["regrow-runtime"]),
@@ -21,8 +21,10 @@ const ARROWS: [(&str, &[&str]); 5] = [
             "regrow-actors",
             "regrow-cluster",
             "regrow-http",
+            "regrow-local-postgres",
         ],
     ),
+    ("local_postgres", &[]),
 ];
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
@@ -82,7 +84,16 @@ fn root() -> PathBuf {
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let folders = [
-        "src", "runtime", "actors", "cluster", "http", "xtask", "tests", "benches", "examples",
+        "src",
+        "runtime",
+        "actors",
+        "cluster",
+        "http",
+        "local_postgres",
+        "xtask",
+        "tests",
+        "benches",
+        "examples",
     ];
     for folder in folders {
         gather(&root().join(folder), &mut found);

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
-use self::postgres::Server;
+use self::postgres::Database;
 
 /// Formatting, lints, tests and benches of Regrow.
 #[derive(Parser)]
@@ -147,7 +147,7 @@ fn dependencies() -> Result<(), Failed> {
 
 fn test(rest: &[String]) -> Result<(), Failed> {
     needs::check()?;
-    let server = Server::start()?;
+    let server = Database::start()?;
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     server.tell(&mut command);
     if !rest.is_empty() {
@@ -244,9 +244,7 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
         }
         report(&format!("{bench} …"));
         let mut command = cargo(&["bench", "--package", package, "--bench", bench]);
-        let server = (bench == "pool")
-            .then(postgres::Server::start)
-            .transpose()?;
+        let server = (bench == "pool").then(Database::start).transpose()?;
         if let Some(server) = &server {
             server.tell(&mut command);
         }
@@ -277,7 +275,7 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
 }
 
 fn soak(kills: u32, cuts: u32) -> Result<(), Failed> {
-    let server = Server::start()?;
+    let server = Database::start()?;
     for (step, tests) in [
         ("kill -9", "kill_nine"),
         ("kill -9 while tasks move", "promotion"),

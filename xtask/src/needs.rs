@@ -1,8 +1,9 @@
 //! Programs that the tests need beyond Rust itself: found, or installed where that is possible.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::postgres::{is_root, quietly};
+use regrow_local_postgres::is_root;
+
 use crate::{Failed, report};
 
 /// Checks for a C compiler, and for the languages of the example workers.
@@ -42,7 +43,12 @@ pub(crate) fn install(package: &str, advice: &str) -> Result<(), Failed> {
     for arguments in [update, install] {
         let mut apt = Command::new("apt-get");
         apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-        quietly("apt-get", apt).map_err(|error| format!("{advice}\n{error}"))?;
+        // Its complaints are seen as they come: a server that it starts would keep a pipe open.
+        let status = apt.stdin(Stdio::null()).stdout(Stdio::null()).status();
+        let status = status.map_err(|error| format!("{advice}\napt-get: {error}"))?;
+        if !status.success() {
+            return Err(format!("{advice}\napt-get {} ({status})", arguments[0]));
+        }
     }
     Ok(())
 }

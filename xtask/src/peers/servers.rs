@@ -85,7 +85,7 @@ impl Drop for Directory {
 
 /// A running PostgreSQL.
 pub(super) struct Postgres {
-    server: postgres::Server,
+    server: regrow_local_postgres::Server,
     psql: PathBuf,
 }
 
@@ -93,7 +93,7 @@ impl Postgres {
     /// Starts one with its files under `place`.
     pub(super) fn start(place: &Path) -> Result<Self, Failed> {
         let settings = POSTGRES_SETTINGS.join("\n");
-        let server = postgres::Server::temporary(place, &settings)?;
+        let server = postgres::temporary(place, &settings)?;
         let psql = psql(&postgres::programs()?);
         Ok(Self { server, psql })
     }
@@ -102,7 +102,7 @@ impl Postgres {
     fn sql(&self, statement: &str) -> Result<String, Failed> {
         let mut psql = Command::new(&self.psql);
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1"]);
-        psql.args(["-d", self.server.url(), "-c", statement]);
+        psql.args(["-d", &self.server.url(), "-c", statement]);
         quiet("psql", psql)
     }
 
@@ -111,7 +111,7 @@ impl Postgres {
         self.sql(&format!("CREATE DATABASE {name}"))?;
         self.sql("CHECKPOINT")?;
         let url = self.server.url();
-        let server = url.strip_suffix("/postgres").unwrap_or(url);
+        let server = url.strip_suffix("/postgres").unwrap_or(&url);
         Ok(format!("{server}/{name}"))
     }
 
@@ -220,7 +220,7 @@ fn redis_program() -> Result<PathBuf, Failed> {
 
 fn apt_install(package: &str) -> Result<(), Failed> {
     let advice = format!("install {package} yourself and repeat");
-    if !postgres::is_root() || !Path::new("/usr/bin/apt-get").exists() {
+    if !regrow_local_postgres::is_root() || !Path::new("/usr/bin/apt-get").exists() {
         return Err(format!(
             "{package} is missing and can be installed here only by root on Debian; {advice}"
         ));
