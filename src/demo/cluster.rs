@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use regrow_runtime::queue::task::TaskState;
 use regrow_runtime::store::postgres::{self, DatabaseUrl, Postgres, PostgresConfig};
 use regrow_runtime::store::{Store, StoreError};
 use serde::Serialize;
@@ -24,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::crash::customers::{self, Stage};
 use super::crash::ledger::{Ledger, Witnessed, read_log};
-use super::crash::{CrashError, Tell, settle};
+use super::crash::{CrashError, SETTLE_TIMEOUT, Tell};
 use super::process::{Launch, NodeProcess, ProcessError};
 
 /// Journeys submitted.
@@ -201,6 +202,9 @@ pub(crate) async fn run(script: &Script, tell: Tell) -> Result<Accounts, Cluster
     tell(format!("{killed} is back"));
     stage.witnessed.lock().node_recoveries.push(since.elapsed());
 
+    // Whoever is frozen has to own something: that is what shows that it was succeeded.
+    rebalance(&stage, &agents, names.len()).await?;
+    show(&stage, &tell, "evened out").await?;
     let frozen = names[rng.random_range(0..names.len())].clone();
     pause(&mut rng).await;
     tell(format!("{frozen} is frozen (SIGSTOP)"));
@@ -291,6 +295,36 @@ pub(crate) async fn run(script: &Script, tell: Tell) -> Result<Accounts, Cluster
         postgres::drop_schema(&script.database, &schema).await?;
     }
     Ok(accounts)
+}
+
+/// Waits until everything that was acknowledged has ended. Each task is asked for: it may be on
+/// any node, and a node's queue tells of its own ones only.
+async fn settle(stage: &Stage, work: &mut JoinSet<()>) -> Result<(), ClusterError> {
+    let mut live = Vec::new();
+    let over = async {
+        while work.join_next().await.is_some() {}
+        let acknowledged = stage.witnessed.lock().acknowledged.clone();
+        live.extend(acknowledged.into_values().flatten());
+        loop {
+            let mut still = Vec::new();
+            for id in &live {
+                let task = stage.get(&format!("/v1/tasks/{id}")).await;
+                let state = task.and_then(|task| task["state"].as_str()?.parse().ok());
+                if !state.is_some_and(TaskState::is_terminal) {
+                    still.push(*id);
+                }
+            }
+            live = still;
+            if live.is_empty() {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    if timeout(SETTLE_TIMEOUT, over).await.is_err() {
+        return Err(CrashError::NotSettled(format!("tasks {live:?}")).into());
+    }
+    Ok(())
 }
 
 /// Short periods, so that a minute is enough.

@@ -41,7 +41,7 @@ const PANICS: u32 = 3;
 /// Workers made to hang.
 const HANGS: u32 = 2;
 /// Longest wait for everything acknowledged to end, once the disturbances are over.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(45);
+pub(super) const SETTLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Longest wait for a hung agent's successor.
 const REGROW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -284,7 +284,7 @@ async fn generations(stage: &Stage) -> HashMap<String, u64> {
 }
 
 /// Waits until everything was submitted, and everything acknowledged has ended.
-pub(super) async fn settle(stage: &Stage, work: &mut JoinSet<()>) -> Result<(), CrashError> {
+async fn settle(stage: &Stage, work: &mut JoinSet<()>) -> Result<(), CrashError> {
     let over = async {
         while work.join_next().await.is_some() {}
         loop {
