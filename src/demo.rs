@@ -11,7 +11,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use regrow_runtime::telemetry;
+use regrow_local_postgres::Server;
+use regrow_runtime::store::postgres::DatabaseUrl;
+use regrow_runtime::{causes, telemetry};
+use serde::Serialize;
+use tempfile::TempDir;
 
 use crate::cli::failure::{FAILED, USAGE, complain, failed, report};
 use crate::cli::output;
@@ -37,7 +41,8 @@ pub(crate) struct DemoArguments {
     #[arg(long)]
     crash: bool,
     /// Start this many nodes that share a database, and kill, freeze and drain them while
-    /// their agents work.
+    /// their agents work. Without --database-url a PostgreSQL that is installed here is started
+    /// for it, and removed afterwards.
     #[arg(long, value_name = "NODES", conflicts_with = "crash", value_parser = clap::value_parser!(u32).range(2..=10))]
     cluster: Option<u32>,
     /// The PostgreSQL database that the nodes of `--cluster` share; better in the variable,
@@ -178,28 +183,43 @@ async fn rehearse(arguments: &DemoArguments, path: &Path, base: &Path) -> ExitCo
         "seed {seed}; a node starts in {}",
         fresh.path().display()
     ));
-    let ledger = match crash::run(&script, tell).await {
-        Ok(ledger) => ledger,
-        Err(error) => {
-            let kept = fresh.keep();
-            report(&error, arguments.json);
-            let hint = format!("seed {seed}; the data is kept in {}", kept.display());
-            complain(&hint, arguments.json);
-            return FAILED.into();
+    let outcome = crash::run(&script, tell).await;
+    conclude(arguments.json, seed, fresh, outcome, |ledger| Conclusion {
+        is_clean: ledger.is_clean(),
+        shown: summary::ledger(ledger, started.elapsed()),
+    })
+}
+
+/// What a rehearsal came to.
+struct Conclusion {
+    is_clean: bool,
+    shown: String,
+}
+
+/// Prints how a rehearsal ended; its data is kept unless all went well.
+fn conclude<A: Serialize, E: std::error::Error + 'static>(
+    json: bool,
+    seed: u64,
+    fresh: TempDir,
+    outcome: Result<A, E>,
+    read: impl FnOnce(&A) -> Conclusion,
+) -> ExitCode {
+    match outcome {
+        Ok(accounts) => {
+            let Conclusion { is_clean, shown } = read(&accounts);
+            match json {
+                true => print(&serde_json::to_string_pretty(&accounts).unwrap_or_default()),
+                false => print(&shown),
+            }
+            if is_clean {
+                return ExitCode::SUCCESS;
+            }
         }
-    };
-    match arguments.json {
-        true => print(&serde_json::to_string_pretty(&ledger).unwrap_or_default()),
-        false => print(&summary::ledger(&ledger, started.elapsed())),
-    }
-    if ledger.is_clean() {
-        return ExitCode::SUCCESS;
+        Err(error) => report(&error, json),
     }
     let kept = fresh.keep();
-    complain(
-        &format!("the data is kept in {}", kept.display()),
-        arguments.json,
-    );
+    let hint = format!("seed {seed}; the data is kept in {}", kept.display());
+    complain(&hint, json);
     FAILED.into()
 }
 
@@ -217,17 +237,50 @@ fn teller(quiet: bool) -> (crash::Tell, tokio::time::Instant) {
     (tell, started)
 }
 
-async fn rehearse_cluster(arguments: &DemoArguments, nodes: u32, base: &Path) -> ExitCode {
-    let Some(database) = &arguments.database_url else {
-        let problem = "nodes of a cluster share a database: name one with --database-url \
-            postgres://USER@HOST/DATABASE, in which a schema may be made";
-        complain(problem, arguments.json);
-        return USAGE.into();
+/// The database that `--cluster` is to use: the one that was named, or one that is started for
+/// as long as the second value lives.
+async fn database(
+    arguments: &DemoArguments,
+    tell: &crash::Tell,
+) -> Result<(DatabaseUrl, Option<Server>), String> {
+    if let Some(url) = &arguments.database_url {
+        let url = url.parse();
+        return match url {
+            Ok(url) => Ok((url, None)),
+            Err(error) => Err(format!("--database-url {error}")),
+        };
+    }
+    let Some(programs) = regrow_local_postgres::installed() else {
+        return Err(
+            "nodes of a cluster share a database: name one with --database-url \
+             postgres://USER@HOST/DATABASE, in which a schema may be made, or install PostgreSQL \
+             here (Debian: `apt-get install postgresql`)"
+                .to_owned(),
+        );
     };
-    let database = match database.parse() {
-        Ok(database) => database,
-        Err(error) => {
-            complain(&format!("--database-url {error}"), arguments.json);
+    tell(format!(
+        "starting a PostgreSQL for the rehearsal, from {}; --database-url names one that runs",
+        programs.display()
+    ));
+    let place = std::env::temp_dir();
+    let started = tokio::task::spawn_blocking(move || Server::start(&programs, &place, "")).await;
+    let advice = "name a database with --database-url instead";
+    let server = match started {
+        Ok(Ok(server)) => server,
+        Ok(Err(failed)) => return Err(format!("{}; {advice}", causes::chain(&failed))),
+        Err(error) => return Err(format!("PostgreSQL was not started: {error}; {advice}")),
+    };
+    let url = server.url().parse();
+    let url = url.map_err(|error| format!("PostgreSQL was started, but {error}"))?;
+    Ok((url, Some(server)))
+}
+
+async fn rehearse_cluster(arguments: &DemoArguments, nodes: u32, base: &Path) -> ExitCode {
+    let (tell, started) = teller(arguments.json);
+    let (database, _server) = match database(arguments, &tell).await {
+        Ok(found) => found,
+        Err(problem) => {
+            complain(&problem, arguments.json);
             return USAGE.into();
         }
     };
@@ -244,32 +297,15 @@ async fn rehearse_cluster(arguments: &DemoArguments, nodes: u32, base: &Path) ->
         database,
         data_dir: fresh.path().to_owned(),
     };
-    let (tell, started) = teller(arguments.json);
     tell(format!(
         "seed {seed}; {nodes} nodes start in {}",
         fresh.path().display()
     ));
-    let accounts = match cluster::run(&script, tell).await {
-        Ok(accounts) => accounts,
-        Err(error) => {
-            let kept = fresh.keep();
-            report(&error, arguments.json);
-            let hint = format!("seed {seed}; the data is kept in {}", kept.display());
-            complain(&hint, arguments.json);
-            return FAILED.into();
+    let outcome = cluster::run(&script, tell).await;
+    conclude(arguments.json, seed, fresh, outcome, |accounts| {
+        Conclusion {
+            is_clean: accounts.is_clean(),
+            shown: summary::accounts(accounts, started.elapsed()),
         }
-    };
-    match arguments.json {
-        true => print(&serde_json::to_string_pretty(&accounts).unwrap_or_default()),
-        false => print(&summary::accounts(&accounts, started.elapsed())),
-    }
-    if accounts.is_clean() {
-        return ExitCode::SUCCESS;
-    }
-    let kept = fresh.keep();
-    complain(
-        &format!("the data is kept in {}", kept.display()),
-        arguments.json,
-    );
-    FAILED.into()
+    })
 }

@@ -163,9 +163,21 @@ async fn a_cluster_that_is_killed_frozen_and_drained_loses_and_doubles_nothing()
     assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
 }
 
+/// Whether a server is installed is known to whoever runs the tests: they need one.
 #[test]
-fn a_cluster_without_a_database_says_what_it_needs() {
-    let said = say(regrow().args(["demo", "--cluster", "3"]));
+fn a_cluster_starts_a_database_of_its_own_if_it_is_told_of_none() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let said = say(regrow()
+        .args(["demo", "--cluster", "2", "--seed", "5", "--data-dir"])
+        .arg(dir.path()));
+    assert_eq!(said.code, Some(0), "{}\n{}", said.err, said.out);
+    assert!(said.out.contains("starting a PostgreSQL"), "{}", said.out);
+    assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
+}
+
+#[test]
+fn a_cluster_on_a_database_that_is_none_says_what_is_wrong() {
+    let said = say(regrow().args(["demo", "--cluster", "3", "--database-url", "mysql://x"]));
     assert_eq!(said.code, Some(2), "{}", said.err);
     assert!(said.err.contains("--database-url"), "{}", said.err);
 }
