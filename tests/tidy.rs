@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Which of our crates a crate may depend on.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("runtime", &[]),
+    // A network for tests, of anything.
+    ("testnet", &[]),
     ("actors", &["regrow-runtime"]),
     ("cluster", &["regrow-runtime"]),
     ("http", &["regrow-runtime", "regrow-cluster"]),
@@ -90,6 +92,7 @@ fn sources() -> Vec<(String, String)> {
         "cluster",
         "http",
         "local_postgres",
+        "testnet",
         "xtask",
         "tests",
         "benches",

@@ -169,7 +169,14 @@ fn test(rest: &[String]) -> Result<(), Failed> {
     let status = tests
         .wait()
         .map_err(|error| format!("tests cannot be waited for: {error}"))?;
-    let Totals { passed, failed } = totals;
+    let Totals {
+        passed,
+        failed,
+        not_run,
+    } = totals;
+    for line in not_run {
+        report(&line);
+    }
     say(&format!("tests: {passed} passed, {failed} failed"));
     if !status.success() || 0 < failed {
         return Err(format!("tests ({status})"));
@@ -187,11 +194,16 @@ fn test(rest: &[String]) -> Result<(), Failed> {
 struct Totals {
     passed: u64,
     failed: u64,
+    /// What this machine forbids, with the reason. With `CI=true` such a test fails instead.
+    not_run: Vec<String>,
 }
 
 impl Totals {
     /// Reads lines such as `test result: ok. 12 passed; 0 failed; 0 ignored; …`.
     fn count(&mut self, line: &str) {
+        if line.starts_with("NOT RUN: ") {
+            self.not_run.push(line.to_owned());
+        }
         let Some(result) = line.strip_prefix("test result: ") else {
             return;
         };
@@ -343,5 +355,8 @@ mod tests {
         totals.count("test result: FAILED. 3 passed; 2 failed; 0 ignored");
         totals.count("test something ... ok");
         assert_eq!((totals.passed, totals.failed), (15, 2));
+        let not_run = "NOT RUN: a_test: this machine lets users make no namespaces";
+        totals.count(not_run);
+        assert_eq!(totals.not_run, [not_run]);
     }
 }
