@@ -66,7 +66,7 @@ const HOMES: [(&str, &[&str]); 14] = [
     ("hickory_resolver", &["cluster/src/discovery"]),
     (
         "hickory_server",
-        &["cluster/src/discovery", "cluster/tests/"],
+        &["cluster/src/discovery", "cluster/tests/", "tests/network/"],
     ),
     ("rcgen", &["cluster/src/certificates", "cluster/tests/"]),
     ("axum", &["http/"]),

@@ -55,6 +55,12 @@ enum Verb {
         /// How often the power is cut.
         #[arg(long, default_value_t = 500)]
         cuts: u32,
+        /// Nothing but the tests on networks that fail.
+        #[arg(long)]
+        network: bool,
+        /// How often each of those disturbs.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
     },
 }
 
@@ -81,7 +87,12 @@ fn main() -> ExitCode {
             names,
             write,
         } => bench(&names, write),
-        Verb::Soak { kills, cuts } => soak(kills, cuts),
+        Verb::Soak {
+            network: true,
+            rounds,
+            ..
+        } => soak_network(rounds),
+        Verb::Soak { kills, cuts, .. } => soak(kills, cuts),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -220,7 +231,7 @@ impl Totals {
 }
 
 /// Every bench with the package it belongs to.
-const BENCHES: [(&str, &str); 10] = [
+const BENCHES: [(&str, &str); 11] = [
     ("regrow-runtime", "mailbox"),
     ("regrow-runtime", "restart"),
     ("regrow-runtime", "idle_agents"),
@@ -231,6 +242,7 @@ const BENCHES: [(&str, &str); 10] = [
     ("regrow-runtime", "probes"),
     ("regrow-actors", "audit"),
     ("regrow", "demo"),
+    ("regrow", "node_loss"),
 ];
 
 fn bench(names: &[String], write: bool) -> Result<(), Failed> {
@@ -256,7 +268,8 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
         }
         report(&format!("{bench} …"));
         let mut command = cargo(&["bench", "--package", package, "--bench", bench]);
-        let server = (bench == "pool").then(Database::start).transpose()?;
+        let on_database = ["pool", "node_loss"].contains(&bench);
+        let server = on_database.then(Database::start).transpose()?;
         if let Some(server) = &server {
             server.tell(&mut command);
         }
@@ -302,6 +315,14 @@ fn soak(kills: u32, cuts: u32) -> Result<(), Failed> {
         run(step, command)?;
     }
     Ok(())
+}
+
+fn soak_network(rounds: u32) -> Result<(), Failed> {
+    let server = Database::start()?;
+    let mut command = cargo(&["test", "--package", "regrow", "--test", "network"]);
+    command.env("REGROW_NETWORK_ROUNDS", rounds.to_string());
+    server.tell(&mut command);
+    run("networks that fail", command)
 }
 
 fn cargo(arguments: &[&str]) -> Command {

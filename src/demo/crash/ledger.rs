@@ -192,7 +192,9 @@ impl Ledger {
     }
 
     /// A step's work may run again only until its output is on record. The trace is asked
-    /// too: a record that was lost, and made again later, excuses nothing.
+    /// too: a record that was lost, and made again later, excuses nothing. Who did not run the
+    /// work read the record of somebody else, who may have come after him: one whose lease was
+    /// lost while he waited for the store reads what his successor recorded.
     fn account_step(&mut self, name: &str, step: &Step, record: Option<u64>) {
         let Some(stored) = record else {
             self.complaints
@@ -200,7 +202,9 @@ impl Ledger {
             return;
         };
         self.steps_recorded += 1;
-        let first = step.recorded.iter().copied().fold(stored, u64::min);
+        let made = step.recorded.iter().copied();
+        let made = made.filter(|epoch| step.ran.contains(epoch));
+        let first = made.fold(stored, u64::min);
         let in_vain = step.ran.iter().filter(|epoch| first < **epoch).count();
         let in_time = step.ran.iter().filter(|epoch| first == **epoch).count();
         let again = in_vain + in_time.saturating_sub(1);
@@ -396,6 +400,19 @@ mod tests {
             assert_eq!(verdict(&ledger), (0, 0, 1), "{trace}");
             assert!(!ledger.is_clean());
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_his_successor_s_record_under_an_older_lease_ran_nothing_again() {
+        let books = Books::open().await;
+        let lease = books.journey().await;
+        let (id, epoch) = (lease.task.id, lease.epoch.0);
+        let trace = format!(
+            "ran {id} 0 {epoch}\nrecorded {id} 0 {epoch}\nrecorded {id} 0 {before}\n",
+            before = epoch - 1,
+        );
+        let ledger = books.settle(&acknowledged(&[id]), &trace).await;
+        assert_eq!(verdict(&ledger), (0, 0, 0), "{ledger:?}");
     }
 
     #[tokio::test]
