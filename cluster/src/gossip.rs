@@ -15,6 +15,7 @@
 //! - `datagram`, `replay`, `freshness`, `fragments`, `channel`: the encrypted channel (pure)
 //! - `socket`: the channel on UDP; `courier`: the task that stands between library and callers
 //! - `counts`: what was dropped, by reason
+//! - `port`: gossip as the rest of the node has it, over gossip's restarts
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -76,6 +77,7 @@ mod datagram;
 pub mod facts;
 mod fragments;
 mod freshness;
+mod port;
 mod replay;
 mod seeds;
 mod socket;
@@ -84,6 +86,7 @@ mod view;
 
 pub use counts::{Counts, DATAGRAMS_DROPPED, DATAGRAMS_UNDER_ACCEPTED, Reason};
 pub use facts::{FactError, Facts};
+pub use port::GossipPort;
 pub use suspicion::Suspicion;
 pub use view::{Peer, Status, View};
 

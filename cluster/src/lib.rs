@@ -11,7 +11,8 @@
 //!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
 //!   people ask of them
 //! - [`wire`]: the envelope in which messages travel
-//! - [`transport`]: actor messages between nodes
+//! - [`transport`]: actor messages between nodes; [`exchange`]: which part of a node they are
+//!   for; [`routes`]: from gossip to sessions
 //! - [`certificates`]: a private authority, and certificates of nodes
 //!
 //! For nodes that have no registry to share, and for what nodes judge of each other:
@@ -35,6 +36,7 @@ pub mod detector;
 pub mod director;
 pub mod discovery;
 pub mod entry;
+pub mod exchange;
 pub mod gossip;
 pub mod hand_off;
 mod instant;
@@ -52,6 +54,7 @@ pub mod quarantine;
 pub mod quorum;
 pub mod reconcile;
 pub mod restart_history;
+pub mod routes;
 pub mod secret;
 pub mod simulation;
 pub mod spec_registry;

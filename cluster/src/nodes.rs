@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::agents::{AgentError, Agents};
 use crate::entry::Entry;
+use crate::exchange::Exchange;
+use crate::member::NodeName;
 use crate::placing::place;
 use crate::reconcile::{Me, Verdict, understood};
 
@@ -78,6 +80,52 @@ pub struct NodeView {
     pub note: Option<Note>,
     /// What is heard of it through gossip, where this node gossips.
     pub heard: Option<Heard>,
+    /// How this node is connected to it, or why not.
+    pub session: Option<SessionView>,
+}
+
+/// How this node is connected to another one.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionView {
+    /// `joining`, `ready`, `leaving`, or `failed` when the latest attempt was.
+    pub state: &'static str,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "since")]
+    pub since: Option<Timestamp>,
+    /// Whether this node dialled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dialled_here: Option<bool>,
+    /// Why the latest attempt failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+fn since<S: serde::Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => to.collect_str(at),
+        None => to.serialize_none(),
+    }
+}
+
+impl SessionView {
+    fn of(exchange: &Exchange, name: &str) -> Option<Self> {
+        let name = NodeName::from(name);
+        let session = exchange.sessions().borrow().get(&name).cloned();
+        match session {
+            Some(session) => Some(Self {
+                state: session.state.as_str(),
+                since: Some(session.since),
+                dialled_here: Some(session.is_dialled_here),
+                error: None,
+            }),
+            None => exchange.failure(&name).map(|error| Self {
+                state: "failed",
+                since: None,
+                dialled_here: None,
+                error: Some(error),
+            }),
+        }
+    }
 }
 
 /// What is heard of a node through gossip.
@@ -89,6 +137,8 @@ pub struct Heard {
     pub incarnation: u64,
     /// Where it takes gossip.
     pub address: String,
+    /// Where it takes sessions with other nodes.
+    pub gateway: Option<String>,
     /// Where its HTTP surface is.
     pub http: Option<String>,
     /// Which version it runs.
@@ -144,21 +194,24 @@ pub struct Nodes {
     registry: Registry,
     agents: Agents,
     heard: HeardOf,
+    exchange: Exchange,
 }
 
 impl Nodes {
-    /// Asks through this node's registry; `heard` is what it hears through gossip.
+    /// Asks through this node's registry; `heard` is what it hears through gossip, and
+    /// `exchange` knows whom it is connected to.
     #[must_use]
-    pub fn new(registry: Registry, heard: HeardOf) -> Self {
+    pub fn new(registry: Registry, heard: HeardOf, exchange: Exchange) -> Self {
         Self {
             agents: Agents::new(registry.clone()),
             registry,
             heard,
+            exchange,
         }
     }
 
-    /// All nodes that live or of which something is noted or heard, by name. `here` is the name of the
-    /// node that is asked.
+    /// All nodes that live, are connected, or of which something is noted or heard, by name.
+    /// `here` is the name of the node that is asked.
     ///
     /// # Errors
     ///
@@ -184,12 +237,15 @@ impl Nodes {
                 agents: standing.agents.values().filter(owned).count(),
                 note: note_of(&standing, &name),
                 heard: heard.get(&name).cloned(),
+                session: SessionView::of(&self.exchange, &name),
                 name: name.clone(),
             };
             // Of two lives of one name the later one counts.
             nodes.insert(name, view);
         }
-        for name in names.chain(heard.keys().cloned()) {
+        let sessions = self.exchange.sessions();
+        let connected: Vec<String> = sessions.borrow().keys().map(ToString::to_string).collect();
+        for name in names.chain(heard.keys().cloned()).chain(connected) {
             nodes.entry(name.clone()).or_insert_with(|| NodeView {
                 life: None,
                 lease_left_ms: None,
@@ -197,6 +253,7 @@ impl Nodes {
                 agents: 0,
                 note: note_of(&standing, &name),
                 heard: heard.get(&name).cloned(),
+                session: SessionView::of(&self.exchange, &name),
                 name,
             });
         }

@@ -38,12 +38,12 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-pub use self::gateway::{Gateway, GatewayConfig, StartError};
+pub use self::gateway::{Gateway, GatewayConfig, OUTBOX_BYTES, OUTBOX_MESSAGES, StartError};
 pub use self::handshake::{HandshakeError, Refused};
-pub use self::listener::ConnectError;
+pub use self::listener::{ConnectError, TURNED_AWAY};
 pub use self::tls::{CredentialError, CredentialFiles, Credentials};
 
-use crate::member::{Incarnation, Member};
+use crate::member::{Incarnation, Member, NodeName};
 
 /// The way to other nodes.
 pub trait Transport: Send + Sync + 'static {
@@ -66,6 +66,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// The peers with a session, and how it stands; changes can be waited for.
     fn peers(&self) -> watch::Receiver<Vec<Peer>>;
+
+    /// Why the latest attempt to connect to `to` failed, if it is wanted and missing.
+    fn failure(&self, to: &NodeName) -> Option<String>;
 
     /// Ends the session with a peer that is convicted or unwanted, and frees what it holds at
     /// once. Nothing happens if another life of it is connected, or none.
@@ -142,6 +145,21 @@ pub enum PeerState {
     Ready,
     /// It has said that it stops: it takes no more calls.
     Leaving,
+}
+
+impl PeerState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Joining, Self::Ready, Self::Leaving];
+
+    /// Its name, as in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Ready => "ready",
+            Self::Leaving => "leaving",
+        }
+    }
 }
 
 /// Why a cast was not taken. Nothing was sent.

@@ -9,6 +9,7 @@
 //! Leaves out: what payloads mean, and everything that decides ([`crate::transport`]).
 
 pub mod codec;
+pub mod topic;
 
 use std::time::Duration;
 

@@ -78,18 +78,18 @@ async fn three_nodes_find_each_other_and_facts_spread_and_go() {
     with_facts.listen = listen;
     with_facts
         .facts
-        .insert(facts::ADDRESS.into(), "10.0.0.3:7100".into());
+        .insert(facts::HTTP.into(), "10.0.0.3:7400".into());
     let c = start(with_facts, secret(0), [listen, b.address()]).await;
 
     let nodes = [&a, &b, &c];
     for node in nodes {
         until(node, "two peers up", |view| view.up().count() == 2).await;
     }
-    let view = until(&a, "c's address", |view| {
-        peer(view, "c").is_some_and(|c| c.address().is_some())
+    let view = until(&a, "c's facts", |view| {
+        peer(view, "c").is_some_and(|c| c.facts.contains_key(facts::HTTP))
     });
     let c_seen = peer(&*view.await, "c").unwrap();
-    assert_eq!(c_seen.address(), Some(([10, 0, 0, 3], 7100).into()));
+    assert_eq!(c_seen.facts[facts::HTTP], "10.0.0.3:7400");
     assert_eq!(c_seen.member.incarnation, Incarnation(7));
     assert_eq!(c_seen.gossip, c.address());
 

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
-/// Where the node takes sessions for actor messages, as `host:port`.
-pub const ADDRESS: &str = "address";
+/// Where the node takes sessions for actor messages, and in which life
+/// ([`routes::Reach`](crate::routes::Reach)).
+pub const GATEWAY: &str = "gateway";
+/// Where the node's HTTP surface is, as `host:port`.
+pub const HTTP: &str = "http";
 /// Which version of Regrow the node runs.
 pub const VERSION: &str = "version";
 /// How busy it is.

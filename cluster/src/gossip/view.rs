@@ -57,12 +57,6 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Where it takes sessions for actor messages, if it said so readably.
-    #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.facts.get(facts::ADDRESS)?.parse().ok()
-    }
-
     /// The fact under `key`, read as JSON; `None` if it is not said.
     ///
     /// # Errors
@@ -298,7 +292,6 @@ mod tests {
                 at(0),
             );
             assert_eq!(view.peers[&"a".into()].read("load").unwrap(), Some(version));
-            assert_eq!(view.peers[&"a".into()].address(), None);
         }
         assert_eq!(asked, 2);
     }

@@ -138,6 +138,14 @@ impl Dialler {
         wanted.due_at = now + pause.mul_f64(rng.random_range(0.5..1.0));
     }
 
+    /// Whether a node is wanted and has no session.
+    #[must_use]
+    pub fn is_missing(&self, name: &NodeName) -> bool {
+        self.wanted
+            .get(name)
+            .is_some_and(|wanted| !wanted.is_connected)
+    }
+
     /// When there is next something to do; `None` while nobody is missing.
     #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
@@ -213,9 +221,11 @@ mod tests {
         assert!(pace.pause_max / 2 <= pauses[11] && pauses[11] <= pace.pause_max);
         dialler.want(&[route("a", 2)], now);
         assert_eq!(dialler.due(now), [route("a", 2)]);
+        assert!(dialler.is_missing(&"a".into()) && !dialler.is_missing(&"b".into()));
         dialler.dialled(&"a".into(), true, now, &mut rng);
         dialler.peers(&[peer("a")], now);
         assert_eq!(dialler.next_at(), None);
+        assert!(!dialler.is_missing(&"a".into()));
         dialler.want(&[], now);
         dialler.peers(&[], now);
         assert_eq!(dialler.due(now + pace.pause_max), [], "nobody is wanted");

@@ -3,6 +3,7 @@
 //! Stopping is in order: no more calls are taken, those at work are finished and their answers
 //! acknowledged, then the sessions end. So no answer is lost because whoever gave it stops.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use ractor::{Actor, ActorRef, SpawnErr};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -19,11 +21,12 @@ use regrow_runtime::causes::chain;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::actor::{GatewayActor, GatewayMessage};
 use super::dialler::{Dialler, Pace};
 use super::fence::Boot;
+use super::flow::Amount;
 use super::handshake::{Takes, identity};
 use super::link::Link;
 use super::listener::{self, ConnectError, Entrance};
@@ -32,6 +35,11 @@ use super::tls::Credentials;
 use super::{Call, CallError, CastError, Peer, Service, Transport, TransportConfig};
 use crate::member::{Member, NodeName};
 use crate::secret::{ClusterSecret, Secrets};
+
+/// Casts and calls that wait for their peers (gauge). Rising: a peer is frozen or too slow.
+pub const OUTBOX_MESSAGES: &str = "regrow_gateway_outbox_messages";
+/// Their weight in bytes (gauge).
+pub const OUTBOX_BYTES: &str = "regrow_gateway_outbox_bytes";
 
 /// What a gateway needs to know of its node.
 #[derive(Clone, Debug)]
@@ -94,6 +102,8 @@ struct Inner {
     address: SocketAddr,
     /// Says why the actor ended.
     ended: watch::Receiver<Option<String>>,
+    /// Why the latest attempt to connect failed, of nodes that are wanted and missing.
+    failures: Mutex<BTreeMap<NodeName, String>>,
 }
 
 impl Drop for Inner {
@@ -148,6 +158,7 @@ impl Gateway {
             credentials: config.credentials,
             timeout: shared.config.handshake_timeout,
             gateway: actor.clone(),
+            warned: listener::Warned::default(),
         });
         let (tasks, abort) = (shared.tasks.clone(), shared.abort.clone());
         let handshakes_max = shared.config.handshakes_max;
@@ -162,6 +173,7 @@ impl Gateway {
                 entrance,
                 address,
                 ended: is_ended,
+                failures: Mutex::default(),
             }),
         })
     }
@@ -208,28 +220,54 @@ impl Gateway {
             let now = Instant::now();
             dialler.want(&routes.borrow_and_update(), now);
             dialler.peers(&peers.borrow_and_update(), now);
+            self.forget_failures(|name| dialler.is_missing(name));
             for (name, address) in dialler.due(now) {
                 let entrance = self.inner.entrance.clone();
                 attempts.spawn(async move {
                     let expected = Some(name.clone());
                     let met = listener::connect(&entrance, address, expected).await;
-                    if let Err(error) = &met {
-                        debug!(peer = %name, error = %chain(error), "could not connect");
-                    }
-                    (name, met.is_ok())
+                    (name, met.err().map(|error| chain(&error)))
                 });
             }
             let next = dialler.next_at().map_or(FOREVER, |at| at - now);
             tokio::select! {
                 changed = routes.changed() => if changed.is_err() { return },
                 changed = peers.changed() => if changed.is_err() { return },
-                Some(Ok((name, is_met))) = attempts.join_next() => {
-                    dialler.dialled(&name, is_met, Instant::now(), &mut rng);
+                Some(Ok((name, failure))) = attempts.join_next() => {
+                    dialler.dialled(&name, failure.is_none(), Instant::now(), &mut rng);
+                    if let Some(failure) = failure {
+                        self.note_failure(name, failure);
+                    }
                 }
                 () = tokio::time::sleep(next) => {}
                 _ = self.ended() => return,
             }
         }
+    }
+
+    /// A person is told once of each reason, however often it is tried again.
+    fn note_failure(&self, name: NodeName, failure: String) {
+        let mut failures = self.inner.failures.lock();
+        match failures.get(&name) == Some(&failure) {
+            true => debug!(peer = %name, error = %failure, "could not connect"),
+            false => warn!(peer = %name, error = %failure, "could not connect; trying again"),
+        }
+        failures.insert(name, failure);
+    }
+
+    fn forget_failures(&self, is_missing: impl Fn(&NodeName) -> bool) {
+        let mut failures = self.inner.failures.lock();
+        failures.retain(|name, _| is_missing(name));
+    }
+
+    /// Tells the metrics what waits for the windows of all peers.
+    pub fn measure(&self) {
+        let mut waiting = Amount::default();
+        for link in self.inner.shared.directory.read().values() {
+            waiting.add(link.waiting());
+        }
+        metrics::gauge!(OUTBOX_MESSAGES).set(waiting.messages as f64);
+        metrics::gauge!(OUTBOX_BYTES).set(waiting.bytes as f64);
     }
 
     /// Calls of peers that are at work here.
@@ -341,6 +379,10 @@ impl Transport for Gateway {
 
     fn peers(&self) -> watch::Receiver<Vec<Peer>> {
         self.inner.shared.peers.subscribe()
+    }
+
+    fn failure(&self, to: &NodeName) -> Option<String> {
+        self.inner.failures.lock().get(to).cloned()
     }
 
     fn disconnect(&self, member: &Member) {

@@ -69,6 +69,9 @@ pub enum HandshakeError {
     /// The connection broke or was closed.
     #[error("the connection broke during the handshake")]
     Io(#[from] std::io::Error),
+    /// The certificates do not fit, or the other end is without TLS.
+    #[error("no TLS with the other end; is its certificate of this cluster's authority?")]
+    Tls(#[source] std::io::Error),
     /// The other end is something else, or speaks TLS where this end does not.
     #[error("the other end does not speak this protocol; is one of the two without TLS?")]
     Stranger,

@@ -395,6 +395,11 @@ impl Link {
         self.protocol
     }
 
+    /// Casts and calls that wait for the window.
+    pub(super) fn waiting(&self) -> super::flow::Amount {
+        self.state.lock().flow.waiting()
+    }
+
     /// Calls that wait for an answer.
     pub(super) fn pending(&self) -> usize {
         self.state.lock().pending.len()

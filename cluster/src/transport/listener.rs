@@ -6,15 +6,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use ractor::ActorRef;
+use regrow_runtime::causes::chain;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::actor::GatewayMessage;
 use super::fence::Refusal;
@@ -26,6 +28,14 @@ use crate::member::{Member, NodeName};
 
 /// After a failed accept, such as for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often to warn of somebody who was turned away; in between, it is only counted.
+const WARN_PERIOD: Duration = Duration::from_secs(60);
+
+/// Connections that were turned away, by `reason` (count). `key` rising: somebody has another
+/// secret. `certificate` rising: somebody has none of this cluster's authority, or another
+/// node's. `life`: a node's clock was set back, or two nodes have one name.
+pub const TURNED_AWAY: &str = "regrow_gateway_turned_away_total";
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +91,35 @@ pub(super) struct Entrance {
     pub(super) credentials: Option<Credentials>,
     pub(super) timeout: Duration,
     pub(super) gateway: ActorRef<GatewayMessage>,
+    pub(super) warned: Warned,
+}
+
+/// When a person was last told of somebody who was turned away.
+#[derive(Default)]
+pub(super) struct Warned(Mutex<Option<Instant>>);
+
+impl Warned {
+    fn is_due(&self) -> bool {
+        let mut warned = self.0.lock();
+        let is_due = warned.is_none_or(|at| WARN_PERIOD <= at.elapsed());
+        if is_due {
+            *warned = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 impl Entrance {
+    /// Somebody was turned away: says why.
+    fn turned_away(&self, from: SocketAddr, reason: &'static str, why: &str) {
+        metrics::counter!(TURNED_AWAY, "reason" => reason).increment(1);
+        // Two nodes that dial each other at the same time keep one session: all is well.
+        match reason != "simultaneous" && self.warned.is_due() {
+            true => warn!(%from, reason, why, "turned away"),
+            false => debug!(%from, reason, why, "turned away"),
+        }
+    }
+
     /// Accepts until it is dropped.
     pub(super) async fn accept(
         self: Arc<Self>,
@@ -103,7 +139,8 @@ impl Entrance {
                 }
             };
             let Ok(place) = places.clone().try_acquire_owned() else {
-                debug!(%from, "too many connections that have not proved who they are");
+                let why = "too many connections that have not proved who they are";
+                self.turned_away(from, "crowded", why);
                 continue;
             };
             let (entrance, abort) = (self.clone(), abort.clone());
@@ -111,8 +148,10 @@ impl Entrance {
                 let greeting = timeout(entrance.timeout, entrance.greet(tcp));
                 match abort.run_until_cancelled(greeting).await {
                     Some(Ok(Ok(()))) | None => {}
-                    Some(Ok(Err(error))) => debug!(%from, %error, "turned away"),
-                    Some(Err(_)) => debug!(%from, "turned away: too slow"),
+                    Some(Ok(Err(error))) => {
+                        entrance.turned_away(from, reason(&error), &chain(&error));
+                    }
+                    Some(Err(_)) => entrance.turned_away(from, "slow", "it took too long"),
                 }
                 drop(place);
             });
@@ -128,7 +167,7 @@ impl Entrance {
                 self.carry(&link, Socket::Plain(stream));
             }
             Some(credentials) => {
-                let mut stream = credentials.accept(tcp).await?;
+                let mut stream = credentials.accept(tcp).await.map_err(HandshakeError::Tls)?;
                 let (versions_of, is_certified) = (&self.me, certified(&stream));
                 let greeted = handshake::accept(&mut stream, versions_of, is_certified).await?;
                 let link = self.admit_or_refuse(&mut stream, greeted).await?;
@@ -216,6 +255,30 @@ impl Entrance {
         let link = admitted.map_err(|refusal| failed(refusal.into()))?;
         self.carry(&link, socket);
         Ok(link)
+    }
+}
+
+/// Why somebody was turned away, for counting.
+fn reason(error: &HandshakeError) -> &'static str {
+    match error {
+        HandshakeError::Io(_) => "broken",
+        HandshakeError::Stranger => "stranger",
+        HandshakeError::WrongKey | HandshakeError::Refused(Refused::WrongKey) => "key",
+        HandshakeError::Tls(_)
+        | HandshakeError::WrongCertificate(_)
+        | HandshakeError::Refused(Refused::WrongCertificate) => "certificate",
+        HandshakeError::Refused(Refused::Version { .. }) => "version",
+        HandshakeError::Refused(Refused::Fence(refusal)) | HandshakeError::RefusedHere(refusal) => {
+            match refusal {
+                Refusal::Simultaneous => "simultaneous",
+                Refusal::Superseded { .. } | Refusal::TwoOfOneLife(_) | Refusal::SameName(_) => {
+                    "life"
+                }
+                Refusal::Myself | Refusal::SomeoneElse { .. } => "address",
+                Refusal::TooMany(_) => "crowded",
+                Refusal::Leaving => "leaving",
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse as _;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use regrow_cluster::{exchange, transport};
 use regrow_runtime::metrics as names;
 
 use super::Answer;
@@ -111,6 +112,29 @@ fn describe() {
             "Events that a slow subscriber missed.",
         ),
         (
+            exchange::MESSAGES,
+            "Messages between nodes, by topic, kind (call or cast) and direction.",
+        ),
+        (
+            exchange::BYTES,
+            "Bytes of messages between nodes, answers not included, by topic and direction.",
+        ),
+        (
+            exchange::NOT_SENT,
+            "Messages to other nodes that were refused, by topic and reason. full rising: a peer \
+             is frozen or too slow.",
+        ),
+        (
+            exchange::DROPPED,
+            "Messages of other nodes that led to nothing, by topic and reason. overflow rising: \
+             a part of this node is behind.",
+        ),
+        (
+            transport::TURNED_AWAY,
+            "Connections of other nodes turned away, by reason. key or certificate rising: \
+             somebody has others.",
+        ),
+        (
             observe::REQUESTS,
             "HTTP requests answered, by route, method and status.",
         ),
@@ -146,6 +170,22 @@ fn describe() {
             "Part that the weights give, 0 to 1, by side (class or tenant) and name.",
         ),
         (names::AGENTS, Unit::Count, "Agents, by role and state."),
+        (
+            exchange::SESSIONS,
+            Unit::Count,
+            "Sessions with other nodes, by state. Fewer ready than nodes are up: see regrow \
+             cluster nodes.",
+        ),
+        (
+            transport::OUTBOX_MESSAGES,
+            Unit::Count,
+            "Messages that wait for other nodes. Rising: a peer is frozen or too slow.",
+        ),
+        (
+            transport::OUTBOX_BYTES,
+            Unit::Bytes,
+            "Weight of the messages that wait for other nodes.",
+        ),
         (observe::CONNECTIONS, Unit::Count, "Open HTTP connections."),
     ];
     for (name, unit, help) in gauges {

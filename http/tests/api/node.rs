@@ -156,7 +156,11 @@ impl Node {
             queue: queue.clone(),
             agents: setup.agents,
             cluster: regrow_cluster::agents::Agents::new(queue.registry().clone()),
-            nodes: regrow_cluster::nodes::Nodes::new(queue.registry().clone(), Default::default()),
+            nodes: regrow_cluster::nodes::Nodes::new(
+                queue.registry().clone(),
+                Default::default(),
+                regrow_cluster::exchange::Exchange::new(queue.clock()),
+            ),
             node: "here".to_owned(),
             context,
             metrics: Exposition::detached().expect("metrics"),
