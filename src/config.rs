@@ -199,13 +199,15 @@ fn settings(reader: &mut Reader) -> NodeConfig {
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         (1..=64).contains(&name.len()) && name.chars().all(fits)
     };
+    let name = reader.text(
+        "node.name",
+        "regrow",
+        "1 to 64 letters, digits, `.`, `_` or `-`",
+        name_like,
+    );
     NodeConfig {
-        name: reader.text(
-            "node.name",
-            "regrow",
-            "1 to 64 letters, digits, `.`, `_` or `-`",
-            name_like,
-        ),
+        cluster: cluster::settings(reader, &name),
+        name,
         data_dir: reader.path("node.data_dir", default_data_dir()),
         database_url: reader.database("store.database_url"),
         life_term: reader.duration("store.life_term", 3 * SECOND, 500 * MILLISECOND..=HOUR),
@@ -311,7 +313,6 @@ fn settings(reader: &mut Reader) -> NodeConfig {
             retention: reader.duration("context.retention", context.retention, SECOND..=365 * DAY),
             ..context
         },
-        cluster: cluster::settings(reader),
         log: TelemetryConfig {
             format: match reader
                 .text("log.format", "text", "`text` or `json`", |text| {

@@ -8,7 +8,7 @@
 //! ├─ agents     planners, workers, critics, memories
 //! ├─ placed     agents that the cluster placed here
 //! ├─ edge       HTTP
-//! ├─ cluster    the director: makes what is placed follow the registry; gossip
+//! ├─ cluster    gossip; the gateway to other nodes; the director, which follows the registry
 //! └─ health     probes, and regrows what hangs
 //! ```
 //!
@@ -16,17 +16,22 @@
 //! finish within its grace, while the HTTP surface still takes outcomes.
 
 mod agents;
+mod announcement;
+mod gateway;
 mod gossip;
+mod incarnations;
+mod peers;
 mod placed;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use regrow_actors::catalog::Crew;
 use regrow_actors::worker::rehearsal::Rehearsal;
 use regrow_cluster::agents::Agents;
+use regrow_cluster::exchange::Exchange;
+use regrow_cluster::gossip::FactError;
 use regrow_cluster::nodes::{HeardOf, Nodes};
 use regrow_cluster::placing::ByCount;
 use regrow_http::Exposition;
@@ -50,17 +55,15 @@ use regrow_runtime::store::{Store, StoreError};
 use regrow_runtime::supervision::{
     ChildSpec, Refusal, Root, RootExit, RootHandle, Shutdown, Strategy, SupervisorSpec,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::agents::LiveAgents;
+use self::announcement::ANNOUNCEMENT;
+pub(crate) use self::announcement::Announcement;
 use self::placed::Placed;
 use crate::config::NodeConfig;
-
-/// Where a running node says who it is and where it listens.
-const ANNOUNCEMENT: &str = "node.json";
 
 /// A node did not start, and nothing of it runs. The data directory is as it was, but for
 /// a migration.
@@ -90,6 +93,19 @@ pub(crate) enum NodeError {
     /// The metrics recorder.
     #[error("metrics cannot be recorded: {0}")]
     Metrics(String),
+    /// The address for other nodes.
+    #[error(
+        "cannot listen for other nodes on {address}; change `cluster.listen` or `--cluster-listen`"
+    )]
+    Cluster {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What the node says of itself.
+    #[error("gossip cannot say where this node is")]
+    Fact(#[from] FactError),
     /// The file that says where the node listens.
     #[error("cannot write {ANNOUNCEMENT}")]
     Announce(#[source] std::io::Error),
@@ -100,33 +116,11 @@ impl NodeError {
     pub(crate) fn is_wrong_setting(&self) -> bool {
         matches!(
             self,
-            Self::Bind(_) | Self::DataDir(_) | Self::Sqlite(sqlite::OpenError::Promoted { .. })
+            Self::Bind(_)
+                | Self::Cluster { .. }
+                | Self::DataDir(_)
+                | Self::Sqlite(sqlite::OpenError::Promoted { .. })
         )
-    }
-}
-
-/// What a running node says about itself, for programs on the same machine.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Announcement {
-    /// Its process.
-    pub(crate) pid: u32,
-    /// Its name.
-    pub(crate) name: String,
-    /// Where it listens.
-    pub(crate) http: SocketAddr,
-}
-
-impl Announcement {
-    /// What the latest node in a data directory said.
-    pub(crate) fn read(data_dir: &Path) -> Option<Self> {
-        let text = std::fs::read(data_dir.join(ANNOUNCEMENT)).ok()?;
-        serde_json::from_slice(&text).ok()
-    }
-
-    fn write(&self, data_dir: &Path) -> std::io::Result<()> {
-        let draft = data_dir.join("node.json.draft");
-        std::fs::write(&draft, serde_json::to_vec(self)?)?;
-        std::fs::rename(draft, data_dir.join(ANNOUNCEMENT))
     }
 }
 
@@ -140,6 +134,8 @@ pub(crate) struct Node {
     placed: Arc<Placed>,
     placing: Arc<ByCount>,
     heard: HeardOf,
+    /// What the node's parts say to other nodes, however often the gateway is started.
+    exchange: Exchange,
     /// How long its agents may take to stop.
     patience: Duration,
     // Released last: nobody else may open the store before it is closed.
@@ -158,6 +154,9 @@ impl Node {
             true => Some(Server::bind(config.http.clone()).await?),
             false => None,
         };
+        if let Some(cluster) = &config.cluster {
+            peers::is_free(cluster.listen).await?;
+        }
         let http = server.as_ref().map(Server::address);
         let store = open_store(config, &mut data_dir).await?;
         let (clock, bus) = (store.clock().await?, EventBus::default());
@@ -200,14 +199,14 @@ impl Node {
             .child(shards.into_child())
             .child(agents.into_child())
             .child(placed_here.into_child());
-        let heard = HeardOf::default();
+        let (heard, exchange) = (HeardOf::default(), Exchange::new(clock));
         if let Some(server) = server {
             let parts = ApiParts {
                 queue: queue.clone(),
                 agents: live.clone(),
                 node: config.name.clone(),
                 cluster: Agents::new(queue.registry().clone()),
-                nodes: Nodes::new(queue.registry().clone(), heard.clone()),
+                nodes: Nodes::new(queue.registry().clone(), heard.clone(), exchange.clone()),
                 context: context.clone(),
                 metrics: exposition()?,
                 lifecycle: lifecycle.clone(),
@@ -226,6 +225,7 @@ impl Node {
             placed,
             placing: Arc::default(),
             heard,
+            exchange,
             patience: config.agents.limits.grace + Duration::from_secs(4),
             _data_dir: data_dir,
         };
@@ -261,7 +261,7 @@ impl Node {
             .await
             .map_err(NodeError::Watch)?;
         live.see(root.tree(), health);
-        let mut director = placed::director(
+        let director = placed::director(
             &config.name,
             &self.queue,
             &self.placed,
@@ -269,13 +269,17 @@ impl Node {
             &root.tree(),
             config.agents.limits.grace + Duration::from_secs(5),
         );
+        let mut cluster = SupervisorSpec::new("cluster", Strategy::OneForOne)
+            .intensity(3, Duration::from_secs(30));
         if let Some(settings) = &config.cluster {
-            let (name, queue) = (&config.name, &self.queue);
-            let child = gossip::gossip(name, settings, self.http, queue, &self.heard);
-            director = director.child(child);
+            for child in self.peers(config, settings, clock)? {
+                cluster = cluster.child(child);
+            }
         }
+        // The last, so that whatever it says while it stops can still be said.
+        let cluster = cluster.child(director);
         root.supervisor()
-            .start_child(director.into_child())
+            .start_child(cluster.into_child())
             .await
             .map_err(NodeError::Watch)?;
         self.announce(config).map_err(NodeError::Announce)?;
@@ -521,6 +525,7 @@ fn exposition() -> Result<Exposition, NodeError> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::path::Path;
 
     use regrow_runtime::json::Json;
     use regrow_runtime::queue::task::{NewTask, TaskState};
@@ -567,21 +572,5 @@ mod tests {
         let view = node.queue().task(id).await.expect("readable");
         assert_eq!(view.expect("durable").state(), TaskState::Available);
         node.stop().await;
-    }
-
-    #[test]
-    fn what_a_node_announces_can_be_read_back() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        assert!(Announcement::read(dir.path()).is_none());
-        let said = Announcement {
-            pid: 7,
-            name: "n".to_owned(),
-            http: "127.0.0.1:7400".parse().expect("an address"),
-        };
-        said.write(dir.path()).expect("writable");
-        let read = Announcement::read(dir.path()).expect("written");
-        assert_eq!((read.pid, read.http), (said.pid, said.http));
-        std::fs::write(dir.path().join(ANNOUNCEMENT), "{").expect("writable");
-        assert!(Announcement::read(dir.path()).is_none());
     }
 }

@@ -2,6 +2,8 @@
 
 #[path = "binary/node.rs"]
 mod node;
+#[path = "binary/peers.rs"]
+mod peers;
 #[path = "../runtime/tests/database/proxy.rs"]
 #[expect(dead_code, reason = "the tests of the kernel cut commits as well")]
 mod proxy;
@@ -16,6 +18,8 @@ mod cluster;
 mod demo;
 #[path = "binary/escalation.rs"]
 mod escalation;
+#[path = "binary/gateway.rs"]
+mod gateway;
 #[path = "binary/killed.rs"]
 mod killed;
 #[path = "binary/placed.rs"]

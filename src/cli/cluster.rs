@@ -75,6 +75,16 @@ struct Node {
     agents: u64,
     note: Option<Note>,
     heard: Option<Heard>,
+    session: Option<Session>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Session {
+    state: String,
+    since: Option<String>,
+    dialled_here: Option<bool>,
+    error: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -117,6 +127,21 @@ impl Node {
         line(&words.join(", "), 60)
     }
 
+    /// How it is connected, in a few words.
+    fn session(&self) -> String {
+        let Some(session) = &self.session else {
+            return "-".to_owned();
+        };
+        let mut words = vec![session.state.clone()];
+        words.extend(session.since.as_deref().map(relative));
+        words.extend(session.dialled_here.map(|here| match here {
+            true => "dialled here".to_owned(),
+            false => "dialled there".to_owned(),
+        }));
+        words.extend(session.error.clone());
+        line(&words.join(", "), 120)
+    }
+
     fn row(&self) -> Vec<String> {
         let note = self.note.as_ref();
         let about = note.map(|note| {
@@ -137,6 +162,7 @@ impl Node {
             } else {
                 self.heard()
             },
+            self.session(),
             line(about.unwrap_or_default().trim_end(), 60),
         ]
     }
@@ -245,6 +271,7 @@ fn nodes(nodes: &[Node]) -> String {
         "LEASE LEFT",
         "AGENTS",
         "GOSSIP",
+        "SESSION",
         "ABOUT",
     ];
     table(&head, &rows)

@@ -40,13 +40,14 @@ pub(crate) struct NodeArguments {
     /// Where to listen, such as 127.0.0.1:7400; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
-    /// Where to take the datagrams by which nodes find each other, such as 10.0.0.1:7410.
+    /// Where to take what other nodes send, over UDP (finding each other) and TCP (messages),
+    /// such as 10.0.0.1:7410.
     #[arg(long, value_name = "ADDR")]
     cluster_listen: Option<String>,
     /// File with the secret that all nodes of a cluster share.
     #[arg(long, value_name = "FILE")]
     cluster_secret_file: Option<PathBuf>,
-    /// Where another node takes them; may be repeated.
+    /// Where another node takes it; may be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     seed: Vec<String>,
     /// Name under which DNS has the other nodes (A, AAAA, or SRV as _regrow._udp.DOMAIN); may be

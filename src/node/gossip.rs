@@ -4,42 +4,40 @@
 //! Nothing is decided by it that the store decides: whose an agent is, and whose life is over.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use regrow_cluster::discovery::{self, Discovery};
-use regrow_cluster::gossip::{Gossip, Options, facts};
-use regrow_cluster::member::{Incarnation, Member};
+use regrow_cluster::gossip::{Gossip, GossipPort, Options, View, facts};
+use regrow_cluster::member::Member;
 use regrow_cluster::nodes::{Heard, HeardOf};
+use regrow_cluster::routes;
 use regrow_runtime::actor::Crash;
 use regrow_runtime::queue::Queue;
 use regrow_runtime::supervision::{ChildSpec, Shutdown};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
+use super::incarnations::Incarnations;
 use crate::config::ClusterSettings;
 
 /// How often a node says how busy it is, and looks how doubtful the others are.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Where the node's HTTP surface is.
-const HTTP: &str = "http";
 
 /// The child that gossips.
 pub(crate) fn gossip(
     name: &str,
     settings: &ClusterSettings,
-    http: Option<SocketAddr>,
+    incarnations: &Incarnations,
+    port: &GossipPort,
     queue: &Queue,
     heard: &HeardOf,
 ) -> ChildSpec {
-    let (name, settings, queue, heard) = (
-        name.to_owned(),
-        settings.clone(),
-        queue.clone(),
-        heard.clone(),
-    );
+    let (name, settings) = (name.to_owned(), settings.clone());
+    let (incarnations, port) = (incarnations.clone(), port.clone());
+    let (queue, heard) = (queue.clone(), heard.clone());
     let child = ChildSpec::task("gossip", move |stop| {
         let (name, settings) = (name.clone(), settings.clone());
+        let (incarnations, port) = (incarnations.clone(), port.clone());
         let (queue, heard) = (queue.clone(), heard.clone());
         async move {
             let discovery = Discovery::start(discovery::Options {
@@ -51,26 +49,29 @@ pub(crate) fn gossip(
                     .collect(),
                 ..discovery::Options::default()
             })?;
-            // Lives are counted by the store, so each is higher than the one before.
-            let life = queue.registry().life()?;
-            let member = Member {
-                name: name.as_str().into(),
-                incarnation: Incarnation(life.0),
-            };
+            let member = Member::new(name.as_str(), incarnations.next()?);
             let mut options = Options::new(member, settings.listen);
             options.cluster.clone_from(&settings.name);
             options.advertise = settings.advertise;
-            let version = env!("CARGO_PKG_VERSION").to_owned();
-            options.facts.insert(facts::VERSION.to_owned(), version);
-            if let Some(http) = http {
-                options.facts.insert(HTTP.to_owned(), http.to_string());
-            }
+            options.facts = port.facts();
+            let said = options.facts.clone();
             let secret = settings.secret.clone();
             let gossip = Gossip::start(options, secret, discovery.candidates()).await?;
             info!(address = %gossip.address(), "gossip listens");
-            follow(gossip, &queue, &heard, stop).await;
+            let is_asked = tokio::select! {
+                biased;
+                () = stop.cancelled() => true,
+                () = port.serve(&gossip, said) => false,
+                () = follow(&gossip, &port, &queue, &heard) => false,
+            };
             heard.replace(BTreeMap::new());
-            Ok::<(), Crash>(())
+            match is_asked {
+                true => {
+                    gossip.leave().await;
+                    Ok(())
+                }
+                false => Err(Crash::new("gossip ended")),
+            }
         }
     });
     // Peers hear of an orderly end within some rounds.
@@ -79,53 +80,52 @@ pub(crate) fn gossip(
         .shutdown(Shutdown::Timeout(Duration::from_secs(3)))
 }
 
-/// Says and hears until it is told to stop, and then that the node leaves.
-async fn follow(
-    mut gossip: Gossip,
-    queue: &Queue,
-    heard: &HeardOf,
-    stop: tokio_util::sync::CancellationToken,
-) {
+/// Says how busy the node is, and keeps what is heard for whoever asks.
+async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, heard: &HeardOf) {
     let mut views = gossip.views();
     let mut tick = interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rival = None;
     loop {
         tokio::select! {
-            biased;
-            () = stop.cancelled() => return gossip.leave().await,
-            () = gossip.ended() => return,
             changed = views.changed() => if changed.is_err() {
                 return;
             },
             _ = tick.tick() => {
                 let load = format!("{:.3}", queue.stats().utilization());
                 // A number is within the bounds.
-                let _ = gossip.set_fact(facts::LOAD, &load);
+                let _ = port.say(facts::LOAD, &load);
             }
         }
-        let (view, suspicions) = (gossip.view(), gossip.suspicions());
+        let view = views.borrow_and_update().clone();
         if view.rival != rival {
             rival.clone_from(&view.rival);
             if let Some((member, address)) = &rival {
                 warn!(%member, %address, "another node uses this node's name; give it its own");
             }
         }
-        let peers = view.peers.iter().map(|(name, peer)| {
-            let suspicion = suspicions.get(name);
-            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            let known = Heard {
-                status: peer.status.as_str(),
-                incarnation: peer.member.incarnation.0,
-                address: peer.gossip.to_string(),
-                http: peer.facts.get(HTTP).cloned(),
-                version: peer.facts.get(facts::VERSION).cloned(),
-                load: peer.read(facts::LOAD).ok().flatten(),
-                phi: suspicion.map(|known| known.phi),
-                silent_ms: suspicion.map(|known| millis(known.silence)),
-            };
-            (name.to_string(), known)
-        });
-        heard.replace(peers.collect());
+        heard.replace(known(gossip, &view));
     }
+}
+
+/// What is heard of each peer, as people are shown it.
+fn known(gossip: &Gossip, view: &View) -> BTreeMap<String, Heard> {
+    let suspicions = gossip.suspicions();
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let peers = view.peers.iter().map(|(name, peer)| {
+        let suspicion = suspicions.get(name);
+        let known = Heard {
+            status: peer.status.as_str(),
+            incarnation: peer.member.incarnation.0,
+            address: peer.gossip.to_string(),
+            gateway: routes::reach(peer).map(|reach| reach.address.to_string()),
+            http: peer.facts.get(facts::HTTP).cloned(),
+            version: peer.facts.get(facts::VERSION).cloned(),
+            load: peer.read(facts::LOAD).ok().flatten(),
+            phi: suspicion.map(|known| known.phi),
+            silent_ms: suspicion.map(|known| millis(known.silence)),
+        };
+        (name.to_string(), known)
+    });
+    peers.collect()
 }

@@ -246,7 +246,7 @@ pub(crate) fn director(
     placing: &Arc<ByCount>,
     tree: &Tree,
     patience: Duration,
-) -> SupervisorSpec {
+) -> ChildSpec {
     let (name, queue, placed) = (name.to_owned(), queue.clone(), placed.clone());
     let (placing, tree) = (placing.clone(), tree.clone());
     let director = ChildSpec::task("director", move |stop| {
@@ -271,11 +271,7 @@ pub(crate) fn director(
             Ok::<(), Crash>(())
         }
     });
-    SupervisorSpec::new("cluster", Strategy::OneForOne)
-        .intensity(3, Duration::from_secs(30))
-        .child(
-            director
-                .role("director")
-                .shutdown(Shutdown::Timeout(patience)),
-        )
+    director
+        .role("director")
+        .shutdown(Shutdown::Timeout(patience))
 }
