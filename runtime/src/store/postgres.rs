@@ -94,11 +94,14 @@ pub struct Postgres(Arc<Inner>);
 struct Inner {
     config: PostgresConfig,
     writer: Mutex<Writing>,
-    /// For renewing and taking over, which must not wait for the writer.
+    /// For renewing, which must wait for nothing else.
     keeper: Kept,
+    /// For taking over.
+    heir: Kept,
     /// For units and budgets that nodes share, which are exchanged beside what is written.
     sharer: Kept,
-    /// For agents' rows: whoever changes one may wait for others, and no life may wait for that.
+    /// For agents' rows, switches and budgets: whoever changes one may wait for others, and no
+    /// life may wait for that.
     registrar: Kept,
     readers: PgPool,
     fence: Lock<Option<Fence>>,
@@ -242,6 +245,7 @@ impl Postgres {
                 backend,
             }),
             keeper: Kept::new("keeper", patience, false),
+            heir: Kept::new("heir", patience, false),
             sharer: Kept::new("sharer", EXCHANGE_TIMEOUT, true),
             registrar: Kept::new("registrar", EXCHANGE_TIMEOUT, true),
             readers,
@@ -335,6 +339,7 @@ impl Postgres {
         self.0.closed.store(true, Ordering::SeqCst);
         // A renewal that is under way would undo the letting go.
         self.0.keeper.close().await;
+        self.0.heir.close().await;
         self.0.sharer.close().await;
         self.0.registrar.close().await;
         let mut writer = self.0.writer.lock().await;

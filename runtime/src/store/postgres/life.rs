@@ -331,7 +331,7 @@ impl Postgres {
         const ATTEMPT: &str = "take over from other nodes";
         let (boot, term) = (self.boot()?, self.life_term());
         let steady = self.0.renewals.lock().are_steady(Instant::now(), term);
-        let inherited = self.on(&self.0.keeper, ATTEMPT, async |connection| {
+        let inherited = self.on(&self.0.heir, ATTEMPT, async |connection| {
             if steady {
                 self.inherit(connection, boot).await?;
             }
@@ -434,7 +434,7 @@ impl Postgres {
 
     /// A number of boots above all that were ever given.
     pub(super) async fn raise_boots(&self) -> Result<u32, StoreError> {
-        let raised = self.on(&self.0.keeper, "count a takeover", async |connection| {
+        let raised = self.on(&self.0.heir, "count a takeover", async |connection| {
             let raised = sqlx::query(RAISE_BOOTS).fetch_one(connection).await?;
             raised.try_get::<i64, _>(0)
         });

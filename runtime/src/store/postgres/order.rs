@@ -163,7 +163,7 @@ impl Postgres {
     ) -> Result<Result<Control, E>, StoreError> {
         let boot = self.boot()?;
         let changed = self.on(
-            &self.0.keeper,
+            &self.0.registrar,
             "change the queue's switches",
             async |connection| {
                 let mut transaction = connection.begin().await?;

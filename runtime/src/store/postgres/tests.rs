@@ -5,6 +5,7 @@ mod columns;
 mod funds;
 mod hand_over;
 mod registry;
+mod renewal;
 mod sharing;
 mod signals;
 mod ties;

@@ -81,7 +81,7 @@ impl Postgres {
         max: usize,
     ) -> Result<bool, StoreError> {
         let boot = self.boot()?;
-        let set = self.on(&self.0.keeper, "set a budget", async |connection| {
+        let set = self.on(&self.0.registrar, "set a budget", async |connection| {
             let mut transaction = connection.begin().await?;
             let to = &mut *transaction;
             let alive = sqlx::query(LIFE)

@@ -1,0 +1,38 @@
+//! A life is renewed whatever else its node waits for.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_is_renewed_while_its_node_waits_for_others() {
+    let schema = Schema::create().await;
+    let config = PostgresConfig {
+        life_term: Duration::from_secs(600),
+        ..shared(&schema, "n")
+    };
+    let store = Postgres::open(config).await.expect("sound");
+    store.next_boot().await.expect("a life");
+    // Another node stands still in the middle of a change.
+    let mut other = schema.connect().await;
+    let lock = "BEGIN; SELECT value FROM meta FOR UPDATE";
+    execute(&mut other, lock.to_owned()).await;
+    let waiting = async {
+        let number = async || {
+            let waits = "SELECT count(*) FROM pg_stat_activity \
+                WHERE wait_event_type = 'Lock' AND application_name LIKE 'regrow n %'";
+            schema.number(waits).await
+        };
+        while number().await < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        store.renew_life().await
+    };
+    let changing = store.change_control(|_| Ok::<(), std::convert::Infallible>(()));
+    let renewed = tokio::select! {
+        counted = store.raise_boots() => panic!("counted although it is locked: {counted:?}"),
+        _ = changing => panic!("changed although it is locked"),
+        renewed = soon("a renewal", waiting) => renewed,
+    };
+    renewed.expect("nobody else took over");
+    execute(&mut other, "ROLLBACK".to_owned()).await;
+    store.close().await;
+}
