@@ -31,11 +31,23 @@ impl Queue {
         }
     }
 
-    /// Renews three times per term, and more often after a failure.
+    /// Renews six times per term, in turns on each of two connections, and more often after a
+    /// failure.
     async fn renew(&self, term: Duration) -> StoreError {
+        let second = async {
+            tokio::time::sleep(term / 6).await;
+            self.renew_on(1, term).await
+        };
+        tokio::select! {
+            superseded = self.renew_on(0, term) => superseded,
+            superseded = second => superseded,
+        }
+    }
+
+    async fn renew_on(&self, keeper: usize, term: Duration) -> StoreError {
         let mut failing = false;
         loop {
-            match self.store().renew_life().await {
+            match self.store().renew_life(keeper).await {
                 Ok(()) if failing => {
                     failing = false;
                     info!("this node's life is renewed again");

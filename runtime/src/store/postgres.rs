@@ -95,7 +95,7 @@ struct Inner {
     config: PostgresConfig,
     writer: Mutex<Writing>,
     /// For renewing, which must wait for nothing else.
-    keeper: Kept,
+    keepers: [Kept; life::KEEPERS],
     /// For taking over.
     heir: Kept,
     /// For units and budgets that nodes share, which are exchanged beside what is written.
@@ -244,7 +244,7 @@ impl Postgres {
                 connection: Some(connection),
                 backend,
             }),
-            keeper: Kept::new("keeper", patience, false),
+            keepers: std::array::from_fn(|_| Kept::new("keeper", patience, false)),
             heir: Kept::new("heir", patience, false),
             sharer: Kept::new("sharer", EXCHANGE_TIMEOUT, true),
             registrar: Kept::new("registrar", EXCHANGE_TIMEOUT, true),
@@ -338,7 +338,9 @@ impl Postgres {
     pub(super) async fn close(&self) {
         self.0.closed.store(true, Ordering::SeqCst);
         // A renewal that is under way would undo the letting go.
-        self.0.keeper.close().await;
+        for keeper in &self.0.keepers {
+            keeper.close().await;
+        }
         self.0.heir.close().await;
         self.0.sharer.close().await;
         self.0.registrar.close().await;

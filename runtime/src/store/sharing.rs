@@ -130,14 +130,15 @@ impl Store {
         }
     }
 
-    /// Renews this node's life, so that nobody takes its tasks over.
+    /// Renews this node's life, so that nobody takes its tasks over: on the first or on the
+    /// second of its connections for that.
     ///
     /// # Errors
     ///
     /// [`StoreError::Superseded`] when somebody has; any other means try again.
-    pub(crate) async fn renew_life(&self) -> Result<(), StoreError> {
+    pub(crate) async fn renew_life(&self, keeper: usize) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(store) => store.renew_life().await,
+            Self::Postgres(store) => store.renew_life(keeper).await,
             Self::Sqlite(_) | Self::Volatile(_) => Ok(()),
         }
     }

@@ -54,11 +54,16 @@ pub(super) struct Renewals {
     asked_at: Option<Instant>,
 }
 
+/// Connections on which a life is renewed, in turns: a packet that is lost holds up one of them,
+/// for up to seconds if the next ones are lost, too.
+pub(super) const KEEPERS: usize = 2;
+
 impl Renewals {
     /// A renewal that was asked for at `asked_at` succeeded at `now`; one that comes later
     /// than `term` after the last starts anew.
     fn succeeded(&mut self, asked_at: Instant, now: Instant, term: Duration) {
-        self.asked_at = Some(asked_at);
+        // Of two that were under way the later one may have been answered first.
+        self.asked_at = self.asked_at.max(Some(asked_at));
         let in_time = self.latest.is_some_and(|at| now.duration_since(at) < term);
         if !in_time || self.steady_since.is_none() {
             self.steady_since = Some(now);
@@ -66,8 +71,13 @@ impl Renewals {
         self.latest = Some(now);
     }
 
-    fn failed(&mut self) {
-        self.steady_since = None;
+    /// A renewal that was asked for at `asked_at` failed; false if another has succeeded since.
+    fn failed(&mut self, asked_at: Instant) -> bool {
+        let counts = self.latest.is_none_or(|at| at <= asked_at);
+        if counts {
+            self.steady_since = None;
+        }
+        counts
     }
 
     /// Renewed without a gap for a whole `term`: whoever was not had every chance.
@@ -130,7 +140,7 @@ struct Namesake {
     lease_until: String,
 }
 
-/// A life stays alive by this much without a renewal; renewed three times as often.
+/// A life stays alive by this much without a renewal; renewed six times as often.
 fn seconds(term: Duration) -> f64 {
     term.as_secs_f64()
 }
@@ -297,14 +307,16 @@ impl Postgres {
         self.0.config.life_term
     }
 
-    /// Renews this node's life.
+    /// Renews this node's life on one of [`KEEPERS`] connections. That it failed does not matter
+    /// if it was renewed on another one meanwhile.
     ///
     /// Cancellation safe: the connection is given up.
-    pub(in crate::store) async fn renew_life(&self) -> Result<(), StoreError> {
+    pub(in crate::store) async fn renew_life(&self, keeper: usize) -> Result<(), StoreError> {
         const ATTEMPT: &str = "renew this node's life";
         let (boot, term) = (self.boot()?, self.life_term());
         let asked_at = Instant::now();
-        let renewed = self.on(&self.0.keeper, ATTEMPT, async |connection| {
+        let keeper = &self.0.keepers[keeper % KEEPERS];
+        let renewed = self.on(keeper, ATTEMPT, async |connection| {
             let renewed = sqlx::query(RENEW)
                 .bind(boot)
                 .bind(seconds(term))
@@ -317,11 +329,15 @@ impl Postgres {
         });
         let renewed = renewed.await.and_then(|renewed| renewed);
         let mut renewals = self.0.renewals.lock();
-        match &renewed {
-            Ok(()) => renewals.succeeded(asked_at, Instant::now(), term),
-            Err(_) => renewals.failed(),
+        match renewed {
+            Ok(()) => {
+                renewals.succeeded(asked_at, Instant::now(), term);
+                Ok(())
+            }
+            Err(superseded @ StoreError::Superseded { .. }) => Err(superseded),
+            Err(reason) if renewals.failed(asked_at) => Err(reason),
+            Err(_) => Ok(()),
         }
-        renewed
     }
 
     /// Ends expired lives of other nodes, and reads the tasks of all lives that this one has
@@ -502,7 +518,7 @@ mod tests {
         for second in 0..12 {
             // The server is away from the 6th to the 7th second.
             match second {
-                6 | 7 => renewals.failed(),
+                6 | 7 => assert!(renewals.failed(Instant::now())),
                 _ => renewals.succeeded(Instant::now(), Instant::now(), term),
             }
             steady.push(renewals.are_steady(Instant::now(), term));
@@ -517,5 +533,24 @@ mod tests {
         assert!(!renewals.are_steady(Instant::now(), term));
         renewals.succeeded(Instant::now(), Instant::now(), term);
         assert!(!renewals.are_steady(Instant::now(), term));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_is_late_or_fails_takes_nothing_back_from_one_that_came_before_it() {
+        let term = Duration::from_secs(3);
+        let mut renewals = Renewals::default();
+        let early = Instant::now();
+        tokio::time::advance(term / 6).await;
+        let later = Instant::now();
+        tokio::time::advance(term / 6).await;
+        renewals.succeeded(later, Instant::now(), term);
+        renewals.succeeded(early, Instant::now(), term);
+        assert_eq!(renewals.asked_at, Some(later));
+        let since = renewals.steady_since;
+        assert!(!renewals.failed(early));
+        assert_eq!(renewals.steady_since, since);
+        tokio::time::advance(term / 6).await;
+        assert!(renewals.failed(Instant::now()));
+        assert_eq!(renewals.steady_since, None);
     }
 }

@@ -272,7 +272,7 @@ async fn nobody_replaces_a_life_while_it_commits() {
     let early = tokio::time::timeout(pause, &mut starting).await;
     assert!(early.is_err(), "the start did not wait for the commit");
     // Renewing changes no key, so it waits for nobody.
-    let renewed = tokio::time::timeout(pause, old.store.renew_life()).await;
+    let renewed = tokio::time::timeout(pause, old.store.renew_life(0)).await;
     renewed.expect("at once").expect("alive");
     execute(&mut reading, "ROLLBACK".to_owned()).await;
     soon("the commit", committing).await.expect("kept");

@@ -24,7 +24,7 @@ async fn a_life_is_renewed_while_its_node_waits_for_others() {
         while number().await < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        store.renew_life().await
+        store.renew_life(0).await
     };
     let changing = store.change_control(|_| Ok::<(), std::convert::Infallible>(()));
     let renewed = tokio::select! {
