@@ -26,7 +26,7 @@ pub(crate) const DATABASE: &str = "database";
 /// Where each node takes its HTTP calls, on its own host.
 const HTTP_PORT: u16 = 7400;
 /// Where each node takes gossip.
-const GOSSIP_PORT: u16 = 7410;
+pub(crate) const GOSSIP_PORT: u16 = 7410;
 const DATABASE_PORT: u16 = 5432;
 
 /// How a cluster is made.
@@ -165,6 +165,11 @@ impl Cluster {
         }
     }
 
+    /// The file with the cluster's secret.
+    pub(crate) fn secret(&self) -> PathBuf {
+        self.dir.path().join("secret")
+    }
+
     async fn node(
         &self,
         name: &str,
@@ -174,7 +179,7 @@ impl Cluster {
     ) -> Node {
         let listen = SocketAddr::from((host.four(), GOSSIP_PORT));
         let way = Forward::into_host(host.clone(), ([127, 0, 0, 1], HTTP_PORT).into()).await;
-        let secret = self.dir.path().join("secret").display().to_string();
+        let secret = self.secret().display().to_string();
         let settings = [
             ("REGROW_REHEARSAL__ENABLED", "true".to_owned()),
             ("REGROW_LOG__FORMAT", "json".to_owned()),

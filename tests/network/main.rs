@@ -23,6 +23,7 @@ mod looks;
 mod losses;
 mod names;
 mod run;
+mod versions;
 mod weather;
 mod witness;
 
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each has three nodes and a database to feed.
     arguments.test_threads = Some(1);
-    let scenarios: [(&'static str, Scenario); 11] = scenarios![
+    let scenarios: [(&'static str, Scenario); 12] = scenarios![
         losses::a_node_that_is_killed_loses_nothing,
         losses::a_node_that_is_frozen_and_goes_on_has_no_effect_any_more,
         losses::a_pause_shorter_than_the_term_costs_nothing,
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         weather::loss_and_delay_cost_time_and_nothing_else,
         weather::a_link_that_comes_and_goes_makes_no_second_owner,
         weather::names_that_are_stale_partial_or_silent_break_nothing,
+        versions::nodes_live_with_what_a_newer_version_says_and_writes,
     ];
     let mut trials: Vec<Trial> = scenarios
         .into_iter()
