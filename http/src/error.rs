@@ -305,6 +305,9 @@ mod tests {
             .collect();
         codes.sort();
         assert_eq!(explained, codes);
+        let listed = std::fs::read_to_string(format!("{folder}/README.md")).expect("the list");
+        let missing = |code: &&String| !listed.contains(&format!("({code})"));
+        assert_eq!(codes.iter().find(missing), None, "not in the list");
     }
 
     #[test]
