@@ -13,7 +13,7 @@ pub(crate) async fn a_node_that_is_killed_loses_nothing() {
     let mut run = Run::start("kill -9", seed).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
-        let node = run.any_node();
+        let node = run.any_owner().await;
         node.signal(Signal::SIGKILL);
         node.ended().await;
         run.elsewhere(&node).await;
@@ -28,7 +28,7 @@ pub(crate) async fn a_node_that_is_frozen_and_goes_on_has_no_effect_any_more() {
     let mut run = Run::start("SIGSTOP", seed).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
-        let node = run.any_node();
+        let node = run.any_owner().await;
         node.signal(Signal::SIGSTOP);
         run.elsewhere(&node).await;
         run.go_on(0..1_000).await;
@@ -47,7 +47,7 @@ pub(crate) async fn a_pause_shorter_than_the_term_costs_nothing() {
     let mut run = Run::start("short SIGSTOP", seed).await;
     for _ in 0..rounds * 3 {
         run.go_on(300..800).await;
-        let node = run.any_node();
+        let node = run.any_owner().await;
         node.signal(Signal::SIGSTOP);
         run.go_on(200..900).await;
         node.signal(Signal::SIGCONT);
@@ -60,7 +60,7 @@ pub(crate) async fn a_node_that_is_cut_off_is_succeeded_and_comes_back() {
     let mut run = Run::start("cut off", seed).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
-        let node = run.any_node();
+        let node = run.any_owner().await;
         run.cluster.network.set_around(&node.name, Rules::CUT);
         run.elsewhere(&node).await;
         run.go_on(0..1_000).await;
@@ -75,7 +75,7 @@ pub(crate) async fn a_node_that_is_not_heard_is_succeeded_and_comes_back() {
     let mut run = Run::start("cut off, it hears the others", seed).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
-        let node = run.any_node();
+        let node = run.any_owner().await;
         run.cluster.network.set_leaving(&node.name, Rules::CUT);
         run.elsewhere(&node).await;
         run.go_on(0..1_000).await;
@@ -90,7 +90,7 @@ pub(crate) async fn a_node_that_does_not_hear_is_succeeded_and_comes_back() {
     let mut run = Run::start("cut off, the others hear it", seed).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
-        let node = run.any_node();
+        let node = run.any_owner().await;
         run.cluster.network.set_reaching(&node.name, Rules::CUT);
         run.elsewhere(&node).await;
         run.go_on(0..1_000).await;

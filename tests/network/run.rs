@@ -77,10 +77,21 @@ impl Run {
         }
     }
 
-    /// A node, by chance.
-    pub(crate) fn any_node(&mut self) -> Arc<Node> {
-        let node = self.cluster.nodes.choose(&mut self.rng);
-        node.expect("there are nodes").clone()
+    /// A node that has agents to lose, by chance.
+    pub(crate) async fn any_owner(&mut self) -> Arc<Node> {
+        let began = Instant::now();
+        loop {
+            let node = self.cluster.nodes.choose(&mut self.rng);
+            let node = node.expect("there are nodes").clone();
+            if node
+                .running()
+                .await
+                .is_some_and(|agents| !agents.is_empty())
+            {
+                return node;
+            }
+            assert!(began.elapsed() < PATIENCE, "no node has an agent");
+        }
     }
 
     /// Lets the load go on for a while, by chance within bounds.

@@ -145,7 +145,7 @@ pub(crate) async fn nodes_live_with_what_a_newer_version_says_and_writes() {
         let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
             execution_time) VALUES (9999, 'of tomorrow', true, '', 0)";
         run.cluster.schema.run(later).await;
-        let node = run.any_node();
+        let node = run.any_owner().await;
         node.signal(Signal::SIGKILL);
         node.ended().await;
         run.elsewhere(&node).await;

@@ -37,7 +37,7 @@ pub(crate) async fn a_link_that_comes_and_goes_makes_no_second_owner() {
     let (seed, rounds) = seed_and_rounds();
     let mut run = Run::start("flapping link", seed).await;
     for _ in 0..rounds {
-        let node = run.any_node();
+        let node = run.any_owner().await;
         // Around the life's term: now it can renew itself in time, now it cannot.
         for (up, down) in [(300, 500), (400, 2_200)] {
             let (up, down) = (Duration::from_millis(up), Duration::from_millis(down));
@@ -94,7 +94,7 @@ pub(crate) async fn names_that_are_stale_partial_or_silent_break_nothing() {
             assert_eq!(heard.len(), 3, "{heard:?}");
         }
         // Who starts now finds nobody by name; the others find it again, or the name does later.
-        let node = run.any_node();
+        let node = run.any_owner().await;
         node.signal(Signal::SIGKILL);
         node.ended().await;
         run.elsewhere(&node).await;

@@ -67,6 +67,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for a commit: the network may swallow the answer without an error. Longer
 /// than a statement may take.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest pause in a transaction of the writer.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for an exchange of what nodes share.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -440,17 +442,24 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error
     }
 }
 
+/// How long a transaction may stand still before the server ends it: it may hold its life's lock,
+/// and nobody can take over from a machine that is cut off until that is free.
+fn still(config: &PostgresConfig, longest: Duration) -> (&'static str, String) {
+    let millis = config.life_term.min(longest).as_millis();
+    ("idle_in_transaction_session_timeout", millis.to_string())
+}
+
 /// A connection that finds rows by key only, and acknowledges what is on the server's disk.
 async fn writing(config: &PostgresConfig) -> Result<(PgConnection, Backend), sqlx::Error> {
     let options = named(config, "writer").options([
         ("statement_timeout", "30s"),
-        ("idle_in_transaction_session_timeout", "10s"),
         ("lock_timeout", "15s"),
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
     ]);
+    let options = options.options([still(config, TRANSACTION_TIMEOUT)]);
     let mut connection = connect(&options).await?;
     // Anything but `off` waits for the disk.
     sqlx::query(

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::{Postgres, connect, named};
+use super::{Postgres, connect, named, still};
 use crate::store::StoreError;
 
 /// One of them.
@@ -58,10 +58,9 @@ impl Postgres {
                 Some(connection) => connection,
                 None => {
                     let millis = patience.as_millis().to_string();
-                    let mut options = named(&self.0.config, kept.part).options([
-                        ("statement_timeout", millis.as_str()),
-                        ("idle_in_transaction_session_timeout", millis.as_str()),
-                    ]);
+                    let mut options = named(&self.0.config, kept.part)
+                        .options([("statement_timeout", millis.as_str())])
+                        .options([still(&self.0.config, patience)]);
                     if kept.by_key {
                         options = options.options([
                             ("plan_cache_mode", "force_generic_plan"),
