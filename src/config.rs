@@ -4,6 +4,7 @@
 //! Nothing else reads the environment.
 
 mod cluster;
+mod offer;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regrow_actors::agent::AgentLimits;
+use regrow_cluster::report::Offer;
 use regrow_http::config::HttpConfig;
+use regrow_runtime::agent_spec::PolicyName;
 use regrow_runtime::context::ContextConfig;
 use regrow_runtime::health::HealthConfig;
 use regrow_runtime::health::remedy::RemedyPolicy;
@@ -40,6 +43,10 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 pub(crate) struct NodeConfig {
     /// What the node calls itself.
     pub(crate) name: String,
+    /// What it offers to agents that the cluster places.
+    pub(crate) offer: Offer,
+    /// How nodes are chosen for agents that do not say it.
+    pub(crate) policy: PolicyName,
     /// Where everything durable lies.
     pub(crate) data_dir: PathBuf,
     /// The PostgreSQL database, unless the data directory's file is used.
@@ -86,6 +93,8 @@ pub(crate) struct AgentSettings {
 pub(crate) struct Overrides {
     pub(crate) file: Option<PathBuf>,
     pub(crate) name: Option<String>,
+    pub(crate) labels: Vec<String>,
+    pub(crate) taints: Vec<String>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) database_url: Option<String>,
     pub(crate) http: Option<String>,
@@ -176,6 +185,8 @@ pub(crate) fn load(
         reader.path_flag("cluster.secret_file", "--cluster-secret-file", path);
     }
     let several = |all: &[String]| (!all.is_empty()).then(|| all.join(","));
+    reader.flag("node.labels", "--label", several(&overrides.labels));
+    reader.flag("node.taints", "--taint", several(&overrides.taints));
     reader.flag("cluster.seeds", "--seed", several(&overrides.seeds));
     reader.flag("cluster.dns", "--dns", several(&overrides.dns));
     let config = settings(&mut reader);
@@ -208,6 +219,8 @@ fn settings(reader: &mut Reader) -> NodeConfig {
     NodeConfig {
         cluster: cluster::settings(reader, &name),
         name,
+        offer: offer::offer(reader),
+        policy: offer::policy(reader),
         data_dir: reader.path("node.data_dir", default_data_dir()),
         database_url: reader.database("store.database_url"),
         life_term: reader.duration("store.life_term", 3 * SECOND, 500 * MILLISECOND..=HOUR),

@@ -8,7 +8,8 @@
 //! ├─ agents     planners, workers, critics, memories
 //! ├─ placed     agents that the cluster placed here
 //! ├─ edge       HTTP
-//! ├─ cluster    gossip; the gateway to other nodes; the director, which follows the registry
+//! ├─ cluster    gossip; the gateway to other nodes; watchdog; the director, which follows the
+//! │             registry
 //! └─ health     probes, and regrows what hangs
 //! ```
 //!
@@ -22,6 +23,7 @@ mod gossip;
 mod incarnations;
 mod peers;
 mod placed;
+mod watchdog;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,8 +34,8 @@ use regrow_actors::worker::rehearsal::Rehearsal;
 use regrow_cluster::agents::Agents;
 use regrow_cluster::exchange::Exchange;
 use regrow_cluster::gossip::FactError;
-use regrow_cluster::nodes::{HeardOf, Nodes};
-use regrow_cluster::placing::ByCount;
+use regrow_cluster::nodes::Nodes;
+use regrow_cluster::placing::Placer;
 use regrow_http::Exposition;
 use regrow_http::server::{BindError, Server};
 use regrow_http::state::{ApiParts, Lifecycle, Phase};
@@ -132,8 +134,7 @@ pub(crate) struct Node {
     lifecycle: Lifecycle,
     draining: CancellationToken,
     placed: Arc<Placed>,
-    placing: Arc<ByCount>,
-    heard: HeardOf,
+    placer: Placer,
     /// What the node's parts say to other nodes, however often the gateway is started.
     exchange: Exchange,
     /// How long its agents may take to stop.
@@ -199,14 +200,14 @@ impl Node {
             .child(shards.into_child())
             .child(agents.into_child())
             .child(placed_here.into_child());
-        let (heard, exchange) = (HeardOf::default(), Exchange::new(clock));
+        let (placer, exchange) = (placed::placer(config, &queue)?, Exchange::new(clock));
         if let Some(server) = server {
             let parts = ApiParts {
                 queue: queue.clone(),
                 agents: live.clone(),
                 node: config.name.clone(),
                 cluster: Agents::new(queue.registry().clone()),
-                nodes: Nodes::new(queue.registry().clone(), heard.clone(), exchange.clone()),
+                nodes: Nodes::new(queue.registry().clone(), placer.clone(), exchange.clone()),
                 context: context.clone(),
                 metrics: exposition()?,
                 lifecycle: lifecycle.clone(),
@@ -223,8 +224,7 @@ impl Node {
             lifecycle,
             draining,
             placed,
-            placing: Arc::default(),
-            heard,
+            placer,
             exchange,
             patience: config.agents.limits.grace + Duration::from_secs(4),
             _data_dir: data_dir,
@@ -261,16 +261,18 @@ impl Node {
             .await
             .map_err(NodeError::Watch)?;
         live.see(root.tree(), health);
+        let watchdog = watchdog::watchdog(&self.queue, &live, &self.placer);
         let director = placed::director(
             &config.name,
             &self.queue,
             &self.placed,
-            &self.placing,
+            &self.placer,
             &root.tree(),
             config.agents.limits.grace + Duration::from_secs(5),
         );
         let mut cluster = SupervisorSpec::new("cluster", Strategy::OneForOne)
-            .intensity(3, Duration::from_secs(30));
+            .intensity(3, Duration::from_secs(30))
+            .child(watchdog);
         if let Some(settings) = &config.cluster {
             for child in self.peers(config, settings, clock)? {
                 cluster = cluster.child(child);
@@ -324,7 +326,7 @@ impl Node {
     pub(crate) async fn stop(&self) -> RootExit {
         self.lifecycle.enter(Phase::Stopping);
         // Other nodes take its agents as soon as each has finished here.
-        self.placing.drain();
+        self.placer.drain();
         self.draining.cancel();
         let supervisor = self.root.supervisor();
         let _ = supervisor.terminate_child("health").await;

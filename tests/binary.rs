@@ -24,6 +24,8 @@ mod gateway;
 mod killed;
 #[path = "binary/placed.rs"]
 mod placed;
+#[path = "binary/placement.rs"]
+mod placement;
 #[path = "binary/postgres.rs"]
 mod postgres;
 #[path = "binary/pressure.rs"]

@@ -152,11 +152,15 @@ impl Agents {
             return Err(AgentError::TooMany(standing.agents.len()));
         }
         let id = spec.id.clone();
+        let mut entry = Entry::new(spec);
+        let here = self.registry.life()?;
+        let here = standing.lives.get(&here);
+        entry.asked_of = here.map(|here| here.node.to_string());
         let asked = AgentChange {
             id: id.clone(),
             revision: None,
             change: Change::Keep {
-                entry: json(&Entry::new(spec)),
+                entry: json(&entry),
             },
         };
         match self.registry.change(&asked).await? {
@@ -234,6 +238,17 @@ impl Agents {
         to: &str,
         reason: &str,
     ) -> Result<Known, AgentError> {
+        self.move_to(id, to, reason, None).await
+    }
+
+    /// Asks for a move for which there is a decision.
+    pub(crate) async fn move_to(
+        &self,
+        id: &AgentId,
+        to: &str,
+        reason: &str,
+        decision: Option<Json>,
+    ) -> Result<Known, AgentError> {
         let lives = self.registry.read().await?.lives;
         if !lives.values().any(|node| &*node.node == to) {
             let alive: Vec<&str> = lives.values().map(|node| &*node.node).collect();
@@ -257,6 +272,7 @@ impl Agents {
                 to: to.to_owned(),
                 asked_at,
                 reason: reason.to_owned(),
+                decision: decision.clone(),
             });
             Ok(())
         })

@@ -53,8 +53,8 @@ pub trait Hosting: Send + Sync + 'static {
 
 /// Says where agents belong.
 pub trait Placing: Send + Sync + 'static {
-    /// Where an agent belongs that nobody owns, as seen from `me`.
-    fn place(&self, me: &Me, standing: &Standing, id: &AgentId, entry: &Entry) -> Verdict;
+    /// Where the agents belong that are to run and that no living node owns, as seen from `me`.
+    fn verdicts(&self, me: &Me, standing: &Standing) -> BTreeMap<AgentId, Verdict>;
     /// This node takes no agents and gives those away that it has.
     fn is_draining(&self) -> bool;
 }
@@ -238,8 +238,11 @@ impl Following<'_> {
             name,
             draining: asked || self.director.placing.is_draining(),
         };
-        let place =
-            |id: &AgentId, entry: &Entry| self.director.placing.place(&me, &standing, id, entry);
+        let verdicts = self.director.placing.verdicts(&me, &standing);
+        let place = |id: &AgentId, _: &Entry| {
+            let verdict = verdicts.get(id).cloned();
+            verdict.unwrap_or(Verdict::Elsewhere)
+        };
         let steps = decide(&me, &standing, &self.locals, place, registry.clock().now());
         let busy: BTreeSet<AgentId> = self.busy.values().cloned().collect();
         for (id, step) in steps {
@@ -306,7 +309,15 @@ async fn carry_out(
 ) -> Effect {
     let change = match step {
         Step::Keep(entry) => Json::of(&*entry).map(|entry| Change::Keep { entry }),
-        Step::Give { to, entry } => Json::of(&*entry).map(|entry| Change::Give { to, entry }),
+        Step::Give {
+            to,
+            entry,
+            decision,
+        } => Json::of(&*entry).map(|entry| Change::Give {
+            to,
+            entry,
+            decision,
+        }),
         Step::Start { entry, epoch } => {
             return match hosting.start(&entry, epoch).await {
                 Ok(()) => Effect::Started,

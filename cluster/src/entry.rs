@@ -5,6 +5,8 @@
 
 use regrow_runtime::agent_spec::AgentSpec;
 use regrow_runtime::clock::Timestamp;
+use regrow_runtime::json::Json;
+use regrow_runtime::registry::Life;
 use serde::{Deserialize, Serialize};
 
 /// What is known of an agent.
@@ -12,6 +14,9 @@ use serde::{Deserialize, Serialize};
 pub struct Entry {
     /// What it is to be.
     pub spec: AgentSpec,
+    /// The node that was asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_of: Option<String>,
     /// It is to run.
     pub wanted: bool,
     /// Why it is not started any more, until somebody asks for it.
@@ -64,6 +69,9 @@ pub struct Move {
     pub asked_at: Timestamp,
     /// On whose behalf, such as `drain`.
     pub reason: String,
+    /// Why there, where that was decided rather than asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Json>,
 }
 
 /// Where an agent was placed, and why there.
@@ -78,6 +86,9 @@ pub struct Placed {
     pub reason: String,
     /// What spoke for it, in words.
     pub because: String,
+    /// The life whose loss brought it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Life>,
 }
 
 /// More restarts than its intensity allows.
@@ -90,6 +101,7 @@ impl Entry {
     pub fn new(spec: AgentSpec) -> Self {
         Self {
             spec,
+            asked_of: None,
             wanted: true,
             parked: None,
             round: 1,
@@ -181,6 +193,7 @@ mod tests {
             at,
             reason: "start".to_owned(),
             because: "it had room".to_owned(),
+            lost: None,
         });
         let text = serde_json::to_string(&entry).expect("JSON");
         assert!(

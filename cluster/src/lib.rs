@@ -8,8 +8,9 @@
 //! - [`discovery`]: at which addresses there may be peers
 //! - [`gossip`]: who is there and what each says of itself, over encrypted datagrams
 //! - [`entry`]: what is kept of an agent; [`reconcile`]: what a node does about it;
-//!   [`director`]: does it; [`placing`]: where one belongs; [`agents`] and [`nodes`]: what
-//!   people ask of them
+//!   [`director`]: does it; [`agents`] and [`nodes`]: what people ask of them
+//! - [`placement`]: which node should own an agent, and why; [`report`]: what nodes say of
+//!   themselves for that; [`placing`]: the same for the agents of a registry
 //! - [`wire`]: the envelope in which messages travel
 //! - [`transport`]: actor messages between nodes; [`exchange`]: which part of a node they are
 //!   for; [`routes`]: from gossip to sessions
@@ -26,7 +27,7 @@
 //! - [`spec_registry`] and [`restart_history`]: which agents there should be, and how often
 //!   they were restarted anywhere
 //! - [`quarantine`]: who is kept out for a while
-//! - [`placement`]: which node should own an agent, and why; [`hand_off`]: moving one that runs
+//! - [`hand_off`]: moving an agent that runs
 //! - [`node`]: all of these put together; [`simulation`]: whole clusters of it, from a seed
 
 pub mod agents;
@@ -53,6 +54,7 @@ pub mod placing;
 pub mod quarantine;
 pub mod quorum;
 pub mod reconcile;
+pub mod report;
 pub mod restart_history;
 pub mod routes;
 pub mod secret;

@@ -4,24 +4,25 @@
 //! node's restarts, and whoever asks. The node itself gives its agents away; of one that
 //! cannot, the others take them when its life has run out.
 
+mod explained;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use regrow_runtime::clock::Timestamp;
-use regrow_runtime::ids::AgentId;
 use regrow_runtime::json::Json;
 use regrow_runtime::registry::{Life, Registry, Standing};
 use regrow_runtime::store::StoreError;
 use serde::{Deserialize, Serialize};
 
+pub use self::explained::{Explanation, Loss, Lost, Planned};
 use crate::agents::{AgentError, Agents};
-use crate::entry::Entry;
 use crate::exchange::Exchange;
 use crate::member::NodeName;
-use crate::placing::place;
-use crate::reconcile::{Me, Verdict, understood};
+use crate::placing::Placer;
+use crate::report::NodeReport;
 
 /// What a node is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +150,27 @@ pub struct Heard {
     pub phi: Option<f64>,
     /// For how long it has not been heard.
     pub silent_ms: Option<u64>,
+    /// What it says of itself.
+    #[serde(skip)]
+    pub report: Option<NodeReport>,
+}
+
+#[cfg(test)]
+impl Heard {
+    pub(crate) fn of(status: &'static str) -> Self {
+        Self {
+            status,
+            incarnation: 1,
+            address: String::new(),
+            gateway: None,
+            http: None,
+            version: None,
+            load: None,
+            phi: None,
+            silent_ms: None,
+            report: None,
+        }
+    }
 }
 
 /// What is heard of other nodes, by their names. Cheap to clone.
@@ -164,28 +186,17 @@ impl HeardOf {
     fn all(&self) -> BTreeMap<String, Heard> {
         self.0.lock().clone()
     }
-}
 
-/// Why an agent is where it is, and what would become of it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
-    /// The agent.
-    pub agent: crate::agents::Known,
-    /// In words.
-    pub why: String,
-    /// What would be decided if its node died now.
-    pub if_its_node_died: String,
-}
-
-/// A move that evens out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Planned {
-    /// Which agent.
-    pub agent: AgentId,
-    /// From this node,
-    pub from: String,
-    /// to this one.
-    pub to: String,
+    /// What those say of themselves that are up, and how long ago they were heard.
+    pub(crate) fn reports(&self) -> BTreeMap<String, (NodeReport, Duration)> {
+        let heard = self.0.lock();
+        let up = heard.iter().filter(|(_, heard)| heard.status == "up");
+        let reports = up.filter_map(|(name, heard)| {
+            let age = Duration::from_millis(heard.silent_ms.unwrap_or(0));
+            Some((name.clone(), (heard.report.clone()?, age)))
+        });
+        reports.collect()
+    }
 }
 
 /// Asks things of nodes. Cheap to clone.
@@ -193,19 +204,19 @@ pub struct Planned {
 pub struct Nodes {
     registry: Registry,
     agents: Agents,
-    heard: HeardOf,
+    placer: Placer,
     exchange: Exchange,
 }
 
 impl Nodes {
-    /// Asks through this node's registry; `heard` is what it hears through gossip, and
-    /// `exchange` knows whom it is connected to.
+    /// Asks through this node's registry, and what it hears and decides; `exchange` knows whom
+    /// it is connected to.
     #[must_use]
-    pub fn new(registry: Registry, heard: HeardOf, exchange: Exchange) -> Self {
+    pub fn new(registry: Registry, placer: Placer, exchange: Exchange) -> Self {
         Self {
             agents: Agents::new(registry.clone()),
             registry,
-            heard,
+            placer,
             exchange,
         }
     }
@@ -218,7 +229,7 @@ impl Nodes {
     /// [`StoreError`]
     pub async fn list(&self, here: &str) -> Result<Vec<NodeView>, StoreError> {
         let (standing, me) = (self.registry.read().await?, self.registry.life()?);
-        let heard = self.heard.all();
+        let heard = self.placer.heard().all();
         let mut nodes: BTreeMap<String, NodeView> = BTreeMap::new();
         let names = standing.notes.keys().cloned();
         let lives = standing.lives.iter().map(|(life, node)| (*life, node));
@@ -286,195 +297,5 @@ impl Nodes {
         let body = note.as_ref().and_then(|note| Json::of(note).ok());
         self.registry.note(node, body).await?;
         Ok(note)
-    }
-
-    /// Why an agent is where it is, and where it would go if its node died.
-    ///
-    /// # Errors
-    ///
-    /// [`AgentError`]
-    pub async fn explain(&self, here: &str, id: &AgentId) -> Result<Explanation, AgentError> {
-        let agent = self.agents.show(id).await?;
-        let mut standing = self.registry.read().await?;
-        let entry = agent.entry.clone();
-        let why = match (&agent.node, &entry.placed) {
-            (Some(node), Some(placed)) => {
-                format!(
-                    "it is on {node} since {} ({}): {}",
-                    placed.at, placed.reason, placed.because
-                )
-            }
-            _ if !entry.wanted => "it is stopped".to_owned(),
-            (None, _) => match &entry.parked {
-                Some(parked) => format!("it is parked: {parked}"),
-                None => self.would(here, &standing, id, &entry),
-            },
-            (Some(node), None) => format!("it is on {node}"),
-        };
-        let owner = standing.agents.get(id).and_then(|row| row.owner);
-        if let Some(owner) = owner {
-            standing.lives.remove(&owner);
-        }
-        let if_its_node_died = match entry.is_to_run() {
-            true => self.would(here, &standing, id, &entry),
-            false => "nothing: it is not to run".to_owned(),
-        };
-        Ok(Explanation {
-            agent,
-            why,
-            if_its_node_died,
-        })
-    }
-
-    fn would(&self, here: &str, standing: &Standing, id: &AgentId, entry: &Entry) -> String {
-        let own = self.registry.life().ok();
-        for (life, node) in &standing.lives {
-            let name = if Some(*life) == own {
-                here
-            } else {
-                &*node.node
-            };
-            let me = Me {
-                life: *life,
-                name: name.to_owned(),
-                draining: false,
-            };
-            match place(&me, standing, id, entry) {
-                Verdict::Here(because) => return format!("{name} would take it: {because}"),
-                Verdict::Nowhere(why) => return format!("it would wait: {why}"),
-                Verdict::Elsewhere => {}
-            }
-        }
-        "it would wait: no node is alive".to_owned()
-    }
-
-    /// Moves agents from nodes with many to nodes with few, until no two differ by more than
-    /// one; returns what was asked for. With `dry_run` nothing is.
-    ///
-    /// # Errors
-    ///
-    /// [`AgentError`]; some of it may have been asked for.
-    pub async fn rebalance(&self, here: &str, dry_run: bool) -> Result<Vec<Planned>, AgentError> {
-        let standing = self.registry.read().await?;
-        let me = self.registry.life()?;
-        let plan = even_out(&standing, |life| match life == me {
-            true => here.to_owned(),
-            false => standing.lives[&life].node.to_string(),
-        });
-        if !dry_run {
-            for planned in &plan {
-                self.agents
-                    .hand_off(&planned.agent, &planned.to, "rebalance")
-                    .await?;
-            }
-        }
-        Ok(plan)
-    }
-}
-
-/// Moves after which no two nodes that take agents differ by more than one agent (pure).
-/// Agents that belong on one node, and those that move already, stay out of it.
-fn even_out(standing: &Standing, name: impl Fn(Life) -> String) -> Vec<Planned> {
-    let mut owned: BTreeMap<Life, Vec<AgentId>> = BTreeMap::new();
-    for life in standing.lives.keys() {
-        if note_of(standing, &name(*life)).is_none() {
-            owned.insert(*life, Vec::new());
-        }
-    }
-    let mut counts: BTreeMap<Life, usize> = owned.keys().map(|life| (*life, 0)).collect();
-    for row in standing.agents.values() {
-        let Some(entry) = understood(row) else {
-            continue;
-        };
-        if let Some(count) = row.owner.and_then(|owner| counts.get_mut(&owner)) {
-            *count += 1;
-        }
-        let free = entry.spec.placement.node.is_none() && entry.move_to.is_none();
-        if free && let Some(here) = row.owner.and_then(|owner| owned.get_mut(&owner)) {
-            here.push(row.id.clone());
-        }
-    }
-    let mut plan = Vec::new();
-    loop {
-        let least = counts.iter().min_by_key(|(_, count)| **count);
-        let most = counts
-            .iter()
-            .filter(|(life, _)| owned.get(life).is_some_and(|agents| !agents.is_empty()))
-            .max_by_key(|(_, count)| **count);
-        let (Some((to, few)), Some((from, many))) = (least, most) else {
-            return plan;
-        };
-        if *many <= few + 1 {
-            return plan;
-        }
-        let (to, from) = (*to, *from);
-        let Some(agent) = owned.get_mut(&from).and_then(Vec::pop) else {
-            return plan;
-        };
-        plan.push(Planned {
-            agent,
-            from: name(from),
-            to: name(to),
-        });
-        *counts.entry(from).or_default() -= 1;
-        *counts.entry(to).or_default() += 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-    use regrow_runtime::agent_spec::AgentSpec;
-    use regrow_runtime::ids::Epoch;
-    use regrow_runtime::registry::{AgentRow, LiveNode};
-    use regrow_runtime::role::Role;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn afterwards_no_two_nodes_differ_by_more_than_one(
-            owners in prop::collection::vec(1_u64..5, 0..40),
-            cordoned in prop::option::of(1_u64..5),
-        ) {
-            let mut standing = Standing::default();
-            for life in 1..5 {
-                let node: Arc<str> = format!("n{life}").into();
-                let left = Duration::from_secs(1);
-                standing.lives.insert(Life(life), LiveNode { node, left });
-            }
-            if let Some(life) = cordoned {
-                let note = Note { stance: Stance::Cordoned, reason: None, at: Timestamp(0) };
-                standing.notes.insert(format!("n{life}"), Json::of(&note).expect("JSON"));
-            }
-            for (n, owner) in owners.iter().enumerate() {
-                let id = AgentId::new(format!("a{n}"));
-                let entry = Entry::new(AgentSpec::new(id.clone(), Role::Worker));
-                let row = AgentRow {
-                    id: id.clone(),
-                    revision: 1,
-                    epoch: Epoch(1),
-                    owner: Some(Life(*owner)),
-                    entry: Json::of(&entry).expect("JSON"),
-                };
-                standing.agents.insert(id, row);
-            }
-            let mut counts = [0_i64; 5];
-            for owner in &owners {
-                counts[usize::try_from(*owner).expect("small")] += 1;
-            }
-            for planned in even_out(&standing, |life| format!("n{}", life.0)) {
-                let at = |name: &str| name[1..].parse::<usize>().expect("a number");
-                counts[at(&planned.from)] -= 1;
-                counts[at(&planned.to)] += 1;
-            }
-            let open = (1..5).filter(|life| Some(*life) != cordoned);
-            let open: Vec<i64> =
-                open.map(|life| counts[usize::try_from(life).expect("small")]).collect();
-            let (most, least) = (open.iter().max(), open.iter().min());
-            prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1));
-        }
     }
 }

@@ -3,11 +3,14 @@
 //! Two policies. `balanced` takes the nodes that can run the agent, keeps those on which its
 //! group is thinnest, and of two drawn by lot takes the better: with stale figures the best of
 //! all would be everybody's choice at once (Mitzenmacher, "The power of two choices", 2001).
-//! What was placed and is not in the figures yet counts as reserved. `scr` is the formula of
-//! the system that this one follows, to the digit: see [`scr`].
+//! `scr` is the formula of the system that this one follows, to the digit: see [`scr`].
+//!
+//! Agents are placed on a [`Board`], one after the other: each that was placed counts for the
+//! next, although no node has it yet. The lot comes from a seed that all nodes know, so that
+//! whoever places the same agents on the same facts decides the same.
 //!
 //! Every choice is a [`Decision`]: all candidates with all terms, whoever was in the way, and
-//! the lot. `explain` is that value as text; `what_if` is what would be decided if a node died.
+//! the lot. What would be decided if a node died is asked of a board without it.
 
 mod decision;
 pub mod plan;
@@ -15,20 +18,25 @@ mod requirements;
 pub mod scr;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use rand::Rng;
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::IteratorRandom;
-use regrow_runtime::agent_spec::Placement;
+use regrow_runtime::agent_spec::{Placement, PolicyName};
 use regrow_runtime::ids::AgentId;
 use serde::{Deserialize, Serialize};
 
 pub use self::decision::{Candidate, Decision, Exclusion, NoPlace, Term};
 pub use self::requirements::{Labels, Unfit};
-use crate::local_time::LocalTime;
 use crate::member::NodeName;
 
-/// What a node says of itself, and what is known of it. Gossiped; some intervals old.
+/// Agents that a node takes which sets itself no bound.
+pub const AGENTS_MAX: usize = 1_000;
+/// Load counts in steps of so many thousandths: less is noise, in which nodes that decide at
+/// once would differ.
+const LOAD_STEP: u32 = 50;
+
+/// What a node says of itself, and what is known of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeFacts {
@@ -36,14 +44,17 @@ pub struct NodeFacts {
     pub labels: Labels,
     /// What keeps agents away that do not tolerate it.
     pub taints: BTreeSet<String>,
-    /// Agents on it.
+    /// Agents on it, and those that were placed there and are on their way.
     pub agents: usize,
-    /// Agents that it can have; without a bound, a thousand.
+    /// Agents that it can have; without a bound, [`AGENTS_MAX`].
     pub agents_max: Option<usize>,
-    /// How busy it is, in thousandths of what it can do.
-    pub load_permille: u32,
+    /// How busy it is, in thousandths of what it can do; `None` if that is not known, and then
+    /// it counts as busy through and through.
+    pub load_permille: Option<u32>,
     /// Its queue, for the policy `scr`.
     pub scr: scr::Figures,
+    /// It has said nothing of itself yet, so it gets nothing.
+    pub silent: bool,
     /// It takes no agents; those it has stay.
     pub cordoned: bool,
     /// It must own nothing.
@@ -52,28 +63,45 @@ pub struct NodeFacts {
     pub share_permille: u64,
     /// Members of each group on it.
     pub groups: BTreeMap<String, usize>,
+    /// How old what it says is, in milliseconds.
+    pub age_ms: Option<u64>,
+    /// Which version it runs.
+    pub version: Option<String>,
 }
 
 impl NodeFacts {
-    /// A node with nothing on it that takes its full share.
+    /// A node with nothing on it and nothing to do that takes its full share.
     #[must_use]
     pub fn idle() -> Self {
         Self {
             share_permille: 1_000,
+            load_permille: Some(0),
             ..Self::default()
+        }
+    }
+
+    pub(crate) fn count(&mut self, group: &str) {
+        self.agents += 1;
+        self.scr.agents += 1;
+        *self.groups.entry(group.to_owned()).or_default() += 1;
+    }
+
+    pub(crate) fn discount(&mut self, group: &str) {
+        self.agents = self.agents.saturating_sub(1);
+        self.scr.agents = self.scr.agents.saturating_sub(1);
+        if let Some(count) = self.groups.get_mut(group) {
+            *count = count.saturating_sub(1);
         }
     }
 }
 
-/// How to choose.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Policy {
-    /// The better of two that can.
-    #[default]
-    Balanced,
-    /// The best by the formula of SCR.
-    Scr(scr::Weights),
+/// How to choose where an agent does not say it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policies {
+    /// For agents that ask for none.
+    pub default: PolicyName,
+    /// What counts how much by SCR's formula.
+    pub scr: scr::Weights,
 }
 
 /// What is to be placed.
@@ -83,119 +111,77 @@ pub struct Request<'a> {
     pub agent: &'a AgentId,
     /// Where it may run.
     pub placement: &'a Placement,
-    /// Whom it is to be spread from, such as the others of its role.
-    pub group: &'a str,
-    /// Its class of work, for the policy `scr`.
-    pub class: Option<&'a str>,
-    /// The node that decides, which `scr` favours a little.
-    pub here: &'a NodeName,
+    /// What it does: the group that it is spread from unless it names another.
+    pub role: &'a str,
+    /// The node that was asked for it, which `scr` favours a little.
+    pub asked_of: Option<&'a str>,
+    /// Decides the lot: the same on every node.
+    pub seed: u64,
 }
 
-/// Agents that were placed lately, and are not yet in what their nodes say of themselves.
-#[derive(Clone, Debug)]
-pub struct Reservations {
-    hold: Duration,
-    held: BTreeMap<AgentId, (NodeName, LocalTime)>,
-}
-
-impl Reservations {
-    /// Each lasts `hold`: longer than gossip takes to everyone, shorter than matters.
+impl Request<'_> {
+    /// Whom it is to be spread from.
     #[must_use]
-    pub fn new(hold: Duration) -> Self {
-        Self {
-            hold,
-            held: BTreeMap::new(),
-        }
-    }
-
-    /// Counts an agent against a node until `hold` after `now`. At most one per agent.
-    pub fn reserve(&mut self, agent: &AgentId, node: &NodeName, now: LocalTime) {
-        self.held
-            .retain(|_, (_, since)| now.since(*since) < self.hold);
-        self.held.insert(agent.clone(), (node.clone(), now));
-    }
-
-    /// The node says it has the agent, or somebody else does.
-    pub fn settle(&mut self, agent: &AgentId) {
-        self.held.remove(agent);
-    }
-
-    fn on(&self, node: &NodeName, now: LocalTime) -> usize {
-        let on_node = self.held.values().filter(|(on, _)| on == node);
-        on_node
-            .filter(|(_, since)| now.since(*since) < self.hold)
-            .count()
+    pub fn group(&self) -> &str {
+        self.placement.spread.as_deref().unwrap_or(self.role)
     }
 }
 
-/// Chooses a node for an agent at `now`, and says why. Reserves nothing.
-pub fn place(
-    policy: &Policy,
-    request: &Request<'_>,
-    nodes: &BTreeMap<NodeName, NodeFacts>,
-    reserved: &Reservations,
-    now: LocalTime,
-    rng: &mut impl Rng,
-) -> Decision {
-    match policy {
-        Policy::Balanced => balanced(request, nodes, reserved, now, rng),
-        Policy::Scr(weights) => scr::place(weights, request, nodes),
-    }
+/// The nodes, and what has been placed on them so far.
+#[derive(Clone, Debug)]
+pub struct Board<'a> {
+    /// How to choose.
+    pub policies: &'a Policies,
+    /// Who there is.
+    pub nodes: BTreeMap<NodeName, NodeFacts>,
 }
 
-/// What would be decided for each of these agents, one after the other, if `dead` were gone.
-pub fn what_if<'a>(
-    policy: &Policy,
-    dead: &NodeName,
-    agents: impl IntoIterator<Item = Request<'a>>,
-    nodes: &BTreeMap<NodeName, NodeFacts>,
-    now: LocalTime,
-    rng: &mut impl Rng,
-) -> Vec<Decision> {
-    let mut left = nodes.clone();
-    left.remove(dead);
-    let nothing = Reservations::new(Duration::MAX);
-    let mut decisions = Vec::new();
-    for request in agents {
-        let decision = place(policy, &request, &left, &nothing, now, rng);
+impl Board<'_> {
+    /// Chooses a node for an agent and says why. It counts there from now on.
+    pub fn place(&mut self, request: &Request<'_>) -> Decision {
+        let decision = self.choose(request, 2);
         if let Ok(chosen) = &decision.outcome
-            && let Some(facts) = left.get_mut(chosen)
+            && let Some(facts) = self.nodes.get_mut(chosen)
         {
-            // It is there then, for the next ones.
-            facts.agents += 1;
-            facts.scr.agents += 1;
-            *facts.groups.entry(request.group.to_owned()).or_default() += 1;
+            facts.count(request.group());
         }
-        decisions.push(decision);
+        decision
     }
-    decisions
+
+    /// Chooses the best of `draws` nodes where it matters; nothing is counted.
+    fn choose(&self, request: &Request<'_>, draws: usize) -> Decision {
+        match request.placement.policy.unwrap_or(self.policies.default) {
+            PolicyName::Balanced => balanced(request, &self.nodes, draws),
+            PolicyName::Scr => scr::place(&self.policies.scr, request, &self.nodes),
+        }
+    }
+
+    /// An agent of this group goes from one node to another.
+    fn shift(&mut self, group: &str, from: &NodeName, to: &NodeName) {
+        if let Some(facts) = self.nodes.get_mut(from) {
+            facts.discount(group);
+        }
+        if let Some(facts) = self.nodes.get_mut(to) {
+            facts.count(group);
+        }
+    }
 }
 
 fn balanced(
     request: &Request<'_>,
     nodes: &BTreeMap<NodeName, NodeFacts>,
-    reserved: &Reservations,
-    now: LocalTime,
-    rng: &mut impl Rng,
+    draws: usize,
 ) -> Decision {
     let mut candidates: Vec<Candidate> = nodes
         .iter()
-        .map(|(name, facts)| candidate(request, name, facts, nodes, reserved, now))
+        .map(|(name, facts)| candidate(request, name, facts, nodes))
         .collect();
-    let thinnest = candidates
-        .iter()
-        .filter(|c| c.excluded.is_none())
-        .map(|c| c.crowd)
-        .min();
-    for candidate in &mut candidates {
-        if candidate.excluded.is_none() && Some(candidate.crowd) != thinnest {
-            candidate.excluded = Some(Exclusion::Crowded);
-        }
-    }
+    keep_thinnest(&mut candidates);
     let fit = candidates
         .iter()
         .filter(|candidate| candidate.excluded.is_none());
-    let drawn: Vec<&Candidate> = fit.sample(rng, 2);
+    let mut lot = Xoshiro256PlusPlus::seed_from_u64(request.seed);
+    let drawn: Vec<&Candidate> = fit.sample(&mut lot, draws);
     let best = drawn
         .iter()
         .max_by(|one, other| {
@@ -210,10 +196,12 @@ fn balanced(
         .collect();
     Decision {
         agent: request.agent.clone(),
-        policy: "balanced",
+        policy: PolicyName::Balanced.as_str(),
         outcome: best.ok_or_else(|| decision::no_place(&candidates)),
+        seed: request.seed,
         drawn,
         candidates,
+        left_out: 0,
     }
 }
 
@@ -222,31 +210,22 @@ fn candidate(
     name: &NodeName,
     facts: &NodeFacts,
     nodes: &BTreeMap<NodeName, NodeFacts>,
-    reserved: &Reservations,
-    now: LocalTime,
 ) -> Candidate {
-    let waiting = reserved.on(name, now);
-    let (taken, bound) = (facts.agents + waiting, facts.agents_max.unwrap_or(1_000));
-    let excluded = if facts.quarantined {
-        Some(Exclusion::Quarantined)
-    } else if facts.cordoned {
-        Some(Exclusion::Cordoned)
-    } else if bound <= taken {
-        Some(Exclusion::Full {
-            agents: taken,
-            max: bound,
+    let (taken, bound) = (facts.agents, facts.agents_max.unwrap_or(AGENTS_MAX));
+    let excluded = barred(facts)
+        .or_else(|| {
+            let fit = requirements::admit(request.placement, name, &facts.labels, &facts.taints);
+            fit.err().map(Exclusion::Unfit)
         })
-    } else {
-        let fit = requirements::admit(request.placement, name, &facts.labels, &facts.taints);
-        fit.err().map(Exclusion::Unfit)
-    };
+        .or_else(|| full(facts));
     // On probation a node is as if it were smaller.
     let share = facts.share_permille.clamp(1, 1_000) as f64 / 1_000.0;
-    let filled = (taken + 1) as f64 * 100.0 / (bound as f64 * share);
-    let mut terms = vec![
-        Term::new("filled", -filled),
-        Term::new("load", -f64::from(facts.load_permille) / 10.0),
-    ];
+    let filled = (taken + 1) as f64 * 100.0 / (bound.max(1) as f64 * share);
+    let load = match facts.load_permille {
+        Some(load) => Term::new("load", -f64::from(load / LOAD_STEP * LOAD_STEP) / 10.0),
+        None => Term::new("load_unknown", -100.0),
+    };
+    let mut terms = vec![Term::new("filled", -filled), load];
     if !request.placement.preferred.is_empty() {
         let preference = requirements::preference(request.placement, &facts.labels);
         terms.push(Term::new("preferred", preference));
@@ -255,23 +234,62 @@ fn candidate(
         node: name.clone(),
         score: terms.iter().map(|term| term.value).sum(),
         terms,
-        crowd: crowd(request, facts, nodes),
+        crowd: crowd(request, name, facts, nodes),
+        age_ms: facts.age_ms,
         excluded,
     }
 }
 
+/// Of the nodes that can, those on which the group is thinnest.
+fn keep_thinnest(candidates: &mut [Candidate]) {
+    let fit = candidates.iter().filter(|it| it.excluded.is_none());
+    let thinnest = fit.map(|it| it.crowd).min();
+    for candidate in candidates {
+        if candidate.excluded.is_none() && Some(candidate.crowd) != thinnest {
+            candidate.excluded = Some(Exclusion::Crowded);
+        }
+    }
+}
+
+fn full(facts: &NodeFacts) -> Option<Exclusion> {
+    let (agents, max) = (facts.agents, facts.agents_max.unwrap_or(AGENTS_MAX));
+    (max <= agents).then_some(Exclusion::Full { agents, max })
+}
+
+/// Why the node takes nobody, whoever it is.
+fn barred(facts: &NodeFacts) -> Option<Exclusion> {
+    if facts.quarantined {
+        Some(Exclusion::Quarantined)
+    } else if facts.cordoned {
+        Some(Exclusion::Cordoned)
+    } else {
+        facts.silent.then_some(Exclusion::Silent)
+    }
+}
+
 /// How many of the agent's group are where this node is, if it is to be spread.
-fn crowd(request: &Request<'_>, facts: &NodeFacts, nodes: &BTreeMap<NodeName, NodeFacts>) -> usize {
-    let Some(label) = &request.placement.spread_by else {
-        return 0;
-    };
-    let zone = facts.labels.get(label);
-    let there = nodes
-        .values()
-        .filter(|other| other.labels.get(label) == zone);
-    there
-        .filter_map(|facts| facts.groups.get(request.group))
-        .sum()
+fn crowd(
+    request: &Request<'_>,
+    name: &NodeName,
+    facts: &NodeFacts,
+    nodes: &BTreeMap<NodeName, NodeFacts>,
+) -> usize {
+    let there = |facts: &NodeFacts| facts.groups.get(request.group()).copied().unwrap_or(0);
+    let Placement {
+        spread, spread_by, ..
+    } = request.placement;
+    match (spread_by, spread) {
+        (Some(label), _) => {
+            let zone = facts.labels.get(label);
+            let here = nodes.iter().filter(|(other, facts)| {
+                // A node without the label is a place of its own.
+                *other == name || (zone.is_some() && facts.labels.get(label) == zone)
+            });
+            here.map(|(_, facts)| there(facts)).sum()
+        }
+        (None, Some(_)) => there(facts),
+        (None, None) => 0,
+    }
 }
 
 #[cfg(test)]

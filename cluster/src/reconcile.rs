@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::ids::{AgentId, Epoch};
+use regrow_runtime::json::Json;
 use regrow_runtime::registry::{AgentRow, Life, Standing};
 
 use crate::entry::{Entry, LastExit, Placed};
@@ -42,11 +43,20 @@ pub struct Ended {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// To this node, and what spoke for it.
-    Here(String),
+    Here(Chosen),
     /// To another one, which will take it.
     Elsewhere,
     /// To none that lives, and why not.
     Nowhere(String),
+}
+
+/// Why an agent belongs to this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// In a line.
+    pub because: String,
+    /// The decision with its terms, to be kept.
+    pub decision: Option<Json>,
 }
 
 /// One step with one agent.
@@ -60,6 +70,8 @@ pub enum Step {
         to: Option<Life>,
         /// What is known of it from now on.
         entry: Box<Entry>,
+        /// Why there, to be kept.
+        decision: Option<Json>,
     },
     /// Start it here.
     Start {
@@ -157,13 +169,13 @@ fn next(
         return None;
     }
     match place(&row.id, &entry) {
-        Verdict::Here(because) => Some(taken_in(me, row, entry, because, now)),
+        Verdict::Here(chosen) => Some(taken_in(me, row, entry, chosen, now)),
         Verdict::Elsewhere | Verdict::Nowhere(_) => None,
     }
 }
 
 /// Takes an agent that nobody owns. One whose node was lost has been restarted by that.
-fn taken_in(me: &Me, row: &AgentRow, mut entry: Entry, because: String, now: Timestamp) -> Step {
+fn taken_in(me: &Me, row: &AgentRow, mut entry: Entry, chosen: Chosen, now: Timestamp) -> Step {
     let lost = row.owner.is_some();
     if lost {
         let node = entry
@@ -181,6 +193,7 @@ fn taken_in(me: &Me, row: &AgentRow, mut entry: Entry, because: String, now: Tim
             return Step::Give {
                 to: None,
                 entry: Box::new(entry),
+                decision: None,
             };
         }
     }
@@ -188,11 +201,13 @@ fn taken_in(me: &Me, row: &AgentRow, mut entry: Entry, because: String, now: Tim
         node: me.name.clone(),
         at: now,
         reason: if lost { "node loss" } else { "start" }.to_owned(),
-        because,
+        because: chosen.because,
+        lost: row.owner,
     });
     Step::Give {
         to: Some(me.life),
         entry: Box::new(entry),
+        decision: chosen.decision,
     }
 }
 
@@ -223,6 +238,7 @@ fn owned(
             None => Step::Give {
                 to: None,
                 entry: Box::new(entry),
+                decision: None,
             },
         });
     }
@@ -238,14 +254,17 @@ fn owned(
                 None => {
                     entry.move_to = None;
                     entry.placed = Some(Placed {
-                        node: asked.to,
+                        node: asked.to.clone(),
                         at: now,
-                        reason: asked.reason,
+                        reason: asked.reason.clone(),
                         because: format!("asked for; it came from {}", me.name),
+                        lost: None,
                     });
                     Step::Give {
                         to: Some(*life),
                         entry: Box::new(entry),
+                        // Why it was where it is no more says nothing about the new place.
+                        decision: asked.decision.clone().or_else(|| Json::of(&asked).ok()),
                     }
                 }
             },
@@ -262,6 +281,7 @@ fn owned(
             None => Step::Give {
                 to: None,
                 entry: Box::new(entry),
+                decision: None,
             },
         });
     }

@@ -89,9 +89,42 @@ pub struct Placement {
     /// Also on nodes that have these taints.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tolerates: Vec<String>,
-    /// Agents of one group are spread over nodes that differ in this label's value.
+    /// It is kept apart from the other agents of this group: the fewer of them are on a node,
+    /// the rather it goes there, whatever else speaks for another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
+    /// Nodes that agree in this label's value count as one place for that, such as `zone`.
+    /// Without a group it is kept apart from the others of its role.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread_by: Option<String>,
+    /// How a node is chosen among those where it may run; otherwise as the nodes are set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyName>,
+    /// Its class of work, for the policy `scr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+}
+
+/// How a node is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyName {
+    /// The better of two that can, drawn by lot.
+    #[default]
+    Balanced,
+    /// The best by the formula of SCR.
+    Scr,
+}
+
+impl PolicyName {
+    /// Its name, as in specs and decisions.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::Scr => "scr",
+        }
+    }
 }
 
 /// A spec cannot be used: everything that is wrong with it.
@@ -154,16 +187,34 @@ impl AgentSpec {
             required,
             preferred,
             tolerates,
+            spread,
             spread_by,
+            policy,
+            class,
         } = &self.placement;
         let pairs = required.iter().chain(preferred);
         let words = pairs.flat_map(|(label, value)| [label, value]);
-        let words = words.chain(tolerates).chain(node).chain(spread_by);
+        let words = words.chain(tolerates).chain(node);
+        let words = words.chain(spread).chain(spread_by).chain(class);
         for word in words.filter(|word| word.is_empty() || LABEL_BYTES_MAX < word.len()) {
             let found: String = word.chars().take(40).collect();
             problems.push(format!(
                 "placement has {found:?}, names have 1 to {LABEL_BYTES_MAX} bytes"
             ));
+        }
+        if class.is_some() && *policy == Some(PolicyName::Balanced) {
+            problems.push(
+                "placement.class is for the policy `scr`; leave it out, or ask for `scr`"
+                    .to_owned(),
+            );
+        }
+        for (label, value) in required {
+            if let Some(other) = preferred.get(label).filter(|other| *other != value) {
+                problems.push(format!(
+                    "placement requires {label}={value} and prefers {label}={other}, which no node \
+                     can offer both; leave one out"
+                ));
+            }
         }
         let count = required.len() + preferred.len() + tolerates.len();
         if LABELS_MAX < count {
@@ -211,6 +262,13 @@ mod tests {
             .insert(String::new(), "eu".to_owned());
         let InvalidSpec(problems) = spec.check().expect_err("wrong");
         assert_eq!(problems.len(), 4, "{problems:?}");
+        let mut torn = AgentSpec::new(AgentId::new("scout"), Role::Worker);
+        let zone = |value: &str| [("zone".to_owned(), value.to_owned())].into();
+        (torn.placement.required, torn.placement.preferred) = (zone("a"), zone("b"));
+        torn.placement.class = Some("cpu".to_owned());
+        torn.placement.policy = Some(PolicyName::Balanced);
+        let InvalidSpec(problems) = torn.check().expect_err("it cannot be had");
+        assert_eq!(problems.len(), 2, "{problems:?}");
         let spec = AgentSpec::new(AgentId::new("scout-1"), Role::Worker);
         assert_eq!(spec.check(), Ok(()));
         assert_eq!(spec.addressed_kind(), "agent.scout-1");

@@ -10,6 +10,8 @@
 //! on a store of one node they are documents, and every life before the present one is over.
 //! Crash: a change whose answer did not come may have been made; reading tells.
 
+mod nodes;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+pub(crate) use self::nodes::NODES_MAX;
+pub use self::nodes::{Judgement, ReportKept, Reported};
 use crate::clock::Clock;
 use crate::ids::{AgentId, Epoch};
 use crate::json::Json;
@@ -30,10 +34,8 @@ use crate::store::{Changes, DocumentRow, Store, StoreError};
 pub const AGENTS_MAX: u32 = 100_000;
 /// Where a store of one node keeps the rows.
 const SPACE: &str = "agent";
-/// Where every store keeps what is noted of nodes.
-const NODES: &str = "node";
-/// Nodes of which something may be noted.
-const NODES_MAX: u32 = 10_000;
+/// Where it keeps why each is where it is.
+const DECISIONS: &str = "agent.decision";
 
 /// One boot of one node, as the store counts them: fenced once it has ended (ADR 0005).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,6 +76,10 @@ pub struct Standing {
     pub agents: BTreeMap<AgentId, AgentRow>,
     /// What is noted of nodes, by their names; of those that are away as well.
     pub notes: BTreeMap<String, Json>,
+    /// What each node said of itself last.
+    pub reports: BTreeMap<String, Reported>,
+    /// What all nodes hold of one among them.
+    pub judgements: BTreeMap<String, Judgement>,
 }
 
 /// What to do with a row.
@@ -101,6 +107,8 @@ pub enum Change {
         to: Option<Life>,
         /// What is known of it from now on.
         entry: Json,
+        /// Why it goes there; what was kept of that before stays if nothing is said.
+        decision: Option<Json>,
     },
     /// The row goes.
     Remove,
@@ -131,6 +139,8 @@ struct Inner {
     life: Life,
     name: OnceLock<Arc<str>>,
     node: Mutex<()>,
+    /// What this node said of itself, where no other can read it.
+    said: parking_lot::Mutex<Option<(Json, Instant)>>,
     epochs: AtomicU64,
     /// Changes made through this handle: those of others are heard from the store.
     changed: watch::Sender<()>,
@@ -146,6 +156,7 @@ impl Registry {
             life,
             name: OnceLock::new(),
             node: Mutex::default(),
+            said: parking_lot::Mutex::default(),
             epochs: AtomicU64::new(life.0 << 32),
             changed: watch::Sender::new(()),
         }))
@@ -194,23 +205,12 @@ impl Registry {
     ///
     /// [`StoreError`]; [`StoreError::Unreadable`] when a row cannot be understood.
     pub async fn read(&self) -> Result<Standing, StoreError> {
+        let mut standing = self.nodes().await?;
         let store = self.0.writer.store();
-        let notes = store.documents(NODES, "", NODES_MAX).await?;
-        let notes = notes.into_iter().map(|note| (note.key, note.body));
         if let Store::Postgres(store) = &store {
-            let mut standing = store.agents().await?;
-            standing.notes = notes.collect();
+            standing.agents = store.agents().await?;
             return Ok(standing);
         }
-        let mut standing = Standing {
-            notes: notes.collect(),
-            ..Standing::default()
-        };
-        let me = LiveNode {
-            node: self.0.name.get().cloned().unwrap_or_else(|| "here".into()),
-            left: Duration::MAX,
-        };
-        standing.lives.insert(self.0.life, me);
         for document in store.documents(SPACE, "", AGENTS_MAX).await? {
             let row = understood(&document.body)?;
             standing.agents.insert(row.id.clone(), row);
@@ -255,30 +255,40 @@ impl Registry {
         self.0.epochs.store(epoch.0, Ordering::SeqCst);
         let mut changes = Changes::default();
         changes.documents.push(row);
+        changes.documents.extend(self.why(change));
         self.0.writer.write(changes).await?;
         self.0.changed.send_replace(());
         let (revision, epoch) = next.map_or((0, epoch), |next| (next.revision, next.epoch));
         Ok(Changed::Done { revision, epoch })
     }
 
-    /// Notes something of a node for all nodes to see; `None` forgets it. Of two who write at
-    /// once, the later one counts. Durable when it returns.
+    /// What was kept with the change that gave an agent its owner: why it went there.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; it may have been noted.
-    pub async fn note(&self, node: &str, body: Option<Json>) -> Result<(), StoreError> {
-        let mut changes = Changes::default();
-        changes.documents.push(DocumentRow {
-            space: NODES,
-            key: node.to_owned(),
+    /// [`StoreError`]
+    pub async fn decision(&self, id: &AgentId) -> Result<Option<Json>, StoreError> {
+        let store = self.0.writer.store();
+        if let Store::Postgres(store) = &store {
+            return store.agent_decision(id).await;
+        }
+        let found = store.document(DECISIONS, id.as_str()).await?;
+        Ok(found.map(|found| found.body))
+    }
+
+    /// The document that says why, on a store of one node; it goes with the agent.
+    fn why(&self, change: &AgentChange) -> Option<DocumentRow> {
+        let body = match &change.change {
+            Change::Give { decision, .. } => Some(decision.clone()?),
+            Change::Remove => None,
+            Change::Keep { .. } => return None,
+        };
+        Some(DocumentRow {
+            space: DECISIONS,
+            key: change.id.as_str().to_owned(),
             body,
             at: self.0.clock.now(),
-        });
-        self.0.writer.write(changes).await?;
-        self.0.changed.send_replace(());
-        self.0.writer.store().signal(Signal::Agents, &[]);
-        Ok(())
+        })
     }
 
     /// Hears of changes, whoever makes them.
@@ -340,7 +350,7 @@ fn decided(
             let before = found.as_ref().map_or(epoch, |row| row.epoch);
             Some(Some(row(owner, before, entry)))
         }
-        Change::Give { to, entry } => {
+        Change::Give { to, entry, .. } => {
             let to = to.filter(|to| *to == me);
             Some(Some(row(to, epoch, entry)))
         }

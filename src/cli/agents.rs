@@ -94,6 +94,21 @@ struct StartArgs {
     /// Rather on nodes with this label; may be repeated
     #[arg(long, value_name = "LABEL=VALUE", value_parser = label, requires = "role")]
     prefer: Vec<(String, String)>,
+    /// Also on nodes with this taint; may be repeated
+    #[arg(long, value_name = "TAINT", requires = "role")]
+    tolerate: Vec<String>,
+    /// Keep it apart from the other agents of this group: few of them on each node
+    #[arg(long, value_name = "GROUP", requires = "role")]
+    spread: Option<String>,
+    /// Take nodes that agree in this label for one place when spreading, such as zone
+    #[arg(long, value_name = "LABEL", requires = "role")]
+    spread_by: Option<String>,
+    /// How its node is chosen: balanced or scr; otherwise as the nodes are set
+    #[arg(long, value_name = "POLICY", requires = "role")]
+    policy: Option<String>,
+    /// Its class of work, such as cpu, for the policy scr
+    #[arg(long, value_name = "CLASS", requires = "role")]
+    class: Option<String>,
     /// When it is started again: permanent (always), transient (after a crash), temporary (never)
     #[arg(long, value_name = "WHEN", requires = "role")]
     restart: Option<String>,
@@ -120,6 +135,20 @@ impl StartArgs {
         for (name, labels) in [("required", &self.require), ("preferred", &self.prefer)] {
             if !labels.is_empty() {
                 placement.insert(name.to_owned(), json!(pairs(labels)));
+            }
+        }
+        if !self.tolerate.is_empty() {
+            placement.insert("tolerates".to_owned(), json!(self.tolerate));
+        }
+        let words = [
+            ("spread", &self.spread),
+            ("spread_by", &self.spread_by),
+            ("policy", &self.policy),
+            ("class", &self.class),
+        ];
+        for (name, word) in words {
+            if let Some(word) = word {
+                placement.insert(name.to_owned(), json!(word));
             }
         }
         let mut body = json!({ "id": self.id, "role": role, "placement": placement });

@@ -31,7 +31,11 @@ enum ClusterVerb {
     /// Show which agent is where and why; of one agent also what if its node died
     Placement {
         /// Only this agent
+        #[arg(conflicts_with = "if_lost")]
         agent: Option<String>,
+        /// Where the agents of this node would go if it died
+        #[arg(long, value_name = "NODE")]
+        if_lost: Option<String>,
     },
     /// Let a node keep its agents and take no more
     Cordon(Asked),
@@ -41,7 +45,7 @@ enum ClusterVerb {
     Quarantine(Asked),
     /// Let a node take agents again
     Release(Asked),
-    /// Even the agents out over the nodes
+    /// Move agents that may not be where they are, and even the rest out over the nodes
     Rebalance {
         /// Only say what would be moved
         #[arg(long)]
@@ -178,6 +182,48 @@ struct Explanation {
     agent: Placed,
     why: String,
     if_its_node_died: String,
+    decision: Option<Decision>,
+}
+
+/// A decision as it was kept; of a move that was simply asked for there are no candidates.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Decision {
+    policy: String,
+    seed: u64,
+    drawn: Vec<String>,
+    candidates: Vec<Candidate>,
+    left_out: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Candidate {
+    node: String,
+    score: f64,
+    terms: Vec<Term>,
+    age_ms: Option<u64>,
+    excluded: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Term {
+    name: String,
+    value: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Loss {
+    node: String,
+    agents: Vec<Lost>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Lost {
+    agent: String,
+    goes_to: Option<String>,
+    because: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -206,13 +252,23 @@ pub(crate) async fn run(args: ClusterArgs) -> Result<(), Failure> {
             let reply = client.get("/v1/cluster/nodes").await?;
             show(&reply, json, || Ok(nodes(&reply.decode::<Nodes>()?.nodes)))
         }
-        ClusterVerb::Placement { agent: None } => {
+        ClusterVerb::Placement {
+            if_lost: Some(node),
+            ..
+        } => {
+            let path = format!("/v1/cluster/placement?if_lost={}", encoded(&node));
+            let reply = client.get(&path).await?;
+            show(&reply, json, || Ok(loss(&reply.decode()?)))
+        }
+        ClusterVerb::Placement { agent: None, .. } => {
             let reply = client.get("/v1/cluster/placement").await?;
             show(&reply, json, || {
                 Ok(placement(&reply.decode::<Placement>()?.placed))
             })
         }
-        ClusterVerb::Placement { agent: Some(agent) } => {
+        ClusterVerb::Placement {
+            agent: Some(agent), ..
+        } => {
             let path = format!("/v1/cluster/explain/{}", encoded(&agent));
             let reply = client.get(&path).await?;
             show(&reply, json, || {
@@ -220,7 +276,12 @@ pub(crate) async fn run(args: ClusterArgs) -> Result<(), Failure> {
                 let mut known = explained.agent.facts();
                 known.push(("why", explained.why));
                 known.push(("if its node died", explained.if_its_node_died));
-                Ok(facts(&known))
+                let mut text = facts(&known);
+                if let Some(decision) = &explained.decision {
+                    text.push_str("\n\n");
+                    text.push_str(&decided(decision));
+                }
+                Ok(text)
             })
         }
         ClusterVerb::Cordon(asked) => ask(&client, json, &asked, "cordon").await,
@@ -233,6 +294,59 @@ pub(crate) async fn run(args: ClusterArgs) -> Result<(), Failure> {
             show(&reply, json, || rebalanced(&reply, dry_run))
         }
     }
+}
+
+fn loss(loss: &Loss) -> String {
+    if loss.agents.is_empty() {
+        return format!("no agent is on {}", line(&loss.node, 60));
+    }
+    let row = |lost: &Lost| {
+        vec![
+            line(&lost.agent, 40),
+            lost.goes_to.clone().unwrap_or_else(|| "-".to_owned()),
+            line(&lost.because, 100),
+        ]
+    };
+    let rows: Vec<Vec<String>> = loss.agents.iter().map(row).collect();
+    table(&["AGENT", "WOULD GO TO", "WHY"], &rows)
+}
+
+/// The candidates of a decision, a row each.
+fn decided(decision: &Decision) -> String {
+    let row = |candidate: &Candidate| {
+        let terms = candidate.terms.iter().filter(|term| term.value != 0.0);
+        let terms: Vec<String> = terms
+            .map(|term| format!("{} {:+.2}", term.name, term.value))
+            .collect();
+        let about = match &candidate.excluded {
+            Some(why) => format!("out: {why}"),
+            None if decision.drawn.contains(&candidate.node) => "drawn".to_owned(),
+            None => String::new(),
+        };
+        vec![
+            line(&candidate.node, 40),
+            format!("{:.2}", candidate.score),
+            line(&about, 60),
+            candidate
+                .age_ms
+                .map_or_else(|| "-".to_owned(), |age| format!("{age} ms")),
+            line(&terms.join(", "), 100),
+        ]
+    };
+    if decision.candidates.is_empty() {
+        return "nothing was weighed: it was asked for".to_owned();
+    }
+    let rows: Vec<Vec<String>> = decision.candidates.iter().map(row).collect();
+    let more = match decision.left_out {
+        0 => String::new(),
+        count => format!(", {count} more nodes were weighed"),
+    };
+    format!(
+        "{}\nby policy {}, seed {}{more}",
+        table(&["CANDIDATE", "SCORE", "", "FACTS' AGE", "TERMS"], &rows),
+        decision.policy,
+        decision.seed,
+    )
 }
 
 async fn ask(client: &Client, json: bool, asked: &Asked, verb: &str) -> Result<(), Failure> {

@@ -29,6 +29,12 @@ pub(crate) struct NodeArguments {
     /// What the node calls itself.
     #[arg(long)]
     name: Option<String>,
+    /// What it offers to agents that the cluster places, such as zone=a; may be repeated.
+    #[arg(long, value_name = "LABEL=VALUE")]
+    label: Vec<String>,
+    /// Keep agents away that do not tolerate this, such as gpu=reserved; may be repeated.
+    #[arg(long, value_name = "TAINT")]
+    taint: Vec<String>,
     /// Where everything durable lies; `--print-config` shows where that is otherwise.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -73,6 +79,8 @@ pub(crate) async fn run(arguments: NodeArguments) -> ExitCode {
     let overrides = Overrides {
         file: arguments.config.clone(),
         name: arguments.name.clone(),
+        labels: arguments.label.clone(),
+        taints: arguments.taint.clone(),
         data_dir: arguments.data_dir.clone(),
         database_url: arguments.database_url.clone(),
         http: arguments.http.clone(),

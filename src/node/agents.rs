@@ -48,6 +48,11 @@ impl LiveAgents {
         })
     }
 
+    /// How many agents run here that the cluster placed.
+    pub(crate) fn placed(&self) -> usize {
+        self.placed.count()
+    }
+
     /// The tree runs from now on.
     pub(crate) fn see(&self, tree: Tree, health: Health) {
         // Set once, by the node that made it.

@@ -9,13 +9,14 @@ use std::time::Duration;
 use regrow_cluster::discovery::{self, Discovery};
 use regrow_cluster::gossip::{Gossip, GossipPort, Options, View, facts};
 use regrow_cluster::member::Member;
-use regrow_cluster::nodes::{Heard, HeardOf};
+use regrow_cluster::nodes::Heard;
+use regrow_cluster::placing::Placer;
 use regrow_cluster::routes;
 use regrow_runtime::actor::Crash;
 use regrow_runtime::queue::Queue;
 use regrow_runtime::supervision::{ChildSpec, Shutdown};
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::incarnations::Incarnations;
 use crate::config::ClusterSettings;
@@ -30,15 +31,15 @@ pub(crate) fn gossip(
     incarnations: &Incarnations,
     port: &GossipPort,
     queue: &Queue,
-    heard: &HeardOf,
+    placer: &Placer,
 ) -> ChildSpec {
     let (name, settings) = (name.to_owned(), settings.clone());
     let (incarnations, port) = (incarnations.clone(), port.clone());
-    let (queue, heard) = (queue.clone(), heard.clone());
+    let (queue, placer) = (queue.clone(), placer.clone());
     let child = ChildSpec::task("gossip", move |stop| {
         let (name, settings) = (name.clone(), settings.clone());
         let (incarnations, port) = (incarnations.clone(), port.clone());
-        let (queue, heard) = (queue.clone(), heard.clone());
+        let (queue, placer) = (queue.clone(), placer.clone());
         async move {
             let discovery = Discovery::start(discovery::Options {
                 queries: settings.queries.clone(),
@@ -62,9 +63,9 @@ pub(crate) fn gossip(
                 biased;
                 () = stop.cancelled() => true,
                 () = port.serve(&gossip, said) => false,
-                () = follow(&gossip, &port, &queue, &heard) => false,
+                () = follow(&gossip, &port, &queue, &placer) => false,
             };
-            heard.replace(BTreeMap::new());
+            placer.heard().replace(BTreeMap::new());
             match is_asked {
                 true => {
                     gossip.leave().await;
@@ -81,7 +82,7 @@ pub(crate) fn gossip(
 }
 
 /// Says how busy the node is, and keeps what is heard for whoever asks.
-async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, heard: &HeardOf) {
+async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, placer: &Placer) {
     let mut views = gossip.views();
     let mut tick = interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -95,6 +96,12 @@ async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, heard: &Heard
                 let load = format!("{:.3}", queue.stats().utilization());
                 // A number is within the bounds.
                 let _ = port.say(facts::LOAD, &load);
+                let report = placer.said().map(|report| serde_json::to_string(&report));
+                if let Some(Ok(report)) = report
+                    && let Err(reason) = port.say(facts::REPORT, &report)
+                {
+                    debug!(%reason, "what this node says of itself is not gossiped");
+                }
             }
         }
         let view = views.borrow_and_update().clone();
@@ -104,7 +111,7 @@ async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, heard: &Heard
                 warn!(%member, %address, "another node uses this node's name; give it its own");
             }
         }
-        heard.replace(known(gossip, &view));
+        placer.heard().replace(known(gossip, &view));
     }
 }
 
@@ -124,6 +131,7 @@ fn known(gossip: &Gossip, view: &View) -> BTreeMap<String, Heard> {
             load: peer.read(facts::LOAD).ok().flatten(),
             phi: suspicion.map(|known| known.phi),
             silent_ms: suspicion.map(|known| millis(known.silence)),
+            report: peer.read(facts::REPORT).ok().flatten(),
         };
         (name.to_string(), known)
     });

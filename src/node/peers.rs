@@ -27,7 +27,7 @@ impl Node {
         }
         let (name, queue) = (&config.name, &self.queue);
         Ok([
-            gossip::gossip(name, settings, &incarnations, &port, queue, &self.heard),
+            gossip::gossip(name, settings, &incarnations, &port, queue, &self.placer),
             gateway::gateway(name, settings, &incarnations, &port, &self.exchange),
         ])
     }

@@ -12,18 +12,24 @@ use regrow_actors::agent::AgentMsg;
 use regrow_actors::catalog::Crew;
 use regrow_cluster::director::{Director, Exit, Hosting};
 use regrow_cluster::entry::Entry;
-use regrow_cluster::placing::ByCount;
+use regrow_cluster::nodes::HeardOf;
+use regrow_cluster::placement::Policies;
+use regrow_cluster::placing::{Placer, PlacerConfig};
 use regrow_cluster::reconcile::Ended;
+use regrow_cluster::report::NodeReport;
 use regrow_runtime::actor::Crash;
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::mailbox::Address;
 use regrow_runtime::queue::Queue;
+use regrow_runtime::store::StoreError;
 use regrow_runtime::supervision::{
     Change, ChildSpec, Lifecycle, Refusal, Shutdown, Strategy, Supervisor, SupervisorSpec, Tree,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
+
+use crate::config::NodeConfig;
 
 /// Path of the placed agents' supervisor.
 pub(crate) const PLACED: &str = "root/placed";
@@ -66,6 +72,11 @@ impl Placed {
     /// Where to reach an agent that runs here.
     pub(crate) fn address(&self, id: &AgentId) -> Option<Address<AgentMsg>> {
         self.running.lock().get(id).cloned()
+    }
+
+    /// How many run here.
+    pub(crate) fn count(&self) -> usize {
+        self.running.lock().len()
     }
 
     /// Waits until this node owns no agent any more, so that others can take them without
@@ -238,23 +249,38 @@ impl Hosting for Placed {
     }
 }
 
+/// Says where agents belong; what this node offers is known to it from the start.
+pub(crate) fn placer(config: &NodeConfig, queue: &Queue) -> Result<Placer, StoreError> {
+    let settings = PlacerConfig {
+        policies: Policies {
+            default: config.policy,
+            ..Policies::default()
+        },
+        ..PlacerConfig::default()
+    };
+    let placer = Placer::new(settings, HeardOf::default());
+    let (life, offer) = (queue.registry().life()?, config.offer.clone());
+    placer.say(NodeReport::first(life, env!("CARGO_PKG_VERSION"), offer));
+    Ok(placer)
+}
+
 /// The director, which makes what runs here follow the registry.
 pub(crate) fn director(
     name: &str,
     queue: &Queue,
     placed: &Arc<Placed>,
-    placing: &Arc<ByCount>,
+    placer: &Placer,
     tree: &Tree,
     patience: Duration,
 ) -> ChildSpec {
     let (name, queue, placed) = (name.to_owned(), queue.clone(), placed.clone());
-    let (placing, tree) = (placing.clone(), tree.clone());
+    let (placer, tree) = (placer.clone(), tree.clone());
     let director = ChildSpec::task("director", move |stop| {
         let director = Director {
             name: name.clone(),
             registry: queue.registry().clone(),
             hosting: placed.clone(),
-            placing: placing.clone(),
+            placing: Arc::new(placer.clone()),
         };
         let (placed, tree) = (placed.clone(), tree.clone());
         async move {

@@ -14,8 +14,8 @@ pub const HTTP: &str = "http";
 pub const VERSION: &str = "version";
 /// How busy it is.
 pub const LOAD: &str = "load";
-/// What placement goes by.
-pub const LABELS: &str = "labels";
+/// What placement and watchdogs go by: a [`NodeReport`](crate::report::NodeReport).
+pub const REPORT: &str = "report";
 /// Prefix of what it holds against other nodes: `quarantine/<node>`.
 pub const QUARANTINE: &str = "quarantine/";
 /// Prefix of what it owns: `spec/<agent>`.

@@ -46,7 +46,7 @@ pub(super) fn admit(
     }
     for (label, value) in &placement.required {
         if labels.get(label) != Some(value) {
-            return Err(Unfit::Label(label.clone()));
+            return Err(Unfit::Label(format!("{label}={value}")));
         }
     }
     match taints

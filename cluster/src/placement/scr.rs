@@ -7,7 +7,7 @@
 //!     - queue_utilization * 30.0 - max(queue_growth_per_sec, 0) * 10.0
 //!     - max(agent_growth_per_sec, 0) * 5.0 - agent_count * 1.0 - unhealthy_count * 15.0
 //!     - recent_down_events * 5.0 - (saturated: 40.0) - (constrained: 500.0)
-//!     - (quarantined: 1000.0) + (this node: 2.0)
+//!     - (quarantined: 1000.0) + (the node that was asked: 2.0)
 //! ```
 //!
 //! rounded to two decimals, halves away from zero; utilization is `min(size / max(max, 1), 1)`.
@@ -17,16 +17,19 @@
 //! Ours differs from SCR where that is known to be wrong. Every node advertises what it can
 //! do, so that nodes other than this one can be compatible at all; and an incompatible node is
 //! refused only where the class is *required* (`strict`), otherwise it merely scores less. In
-//! SCR both reject it. Growth comes with the figures, from each node's own clock, instead of
-//! from whoever asked last.
+//! SCR both reject it. The bonus goes to the node that was asked for the agent: here every node
+//! decides, and all must decide the same. Growth comes with the figures, from each node's own
+//! clock, instead of from whoever asked last. A node's own bound and the spreading of groups
+//! hold here, too; without them nothing differs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use regrow_runtime::agent_spec::PolicyName;
 use serde::{Deserialize, Serialize};
 
 use super::decision::{self, Candidate, Decision, Exclusion, NoPlace, Term};
 use super::requirements::admit;
-use super::{NodeFacts, Request};
+use super::{NodeFacts, Request, crowd, full, keep_thinnest};
 use crate::member::NodeName;
 
 /// What one node says of itself.
@@ -100,7 +103,7 @@ pub struct Weights {
     pub constraint_penalty: f64,
     /// Of a quarantine.
     pub quarantine_penalty: f64,
-    /// For the node that decides.
+    /// For the node that was asked for the agent.
     pub local_bias: f64,
     /// Agents that a node may have; no bound if unset.
     pub max_agents_per_node: Option<u64>,
@@ -204,7 +207,7 @@ pub struct Entry {
 pub fn entry(
     weights: &Weights,
     class: Option<&str>,
-    here: &NodeName,
+    here: Option<&str>,
     node: &NodeName,
     facts: &NodeFacts,
 ) -> Entry {
@@ -243,7 +246,7 @@ pub fn entry(
 }
 
 /// What is added to 100, in the order of the formula.
-fn terms(weights: &Weights, entry: &Entry, here: &NodeName) -> Vec<Term> {
+fn terms(weights: &Weights, entry: &Entry, here: Option<&str>) -> Vec<Term> {
     let when = |holds: bool, value: f64| if holds { value } else { 0.0 };
     vec![
         Term::new(
@@ -288,7 +291,10 @@ fn terms(weights: &Weights, entry: &Entry, here: &NodeName) -> Vec<Term> {
             "quarantined",
             -when(entry.quarantined, weights.quarantine_penalty),
         ),
-        Term::new("local", when(entry.node == *here, weights.local_bias)),
+        Term::new(
+            "local",
+            when(here == Some(entry.node.as_str()), weights.local_bias),
+        ),
     ]
 }
 
@@ -318,10 +324,13 @@ pub fn place(
 ) -> Decision {
     let mut candidates = Vec::new();
     for (node, facts) in nodes {
-        let entry = entry(weights, request.class, request.here, node, facts);
+        let class = request.placement.class.as_deref();
+        let entry = entry(weights, class, request.asked_of, node, facts);
         let fit = admit(request.placement, node, &facts.labels, &facts.taints);
         let excluded = if entry.quarantined {
             Some(Exclusion::Quarantined)
+        } else if facts.silent {
+            Some(Exclusion::Silent)
         } else if weights.max_node_utilization <= entry.queue_utilization {
             Some(Exclusion::Backpressured)
         } else if entry.constrained {
@@ -331,16 +340,18 @@ pub fn place(
         } else if facts.cordoned {
             Some(Exclusion::Cordoned)
         } else {
-            fit.err().map(Exclusion::Unfit)
+            fit.err().map(Exclusion::Unfit).or_else(|| full(facts))
         };
         candidates.push(Candidate {
             node: node.clone(),
             score: entry.score,
-            terms: terms(weights, &entry, request.here),
-            crowd: 0,
+            terms: terms(weights, &entry, request.asked_of),
+            crowd: crowd(request, node, facts, nodes),
+            age_ms: facts.age_ms,
             excluded,
         });
     }
+    keep_thinnest(&mut candidates);
     let fit = candidates
         .iter()
         .filter(|candidate| candidate.excluded.is_none());
@@ -351,14 +362,16 @@ pub fn place(
     });
     Decision {
         agent: request.agent.clone(),
-        policy: "scr",
+        policy: PolicyName::Scr.as_str(),
         outcome: match best {
             Some(best) => Ok(best.node.clone()),
             None if candidates.is_empty() => Err(NoPlace::NoHealthyNodes),
             None => Err(decision::no_place(&candidates)),
         },
+        seed: request.seed,
         drawn: Vec::new(),
         candidates,
+        left_out: 0,
     }
 }
 

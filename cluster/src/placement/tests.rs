@@ -1,13 +1,8 @@
 //! Who gets what, by the balanced policy.
 
-use rand::SeedableRng;
-use rand::rngs::Xoshiro256PlusPlus;
+use proptest::prelude::*;
 
 use super::*;
-
-fn rng() -> Xoshiro256PlusPlus {
-    Xoshiro256PlusPlus::seed_from_u64(7)
-}
 
 fn nodes(facts: &[(&str, NodeFacts)]) -> BTreeMap<NodeName, NodeFacts> {
     facts
@@ -31,28 +26,23 @@ fn labelled(label: &str, value: &str) -> NodeFacts {
     }
 }
 
-fn none() -> Reservations {
-    Reservations::new(Duration::from_secs(5))
+fn request<'a>(agent: &'a AgentId, placement: &'a Placement, seed: u64) -> Request<'a> {
+    Request {
+        agent,
+        placement,
+        role: "planner",
+        asked_of: None,
+        seed,
+    }
 }
 
 fn choose(placement: &Placement, nodes: &BTreeMap<NodeName, NodeFacts>) -> Decision {
-    let agent = AgentId::new("x");
-    let here = NodeName::from("a");
-    let request = Request {
-        agent: &agent,
-        placement,
-        group: "planner",
-        class: None,
-        here: &here,
+    let (agent, policies) = (AgentId::new("x"), Policies::default());
+    let mut board = Board {
+        policies: &policies,
+        nodes: nodes.clone(),
     };
-    place(
-        &Policy::Balanced,
-        &request,
-        nodes,
-        &none(),
-        LocalTime(0),
-        &mut rng(),
-    )
+    board.place(&request(&agent, placement, 7))
 }
 
 #[test]
@@ -116,7 +106,7 @@ fn required_labels_taints_cordons_quarantines_and_bounds_exclude() {
         .map(|c| c.excluded)
         .collect();
     let expected = [
-        Some(Exclusion::Unfit(Unfit::Label("zone".into()))),
+        Some(Exclusion::Unfit(Unfit::Label("zone=1".into()))),
         Some(Exclusion::Unfit(Unfit::Taint("gpu".into()))),
         Some(Exclusion::Cordoned),
         Some(Exclusion::Quarantined),
@@ -136,7 +126,7 @@ fn a_preferred_label_outweighs_a_little_load() {
         ..Placement::default()
     };
     let fast = NodeFacts {
-        load_permille: 50,
+        load_permille: Some(50),
         ..labelled("disk", "ssd")
     };
     let decision = choose(
@@ -188,35 +178,82 @@ fn a_node_on_probation_counts_as_smaller() {
 }
 
 #[test]
-fn what_was_placed_counts_until_it_shows_in_the_figures() {
-    let agent = AgentId::new("x");
-    let (a, now) = (NodeName::from("a"), LocalTime(1_000));
-    let all = nodes(&[("a", with_agents(0)), ("b", with_agents(2))]);
-    let mut reserved = none();
-    for n in 0..4 {
-        reserved.reserve(&AgentId::new(format!("r{n}")), &a, now);
-    }
-    let placement = Placement::default();
-    let request = Request {
-        agent: &agent,
-        placement: &placement,
-        group: "planner",
-        class: None,
-        here: &a,
+fn a_node_of_which_nothing_is_known_gets_nothing_and_one_that_fell_silent_counts_as_busy() {
+    let unknown = NodeFacts {
+        silent: true,
+        ..with_agents(0)
     };
-    let at = |reserved: &Reservations, now| {
-        place(&Policy::Balanced, &request, &all, reserved, now, &mut rng()).outcome
+    let stale = NodeFacts {
+        load_permille: None,
+        ..with_agents(0)
     };
-    assert_eq!(at(&reserved, now), Ok("b".into()));
-    assert_eq!(
-        at(&reserved, now.after(Duration::from_secs(5))),
-        Ok(a.clone()),
-        "expired"
+    let all = nodes(&[("a", unknown), ("b", stale), ("c", with_agents(8))]);
+    let decision = choose(&Placement::default(), &all);
+    assert_eq!(decision.outcome, Ok("c".into()));
+    assert_eq!(decision.candidates[0].excluded, Some(Exclusion::Silent));
+    let because = decision.because();
+    assert!(
+        because.contains("drawn with b") && because.contains("1 ruled out"),
+        "{because}"
     );
-    for n in 0..3 {
-        reserved.settle(&AgentId::new(format!("r{n}")));
+}
+
+#[test]
+fn a_group_without_a_zone_is_spread_over_nodes() {
+    let placement = Placement {
+        spread: Some("crawlers".into()),
+        ..Placement::default()
+    };
+    let policies = Policies::default();
+    let mut board = Board {
+        policies: &policies,
+        nodes: nodes(&[
+            ("a", with_agents(0)),
+            ("b", with_agents(5)),
+            ("c", with_agents(9)),
+        ]),
+    };
+    let agents: Vec<AgentId> = (0..4).map(|n| AgentId::new(format!("x{n}"))).collect();
+    for (seed, agent) in (0..).zip(&agents[..3]) {
+        board
+            .place(&request(agent, &placement, seed))
+            .outcome
+            .expect("room");
     }
-    assert_eq!(at(&reserved, now), Ok(a.clone()));
+    let agents_on: Vec<usize> = board.nodes.values().map(|facts| facts.agents).collect();
+    assert_eq!(agents_on, [1, 6, 10], "one on each, however full it is");
+    // On c there is no room for a second one.
+    let fourth = board.place(&request(&agents[3], &placement, 9));
+    assert_ne!(fourth.outcome, Ok("c".into()));
+}
+
+#[test]
+fn the_best_by_score_follow_the_chosen_one_and_of_many_candidates_few_are_kept() {
+    let facts = (0..40).map(|n| {
+        let name = NodeName::from(format!("n{n:02}").as_str());
+        (
+            name,
+            NodeFacts {
+                agents: n,
+                agents_max: Some(50),
+                ..NodeFacts::idle()
+            },
+        )
+    });
+    let decision = choose(&Placement::default(), &facts.collect());
+    let ranking: Vec<NodeName> = decision.ranking().into_iter().cloned().collect();
+    assert_eq!(Ok(&ranking[0]), decision.outcome.as_ref());
+    assert!(decision.drawn.contains(&ranking[1]));
+    assert_eq!(ranking.len(), 40);
+    let kept = decision.kept();
+    assert_eq!((kept.candidates.len(), kept.left_out), (16, 24));
+    for name in &ranking[..2] {
+        assert!(
+            kept.candidates
+                .iter()
+                .any(|candidate| candidate.node == *name)
+        );
+    }
 }
 
 #[test]
@@ -224,32 +261,20 @@ fn two_choices_over_stale_figures_spread_what_the_best_of_all_would_heap_up() {
     let count = 20;
     let stale: BTreeMap<NodeName, NodeFacts> = (0..count)
         .map(|n| {
-            (
-                NodeName::from(format!("n{n:02}").as_str()),
-                with_agents(n / 7),
-            )
+            let name = NodeName::from(format!("n{n:02}").as_str());
+            (name, with_agents(n / 7))
         })
         .collect();
-    let (placement, here) = (Placement::default(), NodeName::from("a"));
-    let mut rng = rng();
+    let (placement, policies) = (Placement::default(), Policies::default());
     let mut placed: BTreeMap<NodeName, usize> = BTreeMap::new();
-    for n in 0..100 {
-        let agent = AgentId::new(format!("x{n}"));
-        let request = Request {
-            agent: &agent,
-            placement: &placement,
-            group: "planner",
-            class: None,
-            here: &here,
+    for seed in 0..100 {
+        let agent = AgentId::new(format!("x{seed}"));
+        // A board for each: none knows what the others decide.
+        let mut board = Board {
+            policies: &policies,
+            nodes: stale.clone(),
         };
-        let decision = place(
-            &Policy::Balanced,
-            &request,
-            &stale,
-            &none(),
-            LocalTime(0),
-            &mut rng,
-        );
+        let decision = board.place(&request(&agent, &placement, seed));
         *placed.entry(decision.outcome.expect("room")).or_default() += 1;
     }
     // The best of all would have got all hundred.
@@ -257,34 +282,68 @@ fn two_choices_over_stale_figures_spread_what_the_best_of_all_would_heap_up() {
     assert!(most <= 20, "{placed:?}");
 }
 
-#[test]
-fn what_would_happen_if_a_node_died_is_asked_without_doing_it() {
-    let all = nodes(&[
-        ("a", with_agents(2)),
-        ("b", with_agents(0)),
-        ("c", with_agents(1)),
-    ]);
-    let agents = [AgentId::new("x"), AgentId::new("y")];
-    let (placement, here) = (Placement::default(), NodeName::from("b"));
-    let requests = agents.iter().map(|agent| Request {
-        agent,
-        placement: &placement,
-        group: "planner",
-        class: None,
-        here: &here,
-    });
-    let plans = what_if(
-        &Policy::Balanced,
-        &"a".into(),
-        requests,
-        &all,
-        LocalTime(0),
-        &mut rng(),
-    );
-    let targets: Vec<_> = plans.into_iter().map(|plan| plan.outcome).collect();
-    // The second sees the first on b, where there are then as many as on c.
-    assert_eq!(targets, [Ok("b".into()), Ok("b".into())]);
-    assert_eq!(all.len(), 3);
+proptest! {
+    #[test]
+    fn many_agents_placed_at_one_look_fill_equal_nodes_evenly(
+        seeds in prop::collection::vec(any::<u64>(), 100),
+        count in 3_usize..6,
+    ) {
+        let policies = Policies::default();
+        let facts = (0..count).map(|n| {
+            (NodeName::from(format!("n{n}").as_str()), NodeFacts::idle())
+        });
+        let mut board = Board { policies: &policies, nodes: facts.collect() };
+        let placement = Placement::default();
+        for (n, seed) in seeds.iter().enumerate() {
+            let agent = AgentId::new(format!("x{n}"));
+            board.place(&request(&agent, &placement, *seed));
+        }
+        let on: Vec<usize> = board.nodes.values().map(|facts| facts.agents).collect();
+        let (most, least) = (on.iter().max(), on.iter().min());
+        prop_assert_eq!(on.iter().sum::<usize>(), 100);
+        prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 8), "{:?}", on);
+    }
+
+    #[test]
+    fn nobody_gets_an_agent_that_he_may_not_have(
+        offers in prop::collection::vec((0_u8..3, 0_u8..3, 0_usize..4, any::<bool>()), 1..6),
+        wants in (0_u8..3, 0_u8..3),
+        seed in any::<u64>(),
+        scr in any::<bool>(),
+    ) {
+        let label = |n: u8| [("zone".to_owned(), n.to_string())].into();
+        let facts = offers.iter().enumerate().map(|(n, (zone, taint, agents, quarantined))| {
+            let facts = NodeFacts {
+                labels: label(*zone),
+                taints: (*taint != 0).then(|| taint.to_string()).into_iter().collect(),
+                agents: *agents,
+                agents_max: Some(3),
+                quarantined: *quarantined,
+                ..NodeFacts::idle()
+            };
+            (NodeName::from(format!("n{n}").as_str()), facts)
+        });
+        let all: BTreeMap<NodeName, NodeFacts> = facts.collect();
+        let placement = Placement {
+            required: label(wants.0),
+            tolerates: vec![wants.1.to_string()],
+            policy: scr.then_some(PolicyName::Scr),
+            ..Placement::default()
+        };
+        let (agent, policies) = (AgentId::new("x"), Policies::default());
+        let mut board = Board { policies: &policies, nodes: all.clone() };
+        let decision = board.place(&request(&agent, &placement, seed));
+        let may = |facts: &NodeFacts| {
+            !facts.quarantined
+                && facts.agents < 3
+                && facts.labels == placement.required
+                && facts.taints.iter().all(|taint| placement.tolerates.contains(taint))
+        };
+        match decision.outcome {
+            Ok(chosen) => prop_assert!(may(&all[&chosen])),
+            Err(_) => prop_assert!(!all.values().any(may)),
+        }
+    }
 }
 
 #[test]

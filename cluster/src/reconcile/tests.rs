@@ -116,7 +116,10 @@ impl World {
         let place = |agent: &AgentId, _: &Entry| {
             let index = agent.as_str().len() + usize::try_from(self.epochs).unwrap_or(0);
             match open.get(index % open.len().max(1)) {
-                Some(life) if *life == me.life => Verdict::Here("its turn".into()),
+                Some(life) if *life == me.life => Verdict::Here(Chosen {
+                    because: "its turn".into(),
+                    decision: None,
+                }),
                 Some(_) => Verdict::Elsewhere,
                 None => Verdict::Nowhere("nobody lives".into()),
             }
@@ -141,7 +144,7 @@ impl World {
                     row.entry = Json::of(&*entry).expect("JSON");
                 }
             }
-            Step::Give { to, entry } => {
+            Step::Give { to, entry, .. } => {
                 let row = &self.standing.agents[agent];
                 if Some(row.revision) == seen && !owner_lives(self, row.owner) {
                     self.epochs += 1;
@@ -261,7 +264,7 @@ proptest! {
                 }
                 Happens::Moves(a, n) => {
                     let (to, asked_at) = (format!("node-{n}"), Timestamp(world.now));
-                    let asked = Move { to, asked_at, reason: "asked".into() };
+                    let asked = Move { to, asked_at, reason: "asked".into(), decision: None };
                     world.edit(a, |entry| entry.move_to = Some(asked));
                 }
                 Happens::Stops(a) => world.edit(a, Entry::stop),

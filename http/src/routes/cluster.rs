@@ -16,10 +16,15 @@ pub(crate) async fn nodes(State(state): State<ApiState>, params: Params) -> Answ
     ok(&json!({ "nodes": state.nodes.list(&state.node).await? }))
 }
 
-/// `GET /v1/cluster/placement`: which agent is where, and why there.
-pub(crate) async fn placement(State(state): State<ApiState>, params: Params) -> Answer {
+/// `GET /v1/cluster/placement`: which agent is where, and why there; with `if_lost=NODE` where
+/// those of one node would go if it died.
+pub(crate) async fn placement(State(state): State<ApiState>, mut params: Params) -> Answer {
+    let lost = params.text("if_lost");
     params.finish()?;
-    ok(&json!({ "placed": state.cluster.list().await? }))
+    match lost {
+        Some(node) => ok(&state.nodes.if_lost(&state.node, &node).await?),
+        None => ok(&json!({ "placed": state.cluster.list().await? })),
+    }
 }
 
 /// `GET /v1/cluster/explain/{agent}`: why it is where it is, and what if its node died.

@@ -41,7 +41,7 @@ pub(crate) async fn create(State(state): State<ApiState>, mut fields: Fields) ->
     let placement = known(
         &mut fields,
         "placement",
-        "{node, required, preferred, tolerates, spread_by}",
+        "{node, required, preferred, tolerates, spread, spread_by, policy, class}",
     );
     fields.finish()?;
     let (Some(id), Some(role)) = (id, role) else {

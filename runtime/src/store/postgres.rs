@@ -22,6 +22,7 @@ pub(super) mod import;
 mod kept;
 mod ledger;
 mod life;
+mod nodes;
 mod order;
 mod read;
 mod registry;

@@ -10,7 +10,7 @@ fn scored(weights: &Weights, class: Option<&str>, here: &str, figures: Figures) 
         scr: figures,
         ..NodeFacts::idle()
     };
-    entry(weights, class, &here.into(), &"b".into(), &facts)
+    entry(weights, class, Some(here), &"b".into(), &facts)
 }
 
 fn busy() -> Figures {
@@ -27,7 +27,7 @@ fn busy() -> Figures {
 }
 
 #[test]
-fn an_idle_node_scores_a_hundred_and_the_deciding_one_two_more() {
+fn an_idle_node_scores_a_hundred_and_the_one_that_was_asked_two_more() {
     let weights = Weights::default();
     assert_eq!(scored(&weights, None, "a", Figures::default()).score, 100.0);
     assert_eq!(scored(&weights, None, "b", Figures::default()).score, 102.0);
@@ -124,10 +124,13 @@ fn a_class_of_work_that_is_wished_for_costs_a_hundred_and_one_that_is_required_e
     let agent = AgentId::new("x");
     let request = Request {
         agent: &agent,
-        placement: &Placement::default(),
-        group: "worker",
-        class: Some("cpu"),
-        here: &"a".into(),
+        placement: &Placement {
+            class: Some("cpu".to_owned()),
+            ..Placement::default()
+        },
+        role: "worker",
+        asked_of: Some("a"),
+        seed: 0,
     };
     // Another node's capabilities are seen, and without `strict` it is merely worse.
     assert_eq!(
@@ -154,13 +157,12 @@ fn the_best_that_may_is_picked_and_otherwise_the_error_says_what_was_in_the_way(
         ..Weights::default()
     };
     let agent = AgentId::new("x");
-    let here = NodeName::from("c");
     let request = Request {
         agent: &agent,
         placement: &Placement::default(),
-        group: "worker",
-        class: None,
-        here: &here,
+        role: "worker",
+        asked_of: Some("c"),
+        seed: 0,
     };
     let full = Figures {
         queue_size: 98,

@@ -26,6 +26,7 @@ fn give(to: Option<Life>) -> Change {
     Change::Give {
         to,
         entry: json("{}"),
+        decision: None,
     }
 }
 

@@ -1,25 +1,22 @@
 //! The registry's rows: who is wanted, and who owns whom.
 
-use std::time::Duration;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 
 use super::Postgres;
 use super::text::{read, written};
 use super::write::signed;
 use crate::ids::{AgentId, Epoch};
 use crate::json::Json;
-use crate::registry::{
-    AGENTS_MAX, AgentChange, AgentRow, Change, Changed, Life, LiveNode, Standing,
-};
+use crate::registry::{AGENTS_MAX, AgentChange, AgentRow, Change, Changed, Life};
 use crate::store::StoreError;
 
-const LIVES: &str = "SELECT boot, node, \
-    (extract(epoch FROM lease_until - clock_timestamp()) * 1000)::bigint AS left_ms \
-    FROM life WHERE NOT ended";
-
 const AGENTS: &str = "SELECT id, revision, epoch, owner, entry FROM agent ORDER BY id LIMIT $1";
+
+const DECISION: &str = "SELECT decision FROM agent WHERE id = $1";
 
 /// A statement that changes nothing for a life that is over.
 macro_rules! alive {
@@ -45,8 +42,8 @@ macro_rules! taking {
 }
 
 const CREATE: &str = alive!(
-    "INSERT INTO agent (id, revision, epoch, owner, entry, changed_at) \
-     SELECT $2, 1, nextval('agent_epoch'), $3, $4, clock_timestamp() FROM me \
+    "INSERT INTO agent (id, revision, epoch, owner, entry, decision, changed_at) \
+     SELECT $2, 1, nextval('agent_epoch'), $3, $4, $5, clock_timestamp() FROM me \
      ON CONFLICT DO NOTHING RETURNING revision, epoch"
 );
 
@@ -57,18 +54,26 @@ const KEEP: &str = alive!(
 
 const GIVE: &str = taking!(
     "UPDATE agent a SET revision = a.revision + 1, epoch = nextval('agent_epoch'), owner = $5, \
-     entry = $4, changed_at = clock_timestamp() FROM me WHERE "
+     entry = $4, decision = coalesce($6, a.decision), changed_at = clock_timestamp() \
+     FROM me WHERE "
 );
 
 const REMOVE: &str = taking!("DELETE FROM agent a USING me WHERE ");
 
-fn unsigned(number: i64) -> u64 {
+pub(super) fn unsigned(number: i64) -> u64 {
     number.unsigned_abs()
+}
+
+fn text(json: &Json) -> Cow<'_, str> {
+    written(json.as_str())
+}
+
+pub(super) fn json(text: String) -> Result<Json, sqlx::Error> {
+    Json::parse(read(text)).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 fn row(row: &PgRow) -> Result<AgentRow, sqlx::Error> {
     let number = |column: &str| row.try_get::<i64, _>(column).map(unsigned);
-    let entry = Json::parse(read(row.try_get("entry")?));
     Ok(AgentRow {
         id: AgentId::new(read(row.try_get("id")?)),
         revision: number("revision")?,
@@ -76,7 +81,7 @@ fn row(row: &PgRow) -> Result<AgentRow, sqlx::Error> {
         owner: row
             .try_get::<Option<i64>, _>("owner")?
             .map(|life| Life(unsigned(life))),
-        entry: entry.map_err(|error| sqlx::Error::Decode(error.into()))?,
+        entry: json(row.try_get("entry")?)?,
     })
 }
 
@@ -86,34 +91,34 @@ impl Postgres {
         self.boot().map(|boot| Life(unsigned(boot)))
     }
 
-    /// Everybody who lives, and all rows.
-    pub(crate) async fn agents(&self) -> Result<Standing, StoreError> {
+    /// All rows.
+    pub(crate) async fn agents(&self) -> Result<BTreeMap<AgentId, AgentRow>, StoreError> {
         let failed = |error: sqlx::Error| self.failure("read the agents", &error);
-        let lives = sqlx::query(LIVES).fetch_all(&self.0.readers).await;
-        let mut standing = Standing::default();
-        for row in lives.map_err(failed)? {
-            let left: i64 = row.try_get("left_ms").map_err(failed)?;
-            let node: &str = row.try_get("node").map_err(failed)?;
-            let live = LiveNode {
-                node: node.into(),
-                left: Duration::from_millis(unsigned(left.max(0))),
-            };
-            let boot = row
-                .try_get::<i64, _>("boot")
-                .map(unsigned)
-                .map_err(failed)?;
-            standing.lives.insert(Life(boot), live);
-        }
         let rows = sqlx::query(AGENTS)
             .bind(i64::from(AGENTS_MAX))
             .fetch_all(&self.0.readers)
             .await
             .map_err(failed)?;
-        for found in &rows {
-            let agent = row(found).map_err(failed)?;
-            standing.agents.insert(agent.id.clone(), agent);
-        }
-        Ok(standing)
+        let rows = rows.iter().map(|found| {
+            let agent = row(found)?;
+            Ok((agent.id.clone(), agent))
+        });
+        rows.collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// Why an agent is where it is, as it was kept.
+    pub(crate) async fn agent_decision(&self, id: &AgentId) -> Result<Option<Json>, StoreError> {
+        let failed = |error: sqlx::Error| self.failure("read why an agent is where it is", &error);
+        let found = sqlx::query(DECISION)
+            .bind(written(id.as_str()))
+            .fetch_optional(&self.0.readers)
+            .await
+            .map_err(failed)?;
+        let Some(row) = found else {
+            return Ok(None);
+        };
+        let kept: Option<String> = row.try_get("decision").map_err(failed)?;
+        kept.map(json).transpose().map_err(failed)
     }
 
     /// Changes a row, in one statement that holds this life's lock.
@@ -130,16 +135,33 @@ impl Postgres {
                     (Change::Keep { entry }, Some(seen)) => {
                         query(KEEP).bind(signed(seen)).bind(written(entry.as_str()))
                     }
-                    (Change::Give { to, entry }, Some(seen)) => query(GIVE)
+                    (
+                        Change::Give {
+                            to,
+                            entry,
+                            decision,
+                        },
+                        Some(seen),
+                    ) => query(GIVE)
                         .bind(signed(seen))
                         .bind(written(entry.as_str()))
-                        .bind(owner(to)),
+                        .bind(owner(to))
+                        .bind(decision.as_ref().map(text)),
                     (Change::Keep { entry }, None) => query(CREATE)
                         .bind(None::<i64>)
-                        .bind(written(entry.as_str())),
-                    (Change::Give { to, entry }, None) => {
-                        query(CREATE).bind(owner(to)).bind(written(entry.as_str()))
-                    }
+                        .bind(written(entry.as_str()))
+                        .bind(None::<String>),
+                    (
+                        Change::Give {
+                            to,
+                            entry,
+                            decision,
+                        },
+                        None,
+                    ) => query(CREATE)
+                        .bind(owner(to))
+                        .bind(written(entry.as_str()))
+                        .bind(decision.as_ref().map(text)),
                     (Change::Remove, seen) => query(REMOVE).bind(signed(seen.unwrap_or(0))),
                 };
                 let done = query.fetch_optional(&mut *connection).await?;
@@ -149,14 +171,22 @@ impl Postgres {
                         epoch: Epoch(row.try_get::<i64, _>(1).map(unsigned)?),
                     }));
                 }
-                let alive =
-                    sqlx::query("SELECT 1 FROM life WHERE boot = $1 AND NOT ended").bind(boot);
-                Ok(match alive.fetch_optional(&mut *connection).await? {
-                    Some(_) => Ok(Changed::Outdated),
-                    None => Err(self.fenced(connection).await),
-                })
+                self.refused(connection, boot).await
             },
         );
         changed.await?
+    }
+
+    /// Why a statement for a life that is alive did nothing.
+    pub(super) async fn refused(
+        &self,
+        connection: &mut PgConnection,
+        boot: i64,
+    ) -> Result<Result<Changed, StoreError>, sqlx::Error> {
+        let alive = sqlx::query("SELECT 1 FROM life WHERE boot = $1 AND NOT ended").bind(boot);
+        Ok(match alive.fetch_optional(&mut *connection).await? {
+            Some(_) => Ok(Changed::Outdated),
+            None => Err(self.fenced(connection).await),
+        })
     }
 }

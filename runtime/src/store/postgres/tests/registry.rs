@@ -12,6 +12,7 @@ fn give(revision: Option<u64>, to: Life) -> AgentChange {
         change: Change::Give {
             to: Some(to),
             entry: Json::null(),
+            decision: None,
         },
     }
 }
