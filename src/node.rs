@@ -284,6 +284,7 @@ impl Node {
             .start_child(cluster.into_child())
             .await
             .map_err(NodeError::Watch)?;
+        watchdog::introduce(&self.queue, &self.placer).await;
         self.announce(config).map_err(NodeError::Announce)?;
         self.lifecycle.enter(Phase::Ready);
         Ok(())

@@ -44,6 +44,14 @@ pub(crate) fn watchdog(queue: &Queue, live: &Arc<LiveAgents>, placer: &Placer) -
         .shutdown(Shutdown::Timeout(LAST_WORDS + Duration::from_secs(1)))
 }
 
+/// Says what this node offers, so that whoever knows that it is there knows that as well.
+pub(crate) async fn introduce(queue: &Queue, placer: &Placer) {
+    if let Some(report) = placer.said() {
+        // Otherwise it is said a moment later.
+        let _ = timeout(LAST_WORDS, tell(queue.registry(), &report)).await;
+    }
+}
+
 /// What is looked at.
 struct Watch {
     queue: Queue,
