@@ -208,6 +208,7 @@ impl Node {
                 node: config.name.clone(),
                 cluster: Agents::new(queue.registry().clone()),
                 nodes: Nodes::new(queue.registry().clone(), placer.clone(), exchange.clone()),
+                exchange: exchange.clone(),
                 context: context.clone(),
                 metrics: exposition()?,
                 lifecycle: lifecycle.clone(),

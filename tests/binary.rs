@@ -16,6 +16,8 @@ mod bad_input;
 mod cluster;
 #[path = "binary/demo.rs"]
 mod demo;
+#[path = "binary/elsewhere.rs"]
+mod elsewhere;
 #[path = "binary/escalation.rs"]
 mod escalation;
 #[path = "binary/gateway.rs"]

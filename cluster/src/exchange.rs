@@ -74,7 +74,7 @@ impl Topic {
         const MIB: usize = 1024 * 1024;
         match self {
             Self::Core => MIB,
-            Self::Desk => 4 * MIB,
+            Self::Desk => 7 * MIB,
         }
     }
 

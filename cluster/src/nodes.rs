@@ -6,7 +6,7 @@
 
 mod explained;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -269,6 +269,44 @@ impl Nodes {
             });
         }
         Ok(nodes.into_values().collect())
+    }
+
+    /// The other nodes that gossip or the gateway knows of, whether they are there or not.
+    #[must_use]
+    pub fn others(&self) -> Vec<NodeName> {
+        let heard = self.placer.heard().0.lock();
+        let mut names: BTreeSet<NodeName> = heard.keys().map(|name| name.as_str().into()).collect();
+        names.extend(self.exchange.sessions().borrow().keys().cloned());
+        names.into_iter().collect()
+    }
+
+    /// Where a node's HTTP surface is, as it says through gossip.
+    #[must_use]
+    pub fn http_of(&self, node: &str) -> Option<String> {
+        self.placer.heard().0.lock().get(node)?.http.clone()
+    }
+
+    /// Of these nodes the one whose queue has most room, as it says through gossip; `None` if all
+    /// are full.
+    #[must_use]
+    pub fn roomiest(&self, among: &[NodeName]) -> Option<NodeName> {
+        let heard = self.placer.heard().0.lock();
+        let load = |name: &NodeName| heard.get(name.as_str())?.load;
+        // Who says nothing of its load comes last.
+        let loads = among.iter().map(|name| (load(name).unwrap_or(0.999), name));
+        let free = loads.filter(|(load, _)| *load < 1.0);
+        free.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)))
+            .map(|(_, name)| name.clone())
+    }
+
+    /// What a node is asked to do, unless nothing in particular.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn stance(&self, node: &str) -> Result<Option<Stance>, StoreError> {
+        let standing = self.registry.read().await?;
+        Ok(note_of(&standing, node).map(|note| note.stance))
     }
 
     /// Asks a node to do something, from now on and over its restarts; `None` releases it.

@@ -7,6 +7,7 @@
 
 mod agents;
 mod code;
+mod nodes;
 mod people;
 
 use std::convert::Infallible;
@@ -115,8 +116,10 @@ impl IntoResponse for ApiError {
         } else {
             tracing::debug!(code, detail = %self.detail, "request refused");
         }
-        let retry_after = self.retry_after;
+        let (code, retry_after) = (self.code, self.retry_after);
         let mut response = (status, self.into_problem().to_string()).into_response();
+        // For what stands around the routes; it does not leave the process.
+        response.extensions_mut().insert(code);
         let headers = response.headers_mut();
         let kind = match status.is_success() {
             true => "application/json",

@@ -431,7 +431,12 @@ fn is_json(content_type: &str) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
-async fn read(headers: &HeaderMap, body: Body, state: &ApiState) -> Result<Vec<u8>, ApiError> {
+/// The whole of a body, within the bounds of size and time.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    state: &ApiState,
+) -> Result<Vec<u8>, ApiError> {
     let (max, patience) = (state.config.body_bytes_max, state.config.body_timeout);
     let discard_max = max.saturating_mul(DISCARD_FACTOR);
     let too_large = || {

@@ -4,7 +4,8 @@
 //! [`server`] owns the socket and the connections, [`router`] says which route exists and
 //! what stands in front of it, `routes` answers, [`error`] is the only place that turns a
 //! failure into a status. `input` and `params` read bodies and queries and name every problem in them,
-//! `view` is how tasks look in JSON and `amounts` how costs do, `follow` streams what happens.
+//! `view` is how tasks look in JSON and `amounts` how costs do, `follow` streams what happens. `elsewhere` asks
+//! other nodes for what this one does not have, and `relay` carries requests to them.
 //!
 //! Absent on purpose: decisions (the queue takes them), SQL, and authentication, which does
 //! not exist yet; therefore [`config::HttpConfig::check`] refuses addresses that other
@@ -12,6 +13,7 @@
 
 mod amounts;
 pub mod config;
+mod elsewhere;
 pub mod error;
 mod follow;
 mod guard;
@@ -19,6 +21,7 @@ mod input;
 mod observe;
 mod params;
 mod problems;
+mod relay;
 pub mod router;
 mod routes;
 pub mod server;

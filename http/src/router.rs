@@ -1,7 +1,8 @@
 //! Which route exists, and what stands in front of it.
 //!
 //! From the outside in: request id, observation, panic catcher, guard against foreign web
-//! pages, then per route a place among those in flight and a deadline. Health and metrics
+//! pages, then per route a place among those in flight, a deadline, and other nodes for what
+//! this one does not have. Health and metrics
 //! need no place: they answer when everything else is refused.
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 
 use crate::config::HttpConfig;
+use crate::elsewhere::elsewhere;
 use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
@@ -107,11 +109,13 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/cluster/nodes/{name}/release", post(cluster::release))
         .route("/v1/tree", get(agents::tree))
         .route("/v1/events", get(events::all))
+        .route_layer(from_fn_with_state(state.clone(), elsewhere))
         .route_layer(from_fn_with_state(state.clone(), bounded));
     // They take a place among the waiting requests once they wait.
     let waiting = Router::new()
         .route("/v1/leases", post(leases::claim))
         .route("/v1/tasks/{id}", get(tasks::show))
+        .route_layer(from_fn_with_state(state.clone(), elsewhere))
         .route_layer(from_fn_with_state(state.clone(), patient));
     let always = Router::new()
         .route("/health", get(health::alive))

@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use regrow_cluster::exchange::Topic;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::HttpConfig;
 use crate::observe::CONNECTIONS;
+use crate::relay::Desk;
 use crate::router::surface;
 use crate::state::{ApiParts, ApiState};
 
@@ -105,7 +107,11 @@ impl Server {
         let metrics = parts.metrics.clone();
         let lifecycle = parts.lifecycle.of_one_server();
         parts.lifecycle = lifecycle.clone();
+        let (exchange, node) = (parts.exchange.clone(), parts.node.clone());
         let router = surface(ApiState::new(parts, self.config.clone()));
+        // Other nodes ask the same routes, for as long as this serves.
+        let desk = Desk::new(router.clone(), node);
+        let _desk = exchange.answers(Topic::Desk, Arc::new(desk));
         let places = Arc::new(Semaphore::new(self.config.connections_max));
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();

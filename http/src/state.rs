@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use regrow_cluster::agents::Agents;
+use regrow_cluster::exchange::Exchange;
 use regrow_cluster::nodes::Nodes;
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::concurrency::estimate::LimitReport;
@@ -20,6 +21,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::HttpConfig;
+use crate::elsewhere::Forwarded;
 use crate::error::ApiError;
 use crate::routes::health::StoreProbe;
 use crate::routes::metrics::Exposition;
@@ -216,6 +218,8 @@ pub struct ApiParts {
     pub cluster: Agents,
     /// All nodes.
     pub nodes: Nodes,
+    /// The way to them.
+    pub exchange: Exchange,
     /// Shared context of tasks.
     pub context: Context,
     /// The metrics to expose.
@@ -238,6 +242,8 @@ pub(crate) struct Inner {
     pub(crate) node: String,
     pub(crate) cluster: Agents,
     pub(crate) nodes: Nodes,
+    pub(crate) exchange: Exchange,
+    pub(crate) forwarded: Forwarded,
     pub(crate) context: Context,
     pub(crate) metrics: Exposition,
     pub(crate) lifecycle: Lifecycle,
@@ -268,6 +274,8 @@ impl ApiState {
             node: parts.node,
             cluster: parts.cluster,
             nodes: parts.nodes,
+            exchange: parts.exchange,
+            forwarded: Forwarded::default(),
             context: parts.context,
             metrics: parts.metrics,
             lifecycle: parts.lifecycle,

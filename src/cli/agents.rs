@@ -26,6 +26,9 @@ enum AgentsVerb {
         /// Only agents of this role, such as worker
         #[arg(long, value_name = "ROLE")]
         role: Option<String>,
+        /// Also those of all other nodes
+        #[arg(long)]
+        cluster: bool,
     },
     /// Show one agent: where it is and why, how it ended last
     Show {
@@ -164,12 +167,16 @@ struct Agents {
     agents: Vec<Agent>,
     /// Nothing where the node cannot tell.
     placed: Option<Vec<Placed>>,
+    /// Why nothing is known of some nodes.
+    #[serde(default)]
+    unknown: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Agent {
     id: String,
+    node: Option<String>,
     role: String,
     state: String,
     healthy: bool,
@@ -324,7 +331,7 @@ pub(crate) async fn run(args: AgentsArgs) -> Result<(), Failure> {
     let json = args.node.json;
     let path = |id: &str, verb: &str| format!("/v1/agents/{}{verb}", encoded(id));
     match args.verb {
-        AgentsVerb::List { role } => list(&client, json, role).await,
+        AgentsVerb::List { role, cluster } => list(&client, json, role, cluster).await,
         AgentsVerb::Show { id } => {
             let reply = client.get(&path(&id, "")).await?;
             show(&reply, json, || Ok(one(reply.decode()?)))
@@ -440,14 +447,23 @@ fn one(One { placed, here }: One) -> String {
     facts(&known)
 }
 
-async fn list(client: &Client, json: bool, role: Option<String>) -> Result<(), Failure> {
-    let path = match &role {
-        Some(role) => format!("/v1/agents?role={}", encoded(role)),
-        None => "/v1/agents".to_owned(),
-    };
+async fn list(
+    client: &Client,
+    json: bool,
+    role: Option<String>,
+    cluster: bool,
+) -> Result<(), Failure> {
+    let mut path = format!("/v1/agents?cluster={cluster}");
+    if let Some(role) = &role {
+        path.push_str(&format!("&role={}", encoded(role)));
+    }
     let reply = client.get(&path).await?;
     show(&reply, json, || {
-        let Agents { agents, placed } = reply.decode()?;
+        let Agents {
+            agents,
+            placed,
+            unknown,
+        } = reply.decode()?;
         let mut parts = Vec::new();
         if placed.is_none() {
             parts
@@ -462,12 +478,22 @@ async fn list(client: &Client, json: bool, role: Option<String>) -> Result<(), F
             parts.push(table(&head, &rows));
         }
         if !agents.is_empty() {
-            let rows: Vec<Vec<String>> = agents.iter().map(Agent::row).collect();
-            let head = [
+            let mut rows: Vec<Vec<String>> = agents.iter().map(Agent::row).collect();
+            let mut head = vec![
                 "ID", "ROLE", "STATE", "HEALTHY", "RESTARTS", "MAILBOX", "STARTED", "ABOUT",
             ];
+            if cluster {
+                head.insert(0, "NODE");
+                for (row, agent) in rows.iter_mut().zip(&agents) {
+                    row.insert(0, line(agent.node.as_deref().unwrap_or("-"), 40));
+                }
+            }
             parts.push(table(&head, &rows));
         }
+        let away = unknown.iter();
+        parts.extend(away.map(|(node, why)| {
+            format!("of {} nothing is known: {}", line(node, 40), line(why, 120))
+        }));
         Ok(match (parts.is_empty(), role) {
             (false, _) => parts.join("\n"),
             (true, Some(role)) => format!("no agent plays the role {}", line(&role, 40)),

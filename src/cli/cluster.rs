@@ -80,6 +80,22 @@ struct Node {
     note: Option<Note>,
     heard: Option<Heard>,
     session: Option<Session>,
+    health: Option<Health>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Health {
+    status: String,
+    error: Option<String>,
+    checks: BTreeMap<String, Check>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Check {
+    status: String,
+    detail: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -131,6 +147,18 @@ impl Node {
         line(&words.join(", "), 60)
     }
 
+    /// How it is, as it says itself, in a few words.
+    fn health(&self) -> String {
+        let Some(health) = &self.health else {
+            return "-".to_owned();
+        };
+        let mut words = vec![health.status.clone()];
+        let bad = health.checks.iter().filter(|(_, it)| it.status != "ok");
+        words.extend(bad.map(|(name, it)| format!("{name}: {}", it.detail)));
+        words.extend(health.error.clone());
+        line(&words.join(", "), 80)
+    }
+
     /// How it is connected, in a few words.
     fn session(&self) -> String {
         let Some(session) = &self.session else {
@@ -167,6 +195,7 @@ impl Node {
                 self.heard()
             },
             self.session(),
+            self.health(),
             line(about.unwrap_or_default().trim_end(), 60),
         ]
     }
@@ -249,7 +278,7 @@ pub(crate) async fn run(args: ClusterArgs) -> Result<(), Failure> {
         ClusterVerb::Cert(_) => Ok(()),
         ClusterVerb::Status => status(&client, json).await,
         ClusterVerb::Nodes => {
-            let reply = client.get("/v1/cluster/nodes").await?;
+            let reply = client.get("/v1/cluster/nodes?health=true").await?;
             show(&reply, json, || Ok(nodes(&reply.decode::<Nodes>()?.nodes)))
         }
         ClusterVerb::Placement {
@@ -386,6 +415,7 @@ fn nodes(nodes: &[Node]) -> String {
         "AGENTS",
         "GOSSIP",
         "SESSION",
+        "HEALTH",
         "ABOUT",
     ];
     table(&head, &rows)
@@ -401,7 +431,7 @@ fn placement(placed: &[Placed]) -> String {
 }
 
 async fn status(client: &Client, json: bool) -> Result<(), Failure> {
-    let known = client.get("/v1/cluster/nodes").await?;
+    let known = client.get("/v1/cluster/nodes?health=true").await?;
     let agents = client.get("/v1/cluster/placement").await?;
     if json {
         let nodes: serde_json::Value = known.decode()?;

@@ -27,6 +27,7 @@ pub(crate) struct Cluster {
 
 /// How one node is started, again and again.
 pub(crate) struct Peer {
+    pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
     data_dir: PathBuf,
     settings: Vec<(String, String)>,
@@ -50,6 +51,7 @@ impl Cluster {
         let data_dir = self.path().join(name);
         let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
         let mut peer = Peer {
+            name,
             address,
             data_dir,
             settings: Vec::new(),

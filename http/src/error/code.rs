@@ -81,13 +81,17 @@ pub enum Code {
     DiskFull,
     /// The answer took too long.
     TimedOut,
+    /// Another node has the lease's task.
+    WrongNode,
+    /// Nobody who answers has it, and a node that may have it is away.
+    NodeAway,
     /// A bug.
     Internal,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -126,8 +130,15 @@ impl Code {
         Self::StoreUnavailable,
         Self::DiskFull,
         Self::TimedOut,
+        Self::WrongNode,
+        Self::NodeAway,
         Self::Internal,
     ];
+
+    /// The node does not have what the request is about; another one may.
+    pub(crate) fn is_unknown(self) -> bool {
+        matches!(self, Self::TaskNotFound | Self::ApprovalNotFound)
+    }
 
     /// Name, status and title.
     pub(super) fn facts(self) -> (&'static str, StatusCode, &'static str) {
@@ -278,6 +289,16 @@ impl Code {
                 "timed_out",
                 S::SERVICE_UNAVAILABLE,
                 "the answer took too long",
+            ),
+            Self::WrongNode => (
+                "wrong_node",
+                S::MISDIRECTED_REQUEST,
+                "another node has the task of this lease",
+            ),
+            Self::NodeAway => (
+                "node_away",
+                S::SERVICE_UNAVAILABLE,
+                "a node that may have it is away",
             ),
             Self::Internal => (
                 "internal",

@@ -1,18 +1,21 @@
 //! `/v1/agents` and `/v1/tree`: who runs, and under whom.
 
 use axum::extract::{Path, State};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Answer, ok};
+use crate::elsewhere;
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
 use crate::params::Params;
 use crate::state::{ApiState, Fault, InjectError};
 
 /// `GET /v1/agents`: the agents that run on this node, and those that the cluster places,
-/// wherever they are; all, or those of one role.
+/// wherever they are; all, or those of one role. With `cluster=true` those that run on the other
+/// nodes as well, each with its node.
 pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
     let role = params.text("role");
+    let whole = params.parsed::<bool>("cluster").unwrap_or(false);
     params.finish()?;
     let mut agents = state.agents.agents();
     agents.retain(|agent| role.as_ref().is_none_or(|role| *role == agent.role));
@@ -21,7 +24,48 @@ pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> A
     if let (Some(placed), Some(role)) = (&mut placed, &role) {
         placed.retain(|known| role == known.entry.spec.role.as_str());
     }
-    ok(&json!({ "agents": agents, "placed": placed }))
+    if !whole {
+        return ok(&json!({ "agents": agents, "placed": placed }));
+    }
+    let mut agents = serde_json::to_value(agents).unwrap_or_default();
+    on_node(&mut agents, &state.node);
+    let mut placed = serde_json::to_value(placed).unwrap_or_default();
+    let mut unknown = Map::new();
+    for (node, said) in elsewhere::gathered(&state, "/v1/agents").await {
+        match said {
+            Ok(mut said) => {
+                let mut there = said["agents"].take();
+                on_node(&mut there, &node);
+                append(&mut agents, there, role.as_deref());
+                // On a shared store every node knows the same.
+                if !state.queue.is_shared() {
+                    let known = said["placed"].take();
+                    append(&mut placed, known, role.as_deref());
+                }
+            }
+            Err(error) => drop(unknown.insert(node, error.into())),
+        }
+    }
+    ok(&json!({ "agents": agents, "placed": placed, "unknown": unknown }))
+}
+
+/// Says of each agent where it runs.
+fn on_node(agents: &mut Value, node: &str) {
+    for agent in agents.as_array_mut().into_iter().flatten() {
+        agent["node"] = node.into();
+    }
+}
+
+/// Adds what another node lists, of one role if one is asked for.
+fn append(to: &mut Value, listed: Value, role: Option<&str>) {
+    let (Some(to), Value::Array(listed)) = (to.as_array_mut(), listed) else {
+        return;
+    };
+    let is_wanted = |agent: &Value| {
+        let found = agent.get("role").or_else(|| agent["spec"].get("role"));
+        role.is_none_or(|role| found.is_none_or(|found| found == role))
+    };
+    to.extend(listed.into_iter().filter(is_wanted));
 }
 
 /// `GET /v1/tree`: the live supervision tree.

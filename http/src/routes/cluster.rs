@@ -5,15 +5,39 @@ use regrow_cluster::nodes::Stance;
 use regrow_runtime::ids::AgentId;
 use serde_json::json;
 
-use super::{Answer, ok};
+use super::{Answer, health, ok};
+use crate::elsewhere;
 use crate::input::Fields;
 use crate::params::Params;
 use crate::state::ApiState;
 
-/// `GET /v1/cluster/nodes`: who is there.
-pub(crate) async fn nodes(State(state): State<ApiState>, params: Params) -> Answer {
+/// `GET /v1/cluster/nodes`: who is there; with `health=true` also how each is, as it says itself.
+pub(crate) async fn nodes(State(state): State<ApiState>, mut params: Params) -> Answer {
+    let with_health = params.parsed::<bool>("health").unwrap_or(false);
     params.finish()?;
-    ok(&json!({ "nodes": state.nodes.list(&state.node).await? }))
+    let listed = state.nodes.list(&state.node).await?;
+    if !with_health {
+        return ok(&json!({ "nodes": listed }));
+    }
+    let ((_, here), mut others) = tokio::join!(
+        health::report(&state),
+        elsewhere::gathered(&state, "/health/deep")
+    );
+    let mut nodes = Vec::with_capacity(listed.len());
+    for node in listed {
+        let health = match node.here {
+            true => here.clone(),
+            false => match others.remove(&node.name) {
+                Some(Ok(health)) => health,
+                Some(Err(error)) => json!({ "status": "unknown", "error": error }),
+                None => json!({ "status": "unknown", "error": "it is not connected to this node" }),
+            },
+        };
+        let mut node = serde_json::to_value(node).unwrap_or_default();
+        node["health"] = health;
+        nodes.push(node);
+    }
+    ok(&json!({ "nodes": nodes }))
 }
 
 /// `GET /v1/cluster/placement`: which agent is where, and why there; with `if_lost=NODE` where

@@ -93,17 +93,23 @@ pub(crate) async fn ready(State(state): State<ApiState>) -> Answer {
 /// `GET /health/deep`: 503 if any part failed.
 pub(crate) async fn deep(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
+    let (status, report) = report(&state).await;
+    answer(status, &report)
+}
+
+/// How this node is, part by part.
+pub(crate) async fn report(state: &ApiState) -> (StatusCode, Value) {
     let (store, disk) = tokio::join!(
         state.store_probe.check(&state.queue),
         disk(state.data_dir.clone())
     );
     let checks = [
-        ("phase", phase(&state)),
-        ("queue", queue(&state)),
+        ("phase", phase(state)),
+        ("queue", queue(state)),
         ("store", store),
-        ("agents", agents(&state)),
+        ("agents", agents(state)),
         ("disk", disk),
-        ("requests", requests(&state)),
+        ("requests", requests(state)),
     ];
     let worst = checks.iter().map(|(_, check)| check.status).max();
     let worst = worst.unwrap_or(Status::Ok);
@@ -121,7 +127,7 @@ pub(crate) async fn deep(State(state): State<ApiState>, params: Params) -> Answe
         "uptime_seconds": state.uptime().as_secs(),
         "checks": checks,
     });
-    answer(status, &body)
+    (status, body)
 }
 
 fn phase(state: &ApiState) -> Check {

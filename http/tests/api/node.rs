@@ -152,6 +152,7 @@ impl Node {
         lifecycle.enter(Phase::Ready);
         let (context, _) =
             Context::supervisor(ContextConfig::default(), queue.writer(), queue.clock());
+        let exchange = regrow_cluster::exchange::Exchange::new(queue.clock());
         let parts = ApiParts {
             queue: queue.clone(),
             agents: setup.agents,
@@ -159,8 +160,9 @@ impl Node {
             nodes: regrow_cluster::nodes::Nodes::new(
                 queue.registry().clone(),
                 Default::default(),
-                regrow_cluster::exchange::Exchange::new(queue.clock()),
+                exchange.clone(),
             ),
+            exchange,
             node: "here".to_owned(),
             context,
             metrics: Exposition::detached().expect("metrics"),

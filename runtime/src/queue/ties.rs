@@ -215,6 +215,25 @@ impl Queue {
         Ok(view.is_some_and(|view| view.end.is_none()) && !self.is_here(task))
     }
 
+    /// Whether other nodes may work on the same store.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.store().is_shared()
+    }
+
+    /// The name of the other node on the same store that has a task; `None` if it is this one's,
+    /// has ended, or is unknown.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn whose(&self, task: TaskId) -> Result<Option<String>, StoreError> {
+        match self.is_elsewhere(task).await? {
+            true => self.store().node_of(task).await,
+            false => Ok(None),
+        }
+    }
+
     /// Asks the node that has `task`, and waits for its answer.
     ///
     /// Dropping the future does not take the order back.

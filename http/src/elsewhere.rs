@@ -1,0 +1,222 @@
+//! What this node does not have, and another node may: asked of that node, or named.
+//!
+//! Nodes on one database look and order through it; there only leases are bound to a node. Nodes
+//! that share no database ask each other over the gateway:
+//!
+//! - a task or question that is unknown here is asked for at every connected node at once, and
+//!   whoever has it answers: looks, waits and orders alike. Only the one that has it does anything;
+//! - a task that this node has no room for goes to one with room, once;
+//! - a lease that another node gave is not carried out for it: the answer names that node.
+//!
+//! A node that is away may have what nobody else has, which is then said, rather than that there
+//! is no such thing.
+
+mod forwarding;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::Response;
+use futures::StreamExt as _;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use regrow_cluster::member::NodeName;
+use regrow_runtime::ids::TaskId;
+use serde_json::Value;
+
+pub(crate) use self::forwarding::Forwarded;
+use crate::error::{ApiError, Code};
+use crate::input;
+use crate::relay::{Asked, Relayed, Told, ask};
+use crate::state::ApiState;
+
+/// Longest wait for other nodes' answers to a look, beside what the client asked to wait.
+const LOOK: Duration = Duration::from_secs(2);
+/// Longest wait for other nodes' answers to an order.
+const ORDER: Duration = Duration::from_secs(10);
+
+/// What a request is about, as far as another node may have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    /// A task or a question that is known to the node that has it.
+    Known,
+    /// A lease, which is renewed and settled where it was given.
+    Lease(TaskId),
+    /// A new task.
+    Submission,
+}
+
+fn subject(request: &Request) -> Option<Subject> {
+    if request.extensions().get::<Relayed>().is_some() {
+        return None;
+    }
+    let route = request.extensions().get::<MatchedPath>()?.as_str();
+    match route.strip_prefix("/v1/")? {
+        "tasks" => (request.method() == Method::POST).then_some(Subject::Submission),
+        "approvals/{id}" => Some(Subject::Known),
+        task if task.starts_with("tasks/{id}") => Some(Subject::Known),
+        lease if lease.starts_with("leases/{id}/") => {
+            let id = request.uri().path().split('/').nth(3)?;
+            Some(Subject::Lease(id.parse().ok()?))
+        }
+        _ => None,
+    }
+}
+
+/// Answers here if that can be done, and elsewhere otherwise.
+pub(crate) async fn elsewhere(
+    State(state): State<ApiState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let is_alone = state.queue.is_shared() || state.nodes.others().is_empty();
+    match subject(&request) {
+        Some(Subject::Lease(task)) => {
+            let response = next.run(request).await;
+            match code(&response) {
+                Some(Code::TaskNotFound | Code::StaleEpoch) => lease(&state, task, response).await,
+                Some(_) | None => Ok(response),
+            }
+        }
+        Some(Subject::Known) if !is_alone => {
+            let (asked, request) = copied(&state, request).await?;
+            let response = next.run(request).await;
+            match code(&response).is_some_and(Code::is_unknown) {
+                true => known(&state, &asked, response).await,
+                false => Ok(response),
+            }
+        }
+        Some(Subject::Submission) if !is_alone => {
+            let (asked, request) = copied(&state, request).await?;
+            forwarding::submitted(&state, &asked, next.run(request)).await
+        }
+        Some(Subject::Known | Subject::Submission) | None => Ok(next.run(request).await),
+    }
+}
+
+fn code(response: &Response) -> Option<Code> {
+    response.extensions().get().copied()
+}
+
+/// The request twice: to be passed on, and to be answered here.
+async fn copied(state: &ApiState, request: Request) -> Result<(Asked, Request), ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = input::read(&parts.headers, body, state).await?;
+    let asked = Asked::copy(&parts, body.clone());
+    Ok((asked, Request::from_parts(parts, Body::from(body))))
+}
+
+/// What all the others say about something that is unknown here.
+struct Search {
+    found: Option<(NodeName, Told)>,
+    /// Those that did not answer, or are not there.
+    away: Vec<NodeName>,
+    /// Of these, those that may have done what was asked.
+    unsure: Vec<NodeName>,
+}
+
+/// Asks every connected node at once; the first one that knows ends the search.
+async fn search(state: &ApiState, asked: &Asked) -> Search {
+    let wait = if asked.is_order() { ORDER } else { LOOK };
+    let deadline = wait + asked.waits();
+    let peers = state.exchange.connected();
+    let mut away = state.nodes.others();
+    away.retain(|name| !peers.contains(name));
+    let mut asking: FuturesUnordered<_> = peers
+        .into_iter()
+        .map(|peer| async move {
+            let told = ask(state, &peer, asked, deadline, None).await;
+            (peer, told)
+        })
+        .collect();
+    let mut unsure = Vec::new();
+    while let Some((peer, told)) = asking.next().await {
+        match told {
+            Ok(told) if !told.is_unknown => {
+                let found = Some((peer, told));
+                return Search {
+                    found,
+                    away,
+                    unsure,
+                };
+            }
+            Ok(_) => {}
+            Err(error) => {
+                if asked.is_order() && error.may_have_happened() {
+                    unsure.push(peer.clone());
+                }
+                away.push(peer);
+            }
+        }
+    }
+    Search {
+        found: None,
+        away,
+        unsure,
+    }
+}
+
+/// What each other node says to a look, by name; what is not there is not known, and why.
+pub(crate) async fn gathered(
+    state: &ApiState,
+    target: &str,
+) -> BTreeMap<String, Result<Value, String>> {
+    let asked = Asked::get(target);
+    let asking = state.exchange.connected().into_iter().map(|peer| {
+        let asked = &asked;
+        async move {
+            let told = match ask(state, &peer, asked, LOOK, None).await {
+                Ok(told) => serde_json::from_slice(&told.body).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            (peer.to_string(), told)
+        }
+    });
+    let mut gathered: BTreeMap<_, _> = join_all(asking).await.into_iter().collect();
+    for name in state.nodes.others() {
+        let missing = || Err(format!("{name} is not connected to this node"));
+        gathered.entry(name.to_string()).or_insert_with(missing);
+    }
+    gathered
+}
+
+/// The answer of the node that has it; `unknown` is what this node would say.
+async fn known(state: &ApiState, asked: &Asked, unknown: Response) -> Result<Response, ApiError> {
+    let search = search(state, asked).await;
+    match search.found {
+        Some((node, told)) => Ok(told.into_response(&node)),
+        None if !search.unsure.is_empty() => Err(ApiError::unsure(&search.unsure)),
+        None if !search.away.is_empty() => Err(ApiError::away(&search.away)),
+        None => Ok(unknown),
+    }
+}
+
+/// Which node gave the lease, if it was another one; `refused` is what this node would say.
+async fn lease(state: &ApiState, task: TaskId, refused: Response) -> Result<Response, ApiError> {
+    if state.queue.is_shared() {
+        return match state.queue.whose(task).await? {
+            Some(node) => Err(ApiError::wrong_node(
+                task,
+                &node,
+                state.nodes.http_of(&node),
+            )),
+            None => Ok(refused),
+        };
+    }
+    if code(&refused) != Some(Code::TaskNotFound) || state.nodes.others().is_empty() {
+        return Ok(refused);
+    }
+    let search = search(state, &Asked::get(format!("/v1/tasks/{task}"))).await;
+    match search.found {
+        Some((node, _)) => {
+            let node = node.as_str();
+            Err(ApiError::wrong_node(task, node, state.nodes.http_of(node)))
+        }
+        None if !search.away.is_empty() => Err(ApiError::away(&search.away)),
+        None => Ok(refused),
+    }
+}
