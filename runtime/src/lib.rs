@@ -4,9 +4,10 @@
 //! [`actor`] and [`mailbox`] say what an actor is and how it is reached, [`supervision`]
 //! keeps it alive and [`health`] finds out what hangs; [`queue`] decides what happens to
 //! tasks, [`context`] is what their agents know together, [`registry`] which agents there are
-//! to be and whose they are, and [`store`] makes all of it durable;
-//! [`events`], [`observe`] and [`telemetry`] tell whoever watches.
+//! to be and whose they are, and [`store`] makes all of it durable; [`access`] knows who may do
+//! what, and keeps a record of it; [`events`], [`observe`] and [`telemetry`] tell whoever watches.
 
+pub mod access;
 pub mod actor;
 pub mod agent_spec;
 pub mod causes;

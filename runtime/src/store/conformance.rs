@@ -4,6 +4,7 @@
 //! further store adds a [`Backend`] and a module to the macro. PostgreSQL is a real server:
 //! see [`schema`].
 
+mod access;
 mod durability;
 mod journal;
 mod leases;

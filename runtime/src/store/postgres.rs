@@ -14,6 +14,7 @@
 //! Left out: pooling proxies that swap the server's session between transactions. Prepared
 //! statements and the settings of a session would not survive them.
 
+pub mod apart;
 mod distant;
 mod escrow;
 mod fund;

@@ -44,7 +44,7 @@ pub(crate) enum Told {
 }
 
 impl Told {
-    fn tell(self, outcome: Result<(), StoreError>) {
+    pub(crate) fn tell(self, outcome: Result<(), StoreError>) {
         match self {
             Self::Nobody => {}
             // Whoever asked may have stopped waiting.

@@ -222,7 +222,7 @@ async fn blobs(to: &mut PgConnection, rows: &[StepRow]) -> Sent {
 }
 
 /// Of several rows for one document the last counts: one statement cannot touch a row twice.
-async fn documents(to: &mut PgConnection, rows: &[DocumentRow]) -> Sent {
+pub(super) async fn documents(to: &mut PgConnection, rows: &[DocumentRow]) -> Sent {
     let last: HashMap<(&str, &str), &DocumentRow> = rows
         .iter()
         .map(|row| ((row.space, row.key.as_str()), row))
