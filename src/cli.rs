@@ -4,9 +4,11 @@
 //! standard output. Exit codes: 0 only on success, 1 when the node refused, failed or
 //! cannot be reached, 2 when the command line or the configuration is wrong.
 
+mod access;
 mod agents;
 mod amount;
 mod approvals;
+mod audit;
 mod budget;
 mod cluster;
 mod dead_letters;
@@ -20,6 +22,7 @@ mod run;
 pub(crate) mod sim;
 pub(crate) mod store;
 mod tasks;
+mod token;
 
 use std::process::ExitCode;
 
@@ -28,7 +31,7 @@ use clap::Subcommand;
 use self::output::{print, print_error};
 use crate::client::ClientError;
 
-/// Verbs that talk to a node over HTTP.
+/// Verbs that talk to a node over HTTP; two of them also do without one.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientVerb {
     /// Submit a goal or a task, and wait for its result if asked to
@@ -45,6 +48,10 @@ pub(crate) enum ClientVerb {
     Agents(agents::AgentsArgs),
     /// Look at the nodes together, and ask things of them
     Cluster(cluster::ClusterArgs),
+    /// Make, list and revoke the tokens that callers of a node need
+    Token(token::TokenArgs),
+    /// Look at the record of what operators did, export it, and check that nobody changed it
+    Audit(audit::AuditArgs),
     /// Ask a node how it is
     Health(health::HealthArgs),
 }
@@ -93,6 +100,8 @@ pub(crate) async fn execute(verb: ClientVerb) -> ExitCode {
         ClientVerb::Budget(args) => (args.node.json, budget::run(args).await),
         ClientVerb::Agents(args) => (args.node.json, agents::run(args).await),
         ClientVerb::Cluster(args) => (args.node.json, cluster::run(args).await),
+        ClientVerb::Token(args) => (args.node.json, token::run(args).await),
+        ClientVerb::Audit(args) => (args.node.json, audit::run(args).await),
         ClientVerb::Health(args) => (args.node.json, health::run(args).await),
     };
     let Err(failure) = outcome else {

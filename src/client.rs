@@ -118,6 +118,15 @@ impl Refusal {
             }
             text
         };
+        let way_out = match code.as_str() {
+            "token_required" => {
+                "; set REGROW_TOKEN to a token, which whoever runs the node makes with \
+                 `regrow token create`"
+            }
+            "token_refused" => "; look at REGROW_TOKEN",
+            _ => "",
+        };
+        text.push_str(way_out);
         if let Some(seconds) = &self.retry_after {
             text.push_str(&format!("; retry in {seconds} s"));
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use regrow_actors::agent::AgentLimits;
 use regrow_cluster::report::Offer;
-use regrow_http::config::HttpConfig;
+use regrow_http::config::{HttpConfig, PublicUrl};
 use regrow_runtime::agent_spec::PolicyName;
 use regrow_runtime::context::ContextConfig;
 use regrow_runtime::health::HealthConfig;
@@ -226,7 +226,20 @@ fn settings(reader: &mut Reader) -> NodeConfig {
         life_term: reader.duration("store.life_term", 3 * SECOND, 500 * MILLISECOND..=HOUR),
         http: HttpConfig {
             address: reader.address("http.listen", http.address),
-            allow_remote: false,
+            public_url: reader
+                .text(
+                    "http.public_url",
+                    "",
+                    "nothing, or an address such as \"https://regrow.example\", without a path",
+                    |text| text.is_empty() || text.parse::<PublicUrl>().is_ok(),
+                )
+                .parse()
+                .ok(),
+            audit_retention: reader.duration(
+                "http.audit_retention",
+                http.audit_retention,
+                DAY..=3_650 * DAY,
+            ),
             body_bytes_max: size(reader.number(
                 "http.body_bytes_max",
                 http.body_bytes_max as u64,

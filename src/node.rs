@@ -18,6 +18,7 @@
 
 mod agents;
 mod announcement;
+mod edge;
 mod gateway;
 mod gossip;
 mod incarnations;
@@ -39,6 +40,7 @@ use regrow_cluster::placing::Placer;
 use regrow_http::Exposition;
 use regrow_http::server::{BindError, Server};
 use regrow_http::state::{ApiParts, Lifecycle, Phase};
+use regrow_runtime::access::Access;
 use regrow_runtime::actor::{Crash, StartError};
 use regrow_runtime::clock::Clock;
 use regrow_runtime::concurrency::Limiter;
@@ -57,7 +59,6 @@ use regrow_runtime::store::{Store, StoreError};
 use regrow_runtime::supervision::{
     ChildSpec, Refusal, Root, RootExit, RootHandle, Shutdown, Strategy, SupervisorSpec,
 };
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -151,20 +152,22 @@ impl Node {
     /// [`NodeError`]; nothing is left running.
     pub(crate) async fn start(config: &NodeConfig, http: bool) -> Result<Self, NodeError> {
         let mut data_dir = DataDir::open(&config.data_dir)?;
-        let server = match http {
-            true => Some(Server::bind(config.http.clone()).await?),
-            false => None,
-        };
+        let early = edge::bind_early(config, http).await?;
         if let Some(cluster) = &config.cluster {
             peers::is_free(cluster.listen).await?;
         }
-        let http = server.as_ref().map(Server::address);
         let store = open_store(config, &mut data_dir).await?;
         let (clock, bus) = (store.clock().await?, EventBus::default());
         let writer = Writer::new(store);
         let seed = u64::from(std::process::id());
-        let limits = config.queue.clone();
+        let (limits, instance) = (config.queue.clone(), data_dir.identity()?);
         let queue = Queue::open(writer.clone(), bus.clone(), limits, clock, seed).await?;
+        let access = Access::open(&writer, clock, &config.name, &instance).await?;
+        let server = match early {
+            None if http => Some(edge::bind(config, &access, &writer).await?),
+            bound => bound,
+        };
+        let http = server.as_ref().map(Server::address);
 
         queue.registry().name(&config.name);
 
@@ -195,7 +198,7 @@ impl Node {
         let live = LiveAgents::new(addresses, own, placed.clone(), config.rehearsal, limiter);
         let mut root = SupervisorSpec::new("root", Strategy::RestForOne)
             .intensity(3, Duration::from_secs(30))
-            .child(store_supervisor(&queue, config, data_dir.identity()?).into_child())
+            .child(store_supervisor(&queue, config, instance).into_child())
             .child(queue_supervisor(&queue).into_child())
             .child(shards.into_child())
             .child(agents.into_child())
@@ -204,6 +207,7 @@ impl Node {
         if let Some(server) = server {
             let parts = ApiParts {
                 queue: queue.clone(),
+                access,
                 agents: live.clone(),
                 node: config.name.clone(),
                 cluster: Agents::new(queue.registry().clone()),
@@ -215,7 +219,7 @@ impl Node {
                 data_dir: Some(config.data_dir.clone()),
                 version: env!("CARGO_PKG_VERSION"),
             };
-            root = root.child(edge(server, parts, config).into_child());
+            root = root.child(edge::edge(server, parts, config).into_child());
         }
         let root = Root::start(root).await?;
         let node = Self {
@@ -493,33 +497,6 @@ fn queue_supervisor(queue: &Queue) -> SupervisorSpec {
     SupervisorSpec::new("queue", Strategy::OneForOne)
         .intensity(3, Duration::from_secs(30))
         .child(keeper.role("keeper"))
-}
-
-/// The HTTP server. Its socket is bound before the tree starts, so that a taken port is a
-/// clear error; a restarted server binds the same address again.
-fn edge(server: Server, parts: ApiParts, config: &NodeConfig) -> SupervisorSpec {
-    let address = server.address();
-    let rebind = regrow_http::config::HttpConfig {
-        address,
-        ..config.http.clone()
-    };
-    let patience = config.http.shutdown_grace + Duration::from_secs(2);
-    let bound = Arc::new(Mutex::new(Some(server)));
-    let server = ChildSpec::task("http", move |stop| {
-        let (bound, parts, rebind) = (bound.clone(), parts.clone(), rebind.clone());
-        async move {
-            let first = bound.lock().await.take();
-            let server = match first {
-                Some(server) => server,
-                None => Server::bind(rebind).await?,
-            };
-            server.serve(parts, stop.cancelled_owned()).await;
-            Ok::<(), Crash>(())
-        }
-    });
-    SupervisorSpec::new("edge", Strategy::OneForOne)
-        .intensity(5, Duration::from_secs(30))
-        .child(server.role("http").shutdown(Shutdown::Timeout(patience)))
 }
 
 fn exposition() -> Result<Exposition, NodeError> {

@@ -10,6 +10,8 @@ mod proxy;
 #[path = "../runtime/tests/database/schema.rs"]
 mod schema;
 
+#[path = "binary/access.rs"]
+mod access;
 #[path = "binary/bad_input.rs"]
 mod bad_input;
 #[path = "binary/cluster.rs"]

@@ -3,11 +3,15 @@
 // `{"path": ...}`.
 //
 //     REGROW_URL=http://127.0.0.1:7400 node worker.mjs
+//
+// Where the node has tokens, REGROW_TOKEN holds one with the scope `work`.
 import { createReadStream } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const NODE = process.env.REGROW_URL ?? "http://127.0.0.1:7400";
+const HEADERS = { "content-type": "application/json" };
+if (process.env.REGROW_TOKEN) HEADERS.authorization = `Bearer ${process.env.REGROW_TOKEN}`;
 const NAME = `node-${process.pid}`;
 const LEASE_MS = Number(process.env.LEASE_MS ?? 10_000);
 let stopping = false;
@@ -24,7 +28,7 @@ async function call(path, body, patienceMs = 60_000) {
     try {
       const answer = await fetch(NODE + path, {
         method: "POST",
-        headers: { "content-type": "application/json" },
+        headers: HEADERS,
         body: JSON.stringify(body),
         signal: AbortSignal.timeout(60_000),
       });

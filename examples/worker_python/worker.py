@@ -2,6 +2,8 @@
 """A Regrow worker in Python's standard library: counts the words of a file, `{"path": ...}`.
 
     REGROW_URL=http://127.0.0.1:7400 python3 worker.py
+
+Where the node has tokens, REGROW_TOKEN holds one with the scope `work`.
 """
 import json
 import os
@@ -12,6 +14,7 @@ import urllib.error
 import urllib.request
 
 NODE = os.environ.get("REGROW_URL", "http://127.0.0.1:7400")
+TOKEN = os.environ.get("REGROW_TOKEN")
 NAME = f"python-{os.getpid()}"
 LEASE_MS = int(os.environ.get("LEASE_MS", "10000"))
 stopping = threading.Event()
@@ -24,9 +27,11 @@ class Refused(Exception):
 def call(path, patience=60.0, **body):
     """Posts, and repeats what is safe to repeat: every call carries its lease's epoch."""
     until = time.monotonic() + patience
+    headers = {"Content-Type": "application/json"}
+    if TOKEN:
+        headers["Authorization"] = f"Bearer {TOKEN}"
     while True:
-        request = urllib.request.Request(
-            NODE + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(NODE + path, json.dumps(body).encode(), headers)
         pause = 0.5
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:

@@ -1,6 +1,8 @@
 //! The section `http` of the configuration: address, limits and periods.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How the server listens, and what it bears.
@@ -8,9 +10,10 @@ use std::time::Duration;
 pub struct HttpConfig {
     /// Where to listen; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Whether `address` may be one that other machines reach. There is no authentication
-    /// yet, so whoever reaches the address owns the node.
-    pub allow_remote: bool,
+    /// How others reach the node through a proxy, if they do.
+    pub public_url: Option<PublicUrl>,
+    /// How long the record of what operators did is kept. Longer takes more room.
+    pub audit_retention: Duration,
     /// Largest request body in bytes. Higher costs memory per request, lower refuses large
     /// payloads.
     pub body_bytes_max: usize,
@@ -37,7 +40,8 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400),
-            allow_remote: false,
+            public_url: None,
+            audit_retention: Duration::from_secs(400 * 24 * 3_600),
             body_bytes_max: 2 << 20,
             connections_max: 2_048,
             requests_max: 256,
@@ -52,18 +56,23 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
+    /// Other machines reach the node, so whoever calls needs a token.
+    #[must_use]
+    pub fn is_reachable_by_others(&self) -> bool {
+        !self.address.ip().is_loopback() || self.public_url.is_some()
+    }
+
+    /// Browsers speak TLS to the proxy.
+    #[must_use]
+    pub fn is_behind_tls(&self) -> bool {
+        self.public_url.as_ref().is_some_and(|url| url.secure)
+    }
+
     /// Everything that is wrong with the values, each line naming key, value and range.
     /// Empty when they are sound.
     #[must_use]
     pub fn check(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if !self.allow_remote && !self.address.ip().is_loopback() {
-            problems.push(format!(
-                "http.address is {}, which other machines can reach, and there is no \
-                 authentication yet; use a loopback address such as 127.0.0.1:7400",
-                self.address
-            ));
-        }
         let counts = [
             ("body_bytes_max", self.body_bytes_max, 1 << 10, 64 << 20),
             ("connections_max", self.connections_max, 1, 100_000),
@@ -94,6 +103,59 @@ impl HttpConfig {
     }
 }
 
+/// Where others find the node behind a proxy, such as `https://regrow.example`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl {
+    secure: bool,
+    authority: String,
+}
+
+/// The text is no such address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be like https://regrow.example, without a path")]
+pub struct InvalidPublicUrl;
+
+impl PublicUrl {
+    /// Host and port, as a `Host` header has them.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// An origin of that scheme and authority is this one.
+    pub(crate) fn is(&self, scheme: &str, authority: &str) -> bool {
+        let known = if self.secure { "https" } else { "http" };
+        scheme == known && authority.eq_ignore_ascii_case(&self.authority)
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = InvalidPublicUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (scheme, rest) = text.split_once("://").ok_or(InvalidPublicUrl)?;
+        let secure = match scheme {
+            "https" => true,
+            "http" => false,
+            _ => return Err(InvalidPublicUrl),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let fits = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        if authority.is_empty() || !authority.chars().all(fits) {
+            return Err(InvalidPublicUrl);
+        }
+        let authority = authority.to_owned();
+        Ok(Self { secure, authority })
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.secure { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,28 +168,45 @@ mod tests {
     #[test]
     fn all_problems_are_reported_at_once_with_key_value_and_range() {
         let config = HttpConfig {
-            address: ([0, 0, 0, 0], 7400).into(),
             body_bytes_max: 0,
             shutdown_grace: Duration::from_secs(7_200),
             ..HttpConfig::default()
         };
         let problems = config.check();
-        assert_eq!(problems.len(), 3, "{problems:?}");
-        assert!(problems[0].starts_with("http.address is 0.0.0.0:7400"));
+        assert_eq!(problems.len(), 2, "{problems:?}");
         assert_eq!(
-            problems[1],
+            problems[0],
             "http.body_bytes_max is 0, must be 1024 to 67108864"
         );
-        assert!(problems[2].contains("http.shutdown_grace is 7200s"));
+        assert!(problems[1].contains("http.shutdown_grace is 7200s"));
     }
 
     #[test]
-    fn other_machines_are_let_in_only_when_the_configuration_says_so() {
-        let config = HttpConfig {
-            address: ([0, 0, 0, 0], 7400).into(),
-            allow_remote: true,
-            ..HttpConfig::default()
-        };
-        assert!(config.check().is_empty());
+    fn others_reach_a_node_on_another_address_or_behind_a_proxy() {
+        let mut config = HttpConfig::default();
+        assert!(!config.is_reachable_by_others() && !config.is_behind_tls());
+        config.public_url = Some("https://regrow.example/".parse().expect("an address"));
+        assert!(config.is_reachable_by_others() && config.is_behind_tls());
+        config.public_url = None;
+        config.address = ([0, 0, 0, 0], 7400).into();
+        assert!(config.is_reachable_by_others() && !config.is_behind_tls());
+    }
+
+    #[test]
+    fn a_public_address_is_a_scheme_and_a_host() {
+        for good in ["https://a.b", "http://a:80", "https://[::1]:7400"] {
+            let url: PublicUrl = good.parse().expect(good);
+            assert_eq!(url.to_string(), good);
+        }
+        for bad in [
+            "",
+            "a.b",
+            "ftp://a",
+            "https://",
+            "https://a/b",
+            "https://u@a",
+        ] {
+            assert_eq!(bad.parse::<PublicUrl>(), Err(InvalidPublicUrl), "{bad}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use regrow_runtime::ids::TaskId;
 use regrow_runtime::journal::StepError;
@@ -95,6 +95,19 @@ impl ApiError {
 }
 
 impl ApiError {
+    /// What a caller has to show, where that is what is missing (RFC 6750).
+    fn challenge(&self) -> Option<HeaderValue> {
+        let text = match (self.code, self.more.get("scope")) {
+            (Code::TokenRequired, _) => r#"Bearer realm="regrow""#.to_owned(),
+            (Code::TokenRefused, _) => r#"Bearer realm="regrow", error="invalid_token""#.to_owned(),
+            (Code::MissingScope, Some(Value::String(scope))) => {
+                format!(r#"Bearer realm="regrow", error="insufficient_scope", scope="{scope}""#)
+            }
+            _ => return None,
+        };
+        HeaderValue::from_str(&text).ok()
+    }
+
     /// The problem as JSON: a body of its own, or one answer of several.
     pub(crate) fn into_problem(self) -> Value {
         let (code, status, title) = self.code.facts();
@@ -116,7 +129,8 @@ impl IntoResponse for ApiError {
         } else {
             tracing::debug!(code, detail = %self.detail, "request refused");
         }
-        let (code, retry_after) = (self.code, self.retry_after);
+        let (retry_after, challenge) = (self.retry_after, self.challenge());
+        let code = self.code;
         let mut response = (status, self.into_problem().to_string()).into_response();
         // For what stands around the routes; it does not leave the process.
         response.extensions_mut().insert(code);
@@ -126,6 +140,7 @@ impl IntoResponse for ApiError {
             false => "application/problem+json",
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
         if let Some(pause) = retry_after {
             // The header knows whole seconds only; too late is better than too early.
             let seconds = pause.as_millis().div_ceil(1_000).clamp(1, 3_600);

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use crate::config::HttpConfig;
 use crate::error::{ApiError, Code};
 use crate::state::ApiState;
 
@@ -21,12 +22,11 @@ pub(crate) async fn guard(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let loopback_only = !state.config.allow_remote;
     check(
         request.method(),
         request.uri(),
         request.headers(),
-        loopback_only,
+        &state.config,
     )?;
     Ok(next.run(request).await)
 }
@@ -35,16 +35,22 @@ fn check(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-    loopback_only: bool,
+    config: &HttpConfig,
 ) -> Result<(), ApiError> {
     let named = uri.authority().map(|it| it.as_str()).or_else(|| {
         let host = headers.get(HOST)?;
         host.to_str().ok()
     });
-    if loopback_only && !named.is_none_or(names_loopback) {
+    let public = config.public_url.as_ref();
+    let known = |named: &str| {
+        names_loopback(named)
+            || public.is_some_and(|url| named.eq_ignore_ascii_case(url.authority()))
+    };
+    // On an address that others reach a token is needed, which no page has.
+    if config.address.ip().is_loopback() && !named.is_none_or(known) {
         return Err(ApiError::new(
             Code::WrongHost,
-            "this node answers to 127.0.0.1, [::1] and localhost only",
+            "this node answers to 127.0.0.1, [::1], localhost and the host of http.public_url only",
         ));
     }
     let Some(origin) = headers.get(ORIGIN) else {
@@ -57,6 +63,8 @@ fn check(
     let origin = origin.to_str().ok().and_then(|it| it.split_once("://"));
     match (origin, named) {
         (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host) => Ok(()),
+        // A proxy may call the node by another name than browsers call the proxy.
+        (Some((scheme, origin)), _) if public.is_some_and(|url| url.is(scheme, origin)) => Ok(()),
         _ => Err(ApiError::new(
             Code::CrossOrigin,
             "the page that sent this belongs to another origin; use the command line or a program",
@@ -84,12 +92,21 @@ mod tests {
     use super::*;
 
     fn checked(method: Method, host: &str, origin: Option<&str>, loopback: bool) -> Option<Code> {
+        let address = match loopback {
+            true => ([127, 0, 0, 1], 7400),
+            false => ([10, 0, 0, 1], 7400),
+        };
+        let config = HttpConfig {
+            address: address.into(),
+            public_url: Some("https://regrow.example".parse().expect("an address")),
+            ..HttpConfig::default()
+        };
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().expect("a header"));
         if let Some(origin) = origin {
             headers.insert(ORIGIN, origin.parse().expect("a header"));
         }
-        check(&method, &Uri::from_static("/"), &headers, loopback)
+        check(&method, &Uri::from_static("/"), &headers, &config)
             .err()
             .map(|refusal| refusal.code())
     }
@@ -102,6 +119,7 @@ mod tests {
             "LOCALHOST:1",
             "[::1]:7400",
             "127.8.0.1",
+            "regrow.example",
         ] {
             assert_eq!(checked(Method::GET, good, None, true), None, "{good}");
         }
@@ -123,7 +141,14 @@ mod tests {
         let own = Some("http://127.0.0.1:7400");
         assert_eq!(checked(Method::POST, host, own, true), None);
         assert_eq!(checked(Method::POST, host, None, true), None);
-        for foreign in ["https://evil.example", "http://127.0.0.1:7401", "null"] {
+        let proxied = Some("https://regrow.example");
+        assert_eq!(checked(Method::POST, host, proxied, true), None);
+        for foreign in [
+            "https://evil.example",
+            "http://127.0.0.1:7401",
+            "http://regrow.example",
+            "null",
+        ] {
             let refusal = checked(Method::POST, host, Some(foreign), true);
             assert_eq!(refusal, Some(Code::CrossOrigin), "{foreign}");
         }

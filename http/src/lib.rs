@@ -2,16 +2,16 @@
 //!
 //! In reading order: [`config`] bounds everything, [`state`] holds what routes may use,
 //! [`server`] owns the socket and the connections, [`router`] says which route exists and
-//! what stands in front of it, `routes` answers, [`error`] is the only place that turns a
+//! what stands in front of it, `auth` who may pass, `routes` answers, [`error`] is the only place that turns a
 //! failure into a status. `input` and `params` read bodies and queries and name every problem in them,
 //! `view` is how tasks look in JSON and `amounts` how costs do, `follow` streams what happens. `elsewhere` asks
 //! other nodes for what this one does not have, and `relay` carries requests to them.
 //!
-//! Absent on purpose: decisions (the queue takes them), SQL, and authentication, which does
-//! not exist yet; therefore [`config::HttpConfig::check`] refuses addresses that other
-//! machines can reach.
+//! Absent on purpose: decisions (the queue takes them), SQL, and TLS: other machines are
+//! served through a proxy, or on a network that is trusted with tokens.
 
 mod amounts;
+mod auth;
 pub mod config;
 mod elsewhere;
 pub mod error;

@@ -17,6 +17,9 @@ pub(crate) const REQUESTS: &str = "regrow_http_requests_total";
 pub(crate) const REQUEST_SECONDS: &str = "regrow_http_request_seconds";
 /// Open connections (gauge).
 pub(crate) const CONNECTIONS: &str = "regrow_http_connections";
+/// Tokens that nobody was given (count). When it rises, somebody guesses, or a program has a
+/// mistyped token; the log says from where.
+pub(crate) const WRONG_TOKENS: &str = "regrow_http_wrong_tokens_total";
 
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();

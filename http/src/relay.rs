@@ -22,6 +22,7 @@ use regrow_cluster::transport::{Incoming, OperationId, Rejection};
 use regrow_cluster::wire::codec;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Caller;
 use crate::error::{ApiError, Code};
 use crate::routes::WAIT_MAX;
 use crate::state::ApiState;
@@ -30,6 +31,8 @@ use crate::state::ApiState;
 const NODE: HeaderName = HeaderName::from_static("x-regrow-node");
 /// What is passed on of a request.
 const ASKED_HEADERS: [&str; 4] = ["content-type", "x-request-id", "traceparent", "tracestate"];
+/// Who asked the node that passes a request on. Believed of other nodes only.
+pub(crate) const CALLER: &str = "x-regrow-caller";
 /// What is passed on of an answer.
 const TOLD_HEADERS: [HeaderName; 3] = [CONTENT_TYPE, LOCATION, RETRY_AFTER];
 
@@ -64,10 +67,15 @@ impl Asked {
             Some(((*name).to_owned(), value.to_owned()))
         };
         let target = request.uri.path_and_query();
+        let mut headers: Vec<_> = ASKED_HEADERS.iter().filter_map(passed).collect();
+        // His token was looked at here; the other node has tokens of its own.
+        if let Some(caller) = request.extensions.get::<Caller>() {
+            headers.push((CALLER.to_owned(), caller.by().name));
+        }
         Self {
             method: request.method.as_str().to_owned(),
             target: target.map_or_else(|| "/".to_owned(), ToString::to_string),
-            headers: ASKED_HEADERS.iter().filter_map(passed).collect(),
+            headers,
             body,
         }
     }

@@ -1,8 +1,8 @@
 //! Which route exists, and what stands in front of it.
 //!
 //! From the outside in: request id, observation, panic catcher, guard against foreign web
-//! pages, then per route a place among those in flight, a deadline, and other nodes for what
-//! this one does not have. Health and metrics
+//! pages, who may pass, then per route a place among those in flight, a deadline, and other
+//! nodes for what this one does not have. Health and metrics
 //! need no place: they answer when everything else is refused.
 
 use std::time::Duration;
@@ -11,19 +11,20 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, http};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 
+use crate::auth::authorise;
 use crate::config::HttpConfig;
 use crate::elsewhere::elsewhere;
 use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::routes::{
-    WAIT_MAX, agents, approvals, budgets, children, cluster, events, health, leases, metrics,
-    placed, queue, rules, steps, store, submit, tasks,
+    WAIT_MAX, agents, approvals, audit, budgets, children, cluster, events, health, leases,
+    metrics, placed, queue, rules, session, steps, store, submit, tasks, tokens,
 };
 use crate::state::{ApiParts, ApiState};
 
@@ -109,6 +110,14 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/cluster/nodes/{name}/release", post(cluster::release))
         .route("/v1/tree", get(agents::tree))
         .route("/v1/events", get(events::all))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/{chain}", get(audit::show))
+        .route(
+            "/session",
+            get(session::show).post(session::open).delete(session::end),
+        )
         .route_layer(from_fn_with_state(state.clone(), elsewhere))
         .route_layer(from_fn_with_state(state.clone(), bounded));
     // They take a place among the waiting requests once they wait.
@@ -129,6 +138,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .merge(always)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(state.clone(), authorise))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(observe))

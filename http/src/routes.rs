@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod approvals;
+pub(crate) mod audit;
 pub(crate) mod budgets;
 pub(crate) mod children;
 pub(crate) mod cluster;
@@ -12,10 +13,12 @@ pub(crate) mod metrics;
 pub(crate) mod placed;
 pub(crate) mod queue;
 pub(crate) mod rules;
+pub(crate) mod session;
 pub(crate) mod steps;
 pub(crate) mod store;
 pub(crate) mod submit;
 pub(crate) mod tasks;
+pub(crate) mod tokens;
 
 use std::time::Duration;
 

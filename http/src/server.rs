@@ -12,7 +12,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
@@ -23,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use crate::auth::Peer;
 use crate::config::HttpConfig;
 use crate::observe::CONNECTIONS;
 use crate::relay::Desk;
@@ -42,6 +46,18 @@ pub enum BindError {
     /// The configuration is not sound.
     #[error("{}", .0.join("; "))]
     Config(Vec<String>),
+    /// Others would reach the node, and no token keeps them out.
+    #[error(
+        "http.listen is {address}{public}, where other machines reach this node, and it has no \
+         token: make one with `regrow token create admin --scope admin --local`, with the same \
+         configuration, or listen on a loopback address such as 127.0.0.1:7400"
+    )]
+    NoToken {
+        /// The address.
+        address: SocketAddr,
+        /// What its proxy is called, in words.
+        public: String,
+    },
     /// The address cannot be used.
     #[error("cannot listen on {address}: {cause}; stop whoever uses it, or set http.address")]
     Listen {
@@ -67,17 +83,28 @@ pub struct Served {
 }
 
 impl Server {
-    /// Binds the configured address.
+    /// Binds the configured address; `has_tokens` says whether the node's store has any.
     ///
     /// # Errors
     ///
     /// [`BindError`]
-    pub async fn bind(config: HttpConfig) -> Result<Self, BindError> {
+    pub async fn bind(config: HttpConfig, has_tokens: bool) -> Result<Self, BindError> {
         let problems = config.check();
         if !problems.is_empty() {
             return Err(BindError::Config(problems));
         }
         let address = config.address;
+        if config.is_reachable_by_others() && !has_tokens {
+            let public = config.public_url.as_ref();
+            let public = public.map_or_else(String::new, |url| format!(" behind {url}"));
+            return Err(BindError::NoToken { address, public });
+        }
+        if !address.ip().is_loopback() && !config.is_behind_tls() {
+            warn!(
+                %address,
+                "tokens travel unencrypted here; put a proxy that speaks TLS in front, and name it by http.public_url"
+            );
+        }
         let failed = |cause| BindError::Listen { address, cause };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -105,6 +132,9 @@ impl Server {
     /// Dropping the future cuts every connection at once; what was acknowledged is durable.
     pub async fn serve(self, mut parts: ApiParts, shutdown: impl Future<Output = ()>) -> Served {
         let metrics = parts.metrics.clone();
+        let (access, retention) = (parts.access.clone(), self.config.audit_retention);
+        let mut keeping = JoinSet::new();
+        keeping.spawn(async move { access.keep(retention).await });
         let lifecycle = parts.lifecycle.of_one_server();
         parts.lifecycle = lifecycle.clone();
         let (exchange, node) = (parts.exchange.clone(), parts.node.clone());
@@ -122,9 +152,13 @@ impl Server {
                 biased;
                 () = &mut shutdown => break,
                 accepted = accept(&self.listener, &places) => {
-                    if let Some((stream, place)) = accepted {
+                    if let Some((stream, peer, place)) = accepted {
+                        let service = WithPeer {
+                            inner: TowerToHyperService::new(router.clone()),
+                            peer: Peer(peer),
+                        };
                         let connection =
-                            connection(stream, router.clone(), &self.config, graceful.watcher());
+                            connection(stream, service, &self.config, graceful.watcher());
                         connections.spawn(async move {
                             connection.await;
                             drop(place);
@@ -163,15 +197,15 @@ impl Server {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // Answers are small and written whole; waiting to merge them only delays.
             if let Err(reason) = stream.set_nodelay(true) {
                 debug!(%reason, "connection keeps its delay");
             }
-            Some((stream, place))
+            Some((stream, peer, place))
         }
         Err(reason) => {
             warn!(%reason, "connection not accepted");
@@ -181,9 +215,27 @@ async fn accept(
     }
 }
 
+/// Tells the routes from where a connection comes.
+#[derive(Clone)]
+struct WithPeer {
+    inner: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for WithPeer {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.inner.call(request)
+    }
+}
+
 fn connection(
     stream: TcpStream,
-    router: Router,
+    service: WithPeer,
     config: &HttpConfig,
     watcher: Watcher,
 ) -> impl Future<Output = ()> + Send + 'static {
@@ -191,7 +243,7 @@ fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(config.header_timeout)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let connection = watcher.watch(connection);
     async move {
         if let Err(reason) = connection.await {

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use regrow_cluster::agents::Agents;
 use regrow_cluster::exchange::Exchange;
 use regrow_cluster::nodes::Nodes;
+use regrow_runtime::access::Access;
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::concurrency::estimate::LimitReport;
 use regrow_runtime::context::Context;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::auth::Gate;
 use crate::config::HttpConfig;
 use crate::elsewhere::Forwarded;
 use crate::error::ApiError;
@@ -210,6 +212,8 @@ fn advance(watched: &watch::Sender<Phase>, phase: Phase) {
 pub struct ApiParts {
     /// The queue.
     pub queue: Queue,
+    /// Who may do what.
+    pub access: Access,
     /// The agents of this node.
     pub agents: Arc<dyn AgentSource>,
     /// This node's name.
@@ -238,6 +242,8 @@ pub(crate) struct ApiState(Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) queue: Queue,
+    pub(crate) access: Access,
+    pub(crate) gate: Gate,
     pub(crate) agents: Arc<dyn AgentSource>,
     pub(crate) node: String,
     pub(crate) cluster: Agents,
@@ -270,6 +276,8 @@ impl ApiState {
         let started_at = parts.queue.clock().now();
         Self(Arc::new(Inner {
             queue: parts.queue,
+            access: parts.access,
+            gate: Gate::default(),
             agents: parts.agents,
             node: parts.node,
             cluster: parts.cluster,

@@ -17,3 +17,49 @@ pub mod place;
 pub mod scope;
 pub mod secret;
 pub mod token;
+
+use std::time::Duration;
+
+use self::audit::Audit;
+use self::keyring::Keyring;
+use self::place::Place;
+use crate::clock::Clock;
+use crate::store::StoreError;
+use crate::store::writer::Writer;
+
+/// Both, for one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Access {
+    /// The tokens.
+    pub keyring: Keyring,
+    /// The record.
+    pub audit: Audit,
+}
+
+impl Access {
+    /// What the writer's store holds, for the node of that name; `instance` tells it from
+    /// others of the name.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]
+    pub async fn open(
+        writer: &Writer,
+        clock: Clock,
+        node: &str,
+        instance: &str,
+    ) -> Result<Self, StoreError> {
+        let place = Place::Store(writer.clone());
+        let chain = Audit::chain_of(node, instance);
+        Ok(Self {
+            keyring: Keyring::open(place.clone(), clock).await?,
+            audit: Audit::new(place, clock, node, chain),
+        })
+    }
+
+    /// Reads what other nodes change, and forgets what is past its time. Never returns.
+    /// Cancellation safe.
+    pub async fn keep(&self, retention: Duration) {
+        tokio::join!(self.keyring.keep(), self.audit.keep(retention));
+    }
+}

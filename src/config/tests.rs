@@ -27,7 +27,7 @@ fn all_problems_are_reported_at_once_with_key_value_and_range() {
         max_sise = 10
         retry_first = 5
         [http]
-        listen = \"0.0.0.0:80\"
+        public_url = \"ftp://a\"
         [health]
         deadline = \"1h 1m\"
     ";
@@ -36,10 +36,10 @@ fn all_problems_are_reported_at_once_with_key_value_and_range() {
         .to_string();
     for expected in [
         "7 problems",
+        "http.public_url: found \"ftp://a\"",
         "queue.max_size: found -4, expected a whole number from 1 to 100000000",
         "queue.max_sise: is not a setting; did you mean `queue.max_size`?",
         "queue.retry_first: found 5, expected a duration such as \"5s\"",
-        "http.listen: is 0.0.0.0:80, which other machines can reach",
         "health.deadline: found \"1h 1m\", expected a duration",
         "agents.workers: found \"many\"",
         "(from $REGROW_AGENTS__WORKERS)",

@@ -80,13 +80,6 @@ fn a_configuration_can_be_checked_and_shown_without_starting() {
     );
 }
 
-#[test]
-fn an_address_that_others_can_reach_is_refused() {
-    let said = say(regrow().args(["node", "--check", "--http", "0.0.0.0:7400"]));
-    assert_eq!(said.code, Some(2), "{}", said.err);
-    assert!(said.err.contains("loopback"), "{}", said.err);
-}
-
 #[tokio::test]
 async fn a_second_node_on_the_same_data_is_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");

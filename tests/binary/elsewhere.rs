@@ -7,7 +7,7 @@ use crate::peers::{Cluster, Peer, until_connected, until_node};
 use crate::schema::Schema;
 
 /// Nodes without workers of their own, connected to each other.
-async fn connected(peers: &[&Peer]) -> Vec<NodeProcess> {
+pub(crate) async fn connected(peers: &[&Peer]) -> Vec<NodeProcess> {
     let mut nodes = Vec::new();
     for peer in peers {
         nodes.push(peer.start().await);

@@ -52,7 +52,7 @@ pub(crate) struct NodeProcess {
 impl NodeProcess {
     /// Starts a node on `data_dir` and waits until it is ready.
     pub(crate) async fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
-        Self::start_saying(data_dir, settings, Stdio::null()).await
+        Self::begin(data_dir, settings, Stdio::null(), Stdio::null()).await
     }
 
     /// The same, with its standard output going somewhere.
@@ -61,13 +61,26 @@ impl NodeProcess {
         settings: &[(&str, &str)],
         output: Stdio,
     ) -> Self {
+        Self::begin(data_dir, settings, output, Stdio::null()).await
+    }
+
+    /// The same, with its log going somewhere.
+    pub(crate) async fn start_logging(
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+        log: Stdio,
+    ) -> Self {
+        Self::begin(data_dir, settings, Stdio::null(), log).await
+    }
+
+    async fn begin(data_dir: &Path, settings: &[(&str, &str)], output: Stdio, log: Stdio) -> Self {
         let mut command = regrow();
         command
             .args(["node", "--http", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .envs(settings.iter().copied())
             .stdout(output)
-            .stderr(Stdio::null());
+            .stderr(log);
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()

@@ -46,8 +46,13 @@ impl Language {
     }
 
     fn start(self, url: &str) -> Child {
+        self.start_with(url, "")
+    }
+
+    fn start_with(self, url: &str, token: &str) -> Child {
         self.command()
             .env("REGROW_URL", url)
+            .env("REGROW_TOKEN", token)
             .env("LEASE_MS", LEASE_MS)
             .stdout(Stdio::null())
             .kill_on_drop(true)
@@ -143,6 +148,37 @@ async fn they_do_the_work_and_report_what_went_wrong() {
         assert_eq!(task["state"], "discarded", "{language:?}: {task}");
         let error = task["error"].as_str().expect("a reason");
         assert!(error.contains("missing"), "{language:?}: {error}");
+        drop(worker);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn they_show_their_token_where_one_is_needed() {
+    for language in Language::BOTH {
+        let stage = Stage::set().await;
+        let text = stage.dir.path().join("text");
+        std::fs::write(&text, "with a token\n").expect("written");
+        let id = stage.submit(&text).await;
+        let made = async |name: &str, scope: &str, by: &str| {
+            let body = json!({ "name": name, "scopes": [scope] });
+            let call = stage
+                .node
+                .http
+                .post(format!("{}/v1/tokens", stage.node.url));
+            let answer = call.bearer_auth(by).json(&body).send().await;
+            let made: Value = answer.expect("an answer").json().await.expect("JSON");
+            made["token"].as_str().expect("a secret").to_owned()
+        };
+        let admin = made("admin", "admin", "").await;
+        let work = made("work", "work", &admin).await;
+        let worker = language.start_with(&stage.node.url, &work);
+        let call = stage
+            .node
+            .http
+            .get(format!("{}/v1/tasks/{id}?wait_ms=20000", stage.node.url));
+        let answer = call.bearer_auth(&admin).send().await.expect("an answer");
+        let task: Value = answer.json().await.expect("JSON");
+        assert_eq!(task["state"], "completed", "{language:?}: {task}");
         drop(worker);
     }
 }

@@ -8,6 +8,7 @@ use regrow_http::Exposition;
 use regrow_http::config::HttpConfig;
 use regrow_http::server::Server;
 use regrow_http::state::{AgentSource, AgentView, ApiParts, Fault, InjectError, Lifecycle, Phase};
+use regrow_runtime::access::Access;
 use regrow_runtime::clock::Clock;
 use regrow_runtime::concurrency::estimate::{Estimate, LimitReport, LimitSettings};
 use regrow_runtime::context::{Context, ContextConfig};
@@ -70,7 +71,9 @@ impl Node {
             address: ([127, 0, 0, 1], 0).into(),
             ..HttpConfig::default()
         };
-        let server = Server::bind(config).await.expect("a socket");
+        let access = Access::open(queue.writer(), queue.clock(), "here", "there").await;
+        let access = access.expect("readable");
+        let server = Server::bind(config, false).await.expect("a socket");
         let url = format!("http://{}", server.address());
         let lifecycle = Lifecycle::default();
         lifecycle.enter(Phase::Ready);
@@ -79,6 +82,7 @@ impl Node {
         let exchange = regrow_cluster::exchange::Exchange::new(queue.clock());
         let parts = ApiParts {
             queue: queue.clone(),
+            access,
             agents: Arc::new(OneAgent),
             cluster: regrow_cluster::agents::Agents::new(queue.registry().clone()),
             nodes: regrow_cluster::nodes::Nodes::new(

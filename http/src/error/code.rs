@@ -47,6 +47,24 @@ pub enum Code {
     WrongHost,
     /// A web page of another origin asked for a change.
     CrossOrigin,
+    /// The request brings no token.
+    TokenRequired,
+    /// The token is unknown, expired or revoked.
+    TokenRefused,
+    /// The token has not the scope that this needs.
+    MissingScope,
+    /// Too many wrong tokens came from this address.
+    TooManyAttempts,
+    /// A session changes something without its CSRF token.
+    CsrfRefused,
+    /// There is no such token.
+    TokenNotFound,
+    /// There is a token of that name already.
+    TokenExists,
+    /// There are as many tokens as there may be.
+    TooManyTokens,
+    /// There is no such chain in the audit record.
+    ChainNotFound,
     /// Another lease has replaced the one offered.
     StaleEpoch,
     /// The task's state does not allow it.
@@ -91,7 +109,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 50] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -113,6 +131,15 @@ impl Code {
         Self::MethodNotAllowed,
         Self::WrongHost,
         Self::CrossOrigin,
+        Self::TokenRequired,
+        Self::TokenRefused,
+        Self::MissingScope,
+        Self::TooManyAttempts,
+        Self::CsrfRefused,
+        Self::TokenNotFound,
+        Self::TokenExists,
+        Self::TooManyTokens,
+        Self::ChainNotFound,
         Self::StaleEpoch,
         Self::WrongState,
         Self::ResultTooLarge,
@@ -221,6 +248,35 @@ impl Code {
                 S::FORBIDDEN,
                 "pages of other origins may not change anything",
             ),
+            Self::TokenRequired => ("token_required", S::UNAUTHORIZED, "a token is needed"),
+            Self::TokenRefused => ("token_refused", S::UNAUTHORIZED, "the token is not taken"),
+            Self::MissingScope => (
+                "missing_scope",
+                S::FORBIDDEN,
+                "the token is for something else",
+            ),
+            Self::TooManyAttempts => (
+                "too_many_attempts",
+                S::TOO_MANY_REQUESTS,
+                "too many wrong tokens",
+            ),
+            Self::CsrfRefused => (
+                "csrf_refused",
+                S::FORBIDDEN,
+                "the session's CSRF token is missing",
+            ),
+            Self::TokenNotFound => ("token_not_found", S::NOT_FOUND, "there is no such token"),
+            Self::TokenExists => (
+                "token_exists",
+                S::CONFLICT,
+                "there is a token of that name already",
+            ),
+            Self::TooManyTokens => (
+                "too_many_tokens",
+                S::CONFLICT,
+                "there are as many tokens as there may be",
+            ),
+            Self::ChainNotFound => ("chain_not_found", S::NOT_FOUND, "there is no such chain"),
             Self::StaleEpoch => ("stale_epoch", S::CONFLICT, "the lease is no longer held"),
             Self::WrongState => (
                 "wrong_state",

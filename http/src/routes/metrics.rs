@@ -138,6 +138,10 @@ fn describe() {
             observe::REQUESTS,
             "HTTP requests answered, by route, method and status.",
         ),
+        (
+            observe::WRONG_TOKENS,
+            "Requests with a token that nobody was given; the log says from where.",
+        ),
     ];
     for (name, help) in counters {
         describe_counter!(name, Unit::Count, help);

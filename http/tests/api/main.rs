@@ -5,6 +5,7 @@
     reason = "tests speak for themselves through their names"
 )]
 
+mod access;
 mod agents;
 mod approvals;
 mod bad_input;

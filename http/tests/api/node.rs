@@ -7,6 +7,9 @@ use regrow_http::Exposition;
 use regrow_http::config::HttpConfig;
 use regrow_http::server::{Served, Server};
 use regrow_http::state::{AgentSource, AgentView, ApiParts, Fault, InjectError, Lifecycle, Phase};
+use regrow_runtime::access::Access;
+use regrow_runtime::access::keyring::NewToken;
+use regrow_runtime::access::scope::{Scope, Scopes};
 use regrow_runtime::clock::Clock;
 use regrow_runtime::context::{Context, ContextConfig};
 use regrow_runtime::events::EventBus;
@@ -104,6 +107,7 @@ impl Default for Setup {
 pub(crate) struct Node {
     pub(crate) url: String,
     pub(crate) queue: Queue,
+    pub(crate) access: Access,
     pub(crate) store: Store,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) client: Client,
@@ -146,7 +150,15 @@ impl Node {
         upkeep.spawn(queue.clone().run_writer());
         let keeper = queue.clone();
         upkeep.spawn(async move { keeper.keep_time().await });
-        let server = Server::bind(setup.config).await.expect("a socket");
+        let access = Access::open(queue.writer(), queue.clock(), "here", "there").await;
+        let access = access.expect("readable");
+        if setup.config.is_reachable_by_others() {
+            token(&access, "first", &[Scope::Admin]).await;
+        }
+        let has_tokens = !access.keyring.is_empty();
+        let server = Server::bind(setup.config, has_tokens)
+            .await
+            .expect("a socket");
         let url = format!("http://{}", server.address());
         let lifecycle = Lifecycle::default();
         lifecycle.enter(Phase::Ready);
@@ -155,6 +167,7 @@ impl Node {
         let exchange = regrow_cluster::exchange::Exchange::new(queue.clock());
         let parts = ApiParts {
             queue: queue.clone(),
+            access: access.clone(),
             agents: setup.agents,
             cluster: regrow_cluster::agents::Agents::new(queue.registry().clone()),
             nodes: regrow_cluster::nodes::Nodes::new(
@@ -179,6 +192,7 @@ impl Node {
         Self {
             url,
             queue,
+            access,
             store,
             lifecycle,
             client: client.expect("a client"),
@@ -248,6 +262,17 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// Makes a token and returns its secret.
+pub(crate) async fn token(access: &Access, name: &str, scopes: &[Scope]) -> String {
+    let new = NewToken {
+        name: name.to_owned(),
+        scopes: Scopes::of(scopes.iter().copied()),
+        term: None,
+    };
+    let made = access.keyring.create(new, "local").await;
+    made.expect("made").1.reveal().to_owned()
 }
 
 pub(crate) async fn body(response: Response) -> Value {

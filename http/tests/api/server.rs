@@ -12,31 +12,36 @@ use tokio::net::TcpStream;
 use crate::node::{Node, Setup};
 
 #[tokio::test]
-async fn an_address_that_others_reach_is_refused_unless_allowed() {
-    let mut config = HttpConfig {
+async fn an_address_that_others_reach_is_refused_while_there_is_no_token() {
+    let everywhere = HttpConfig {
         address: ([0, 0, 0, 0], 0).into(),
         ..HttpConfig::default()
     };
-    let refused = Server::bind(config.clone()).await;
-    let Err(BindError::Config(problems)) = refused else {
-        unreachable!("it must be refused")
+    let proxied = HttpConfig {
+        address: ([127, 0, 0, 1], 0).into(),
+        public_url: Some("https://regrow.example".parse().expect("an address")),
+        ..HttpConfig::default()
     };
-    assert!(problems[0].contains("loopback"), "{problems:?}");
-    config.allow_remote = true;
-    assert_ne!(
-        Server::bind(config).await.expect("bound").address().port(),
-        0
-    );
+    for config in [everywhere, proxied] {
+        let refused = Server::bind(config.clone(), false).await.err();
+        let refused = refused.expect("it must be refused");
+        assert!(matches!(refused, BindError::NoToken { .. }), "{refused}");
+        assert!(refused.to_string().contains("regrow token create"));
+        let server = Server::bind(config, true).await.expect("bound");
+        assert_ne!(server.address().port(), 0);
+    }
 }
 
 #[tokio::test]
 async fn a_port_in_use_is_named() {
-    let first = Server::bind(Setup::default().config).await.expect("bound");
+    let first = Server::bind(Setup::default().config, false)
+        .await
+        .expect("bound");
     let second = HttpConfig {
         address: first.address(),
         ..HttpConfig::default()
     };
-    let error = Server::bind(second).await.err().expect("refused");
+    let error = Server::bind(second, false).await.err().expect("refused");
     assert!(error.to_string().contains(&first.address().to_string()));
 }
 

@@ -1,5 +1,7 @@
 //! Where tokens and the audit record lie: in a node's store, or in a database without a node.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use crate::store::postgres::apart::Apart;
@@ -11,6 +13,8 @@ use crate::store::{Changes, Document, DocumentRow, Store, StoreError};
 pub enum Place {
     /// Through the writer of a node, or of whoever holds a data directory.
     Store(Writer),
+    /// In a file that no node runs on.
+    Alone(Store),
     /// Beside the nodes of a database: for the command line, one at a time.
     Database(Apart),
 }
@@ -20,7 +24,17 @@ impl Place {
     pub(super) fn is_shared(&self) -> bool {
         match self {
             Self::Store(writer) => matches!(writer.store(), Store::Postgres(_)),
+            Self::Alone(_) => false,
             Self::Database(_) => true,
+        }
+    }
+
+    /// Closes what was opened for this alone; a node closes its own store.
+    pub async fn close(self) {
+        match self {
+            Self::Store(_) => {}
+            Self::Alone(store) => store.close().await,
+            Self::Database(apart) => apart.close().await,
         }
     }
 
@@ -31,6 +45,7 @@ impl Place {
     ) -> Result<Option<Document>, StoreError> {
         match self {
             Self::Store(writer) => writer.store().document(space, key).await,
+            Self::Alone(store) => store.document(space, key).await,
             Self::Database(apart) => apart.document(space, key).await,
         }
     }
@@ -44,6 +59,7 @@ impl Place {
     ) -> Result<Vec<Document>, StoreError> {
         match self {
             Self::Store(writer) => writer.store().documents(space, prefix, limit).await,
+            Self::Alone(store) => store.documents(space, prefix, limit).await,
             Self::Database(apart) => apart.documents(space, prefix, limit).await,
         }
     }
@@ -57,14 +73,13 @@ impl Place {
 
     /// Begins to write behind whatever was begun before; `told` hears of the outcome.
     pub(super) async fn begin(&self, rows: Vec<DocumentRow>, told: Told) {
+        let changes = |documents| Changes {
+            documents,
+            ..Changes::default()
+        };
         match self {
-            Self::Store(writer) => {
-                let changes = Changes {
-                    documents: rows,
-                    ..Changes::default()
-                };
-                writer.push(changes, Vec::new(), told);
-            }
+            Self::Store(writer) => writer.push(changes(rows), Vec::new(), told),
+            Self::Alone(store) => told.tell(store.commit(Arc::new(changes(rows))).await),
             Self::Database(apart) => told.tell(apart.write(&rows).await),
         }
     }
@@ -73,7 +88,7 @@ impl Place {
     pub(super) fn refusal(&self) -> Option<StoreError> {
         match self {
             Self::Store(writer) => writer.refusal(),
-            Self::Database(_) => None,
+            Self::Alone(_) | Self::Database(_) => None,
         }
     }
 }

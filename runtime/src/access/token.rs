@@ -1,9 +1,10 @@
 //! A token: whose it is, what it is for, and until when.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::scope::Scopes;
-use super::secret::Digest;
+use super::secret::{Digest, Secret};
 use crate::clock::Timestamp;
 
 /// Longest name of a token, in characters.
@@ -66,6 +67,29 @@ impl Token {
             Some(end) if end <= now => Standing::Expired,
             Some(_) | None => Standing::Active,
         }
+    }
+}
+
+impl Token {
+    /// What is told of it at `now`, as JSON; with its secret only when it was just made.
+    #[must_use]
+    pub fn to_json(&self, now: Timestamp, secret: Option<&Secret>) -> Value {
+        let instant = |at: Option<Timestamp>| at.map(|at| at.to_string());
+        let mut told = json!({
+            "id": self.id,
+            "name": self.name,
+            "scopes": self.scopes,
+            "state": self.standing(now).as_str(),
+            "created_at": self.created_at.to_string(),
+            "created_by": self.created_by,
+            "expires_at": instant(self.expires_at),
+            "revoked_at": instant(self.revoked_at),
+            "used_at": instant(self.used_at),
+        });
+        if let Some(secret) = secret {
+            told["token"] = secret.reveal().into();
+        }
+        told
     }
 }
 

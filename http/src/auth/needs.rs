@@ -1,0 +1,206 @@
+//! What each route needs: the one table. A route that is not in it serves nobody.
+
+use axum::http::Method;
+use regrow_runtime::access::scope::Scope;
+
+/// What a caller has to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing.
+    Nothing,
+    /// A token that holds, whatever it is for.
+    Token,
+    /// A token of this scope.
+    Scope(Scope),
+    /// `read`; nothing while no other machine reaches the node.
+    ReadFromAfar,
+}
+
+const READ: Need = Need::Scope(Scope::Read);
+const SUBMIT: Need = Need::Scope(Scope::Submit);
+const WORK: Need = Need::Scope(Scope::Work);
+const OPERATE: Need = Need::Scope(Scope::Operate);
+const ADMIN: Need = Need::Scope(Scope::Admin);
+
+/// Method, route, and what it needs.
+const NEEDS: &[(&str, &str, Need)] = &[
+    ("GET", "/health", Need::Nothing),
+    ("GET", "/health/ready", Need::Nothing),
+    ("GET", "/health/deep", Need::ReadFromAfar),
+    ("GET", "/metrics", Need::ReadFromAfar),
+    ("POST", "/session", Need::Nothing),
+    ("GET", "/session", Need::Token),
+    ("DELETE", "/session", Need::Token),
+    ("GET", "/v1/tasks", READ),
+    ("POST", "/v1/tasks", SUBMIT),
+    ("GET", "/v1/tasks/{id}", READ),
+    ("GET", "/v1/tasks/{id}/tree", READ),
+    ("GET", "/v1/tasks/{id}/context", READ),
+    ("GET", "/v1/tasks/{id}/events", READ),
+    ("GET", "/v1/tasks/{id}/explain", READ),
+    ("POST", "/v1/tasks/{id}/cancel", OPERATE),
+    ("POST", "/v1/tasks/{id}/retry", OPERATE),
+    ("GET", "/v1/tasks/{id}/steps", READ),
+    ("GET", "/v1/tasks/{id}/steps/{key}", READ),
+    ("POST", "/v1/leases", WORK),
+    ("POST", "/v1/leases/{id}/steps", WORK),
+    ("GET", "/v1/leases/{id}/steps/{key}", WORK),
+    ("POST", "/v1/leases/{id}/heartbeat", WORK),
+    ("POST", "/v1/leases/{id}/complete", WORK),
+    ("POST", "/v1/leases/{id}/fail", WORK),
+    ("POST", "/v1/leases/{id}/release", WORK),
+    ("POST", "/v1/leases/{id}/children", WORK),
+    ("POST", "/v1/leases/{id}/ask", WORK),
+    ("POST", "/v1/leases/{id}/reserve", WORK),
+    ("POST", "/v1/leases/{id}/give_back", WORK),
+    ("POST", "/v1/leases/{id}/wait_for_budget", WORK),
+    ("GET", "/v1/approvals", READ),
+    ("GET", "/v1/approvals/{id}", READ),
+    ("POST", "/v1/approvals/{id}", OPERATE),
+    ("GET", "/v1/budgets", READ),
+    ("GET", "/v1/budgets/{scope}", READ),
+    ("PUT", "/v1/budgets/{scope}", OPERATE),
+    ("GET", "/v1/queue", READ),
+    ("GET", "/v1/queue/concurrency", READ),
+    ("POST", "/v1/queue/pause", OPERATE),
+    ("POST", "/v1/queue/resume", OPERATE),
+    ("POST", "/v1/queue/drain", OPERATE),
+    ("POST", "/v1/queue/clear", OPERATE),
+    ("PUT", "/v1/queue/max_size", OPERATE),
+    ("GET", "/v1/queue/rules", READ),
+    ("PUT", "/v1/queue/weights", OPERATE),
+    ("PUT", "/v1/queue/limits", OPERATE),
+    ("PUT", "/v1/queue/limits/{key}", OPERATE),
+    ("DELETE", "/v1/queue/limits/{key}", OPERATE),
+    ("PUT", "/v1/queue/rates/{key}", OPERATE),
+    ("DELETE", "/v1/queue/rates/{key}", OPERATE),
+    ("PUT", "/v1/queue/resources/{name}", OPERATE),
+    ("DELETE", "/v1/queue/resources/{name}", OPERATE),
+    ("GET", "/v1/store/promote", READ),
+    ("POST", "/v1/store/promote", ADMIN),
+    ("GET", "/v1/agents", READ),
+    ("POST", "/v1/agents", OPERATE),
+    ("GET", "/v1/agents/{id}", READ),
+    ("DELETE", "/v1/agents/{id}", OPERATE),
+    ("POST", "/v1/agents/{id}/start", OPERATE),
+    ("POST", "/v1/agents/{id}/stop", OPERATE),
+    ("POST", "/v1/agents/{id}/restart", OPERATE),
+    ("POST", "/v1/agents/{id}/kill", OPERATE),
+    ("POST", "/v1/agents/{id}/handoff", OPERATE),
+    ("POST", "/v1/agents/{id}/messages", SUBMIT),
+    ("POST", "/v1/agents/{id}/inject", OPERATE),
+    ("GET", "/v1/cluster/nodes", READ),
+    ("GET", "/v1/cluster/placement", READ),
+    ("GET", "/v1/cluster/explain/{agent}", READ),
+    ("POST", "/v1/cluster/rebalance", OPERATE),
+    ("POST", "/v1/cluster/nodes/{name}/cordon", OPERATE),
+    ("POST", "/v1/cluster/nodes/{name}/drain", OPERATE),
+    ("POST", "/v1/cluster/nodes/{name}/quarantine", OPERATE),
+    ("POST", "/v1/cluster/nodes/{name}/release", OPERATE),
+    ("GET", "/v1/tree", READ),
+    ("GET", "/v1/events", READ),
+    ("GET", "/v1/tokens", ADMIN),
+    ("POST", "/v1/tokens", ADMIN),
+    ("DELETE", "/v1/tokens/{id}", ADMIN),
+    ("GET", "/v1/audit", ADMIN),
+    ("GET", "/v1/audit/{chain}", ADMIN),
+];
+
+/// What a route needs; `None` when the table does not know it.
+pub(crate) fn of(method: &Method, route: &str) -> Option<Need> {
+    let method = match method.as_str() {
+        "HEAD" => "GET",
+        other => other,
+    };
+    let found = NEEDS
+        .iter()
+        .find(|(known, path, _)| *known == method && *path == route);
+    found.map(|(_, _, need)| *need)
+}
+
+/// The route knows other methods than this one.
+pub(crate) fn has_route(route: &str) -> bool {
+    NEEDS.iter().any(|(_, path, _)| *path == route)
+}
+
+/// What operators do is recorded: everything that changes something and is theirs alone.
+pub(crate) fn is_recorded(method: &Method, need: Need) -> bool {
+    !method.is_safe() && matches!(need, OPERATE | ADMIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Every method and path that the router's source names.
+    fn routes() -> BTreeSet<(String, String)> {
+        let source = include_str!("../router.rs");
+        let mut found = BTreeSet::new();
+        for part in source.split(".route(").skip(1) {
+            let Some((_, rest)) = part.split_once('"') else {
+                continue;
+            };
+            let (path, handlers) = rest.split_once('"').expect("a closing quote");
+            // Up to the parenthesis that closes `.route(`.
+            let mut depth = 1;
+            let end = handlers.find(|c| {
+                depth += match c {
+                    '(' => 1,
+                    ')' => -1,
+                    _ => 0,
+                };
+                depth == 0
+            });
+            let handlers = &handlers[..end.expect("a closing parenthesis")];
+            let before = found.len();
+            for method in ["get", "post", "put", "delete", "patch", "head", "any"] {
+                let words =
+                    handlers.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '(');
+                if words
+                    .into_iter()
+                    .any(|word| word.starts_with(&format!("{method}(")))
+                {
+                    found.insert((method.to_uppercase(), path.to_owned()));
+                }
+            }
+            assert!(
+                before < found.len(),
+                "no method found for {path}: {handlers}"
+            );
+        }
+        found
+    }
+
+    #[test]
+    fn every_route_says_what_it_needs_and_nothing_else_does() {
+        let listed: BTreeSet<(String, String)> = NEEDS
+            .iter()
+            .map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned()))
+            .collect();
+        assert_eq!(listed.len(), NEEDS.len(), "a route is listed twice");
+        let routes = routes();
+        assert!(60 < routes.len(), "the router is read wrongly: {routes:?}");
+        let unlisted: Vec<_> = routes.difference(&listed).collect();
+        assert!(unlisted.is_empty(), "add these to NEEDS: {unlisted:?}");
+        let gone: Vec<_> = listed.difference(&routes).collect();
+        assert!(gone.is_empty(), "take these from NEEDS: {gone:?}");
+    }
+
+    #[test]
+    fn only_health_and_the_way_in_need_nothing_and_changes_are_never_for_readers() {
+        for (method, path, need) in NEEDS {
+            let bare = ["/health", "/health/ready"].contains(path)
+                || (*method, *path) == ("POST", "/session");
+            assert_eq!(*need == Need::Nothing, bare, "{method} {path}");
+            if *method != "GET" {
+                assert_ne!(*need, READ, "{method} {path} changes something");
+            }
+        }
+        let pause = of(&Method::POST, "/v1/queue/pause").expect("listed");
+        assert!(is_recorded(&Method::POST, pause));
+        assert_eq!(of(&Method::HEAD, "/v1/tasks"), Some(READ));
+        assert_eq!(of(&Method::PATCH, "/v1/tasks"), None);
+    }
+}

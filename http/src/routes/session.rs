@@ -1,0 +1,92 @@
+//! `/session`: a browser's way in, and out.
+
+use axum::Extension;
+use axum::extract::{FromRequest as _, Request, State};
+use axum::http::header::{CACHE_CONTROL, SET_COOKIE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use regrow_runtime::access::token::Token;
+use serde_json::json;
+use tracing::info;
+
+use super::{Answer, json as answer};
+use crate::auth::session::{Session, set_cookie};
+use crate::auth::{self, Caller};
+use crate::error::{ApiError, Code};
+use crate::input::Fields;
+use crate::params::Params;
+use crate::state::ApiState;
+
+fn told(status: StatusCode, token: &Token, session: &Session) -> Answer {
+    let body = json!({
+        "name": token.name,
+        "scopes": token.scopes,
+        "csrf": session.csrf(),
+        "ends_at": session.ends_at().to_string(),
+    });
+    let mut response = answer(status, &body)?;
+    unkept(&mut response);
+    Ok(response)
+}
+
+/// No cache keeps it.
+fn unkept(response: &mut Response) {
+    let never = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, never);
+}
+
+/// `POST /session`: opens a session for the token in the body.
+pub(crate) async fn open(State(state): State<ApiState>, request: Request) -> Answer {
+    let from = auth::source(&state, &request);
+    let mut fields = Fields::from_request(request, &state).await?;
+    let text = fields.text("token", false);
+    if text.is_none() {
+        fields.problem("token", "is missing");
+    }
+    fields.finish()?;
+    let token = auth::check(&state, text.as_deref().unwrap_or_default().trim(), from)?;
+    let now = state.queue.clock().now();
+    let (cookie, session) = state.gate.sessions.open(&token.id, now);
+    info!(token = token.name, %from, "session opened");
+    let mut response = told(StatusCode::CREATED, &token, &session)?;
+    let header = set_cookie(Some(&cookie), state.config.is_behind_tls());
+    response
+        .headers_mut()
+        .extend(header.map(|it| (SET_COOKIE, it)));
+    Ok(response)
+}
+
+/// `GET /session`: whose it is, and its CSRF token.
+pub(crate) async fn show(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    params: Params,
+) -> Answer {
+    params.finish()?;
+    let session = state
+        .gate
+        .sessions
+        .find(&headers, state.queue.clock().now());
+    match (caller, session) {
+        (Caller::Token(token), Some(session)) if token.id == session.token => {
+            told(StatusCode::OK, &token, &session)
+        }
+        _ => Err(ApiError::new(
+            Code::TokenRequired,
+            "there is no session; open one with POST /session",
+        )),
+    }
+}
+
+/// `DELETE /session`: ends it.
+pub(crate) async fn end(State(state): State<ApiState>, headers: HeaderMap) -> Response {
+    state.gate.sessions.end(&headers);
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let header = set_cookie(None, state.config.is_behind_tls());
+    response
+        .headers_mut()
+        .extend(header.map(|it| (SET_COOKIE, it)));
+    unkept(&mut response);
+    response
+}
