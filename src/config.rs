@@ -402,7 +402,6 @@ fn relations(reader: &mut Reader, config: &NodeConfig) {
     for problem in problems.chain(config.health.problems()) {
         let (key, what) = problem.split_once(' ').unwrap_or(("http", &problem));
         let key = match key {
-            "http.address" => "http.listen",
             "health.policy.progress_timeout" => "health.progress_timeout",
             "health.policy.misses_max" => "health.misses_max",
             key => key,
