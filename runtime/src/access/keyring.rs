@@ -392,3 +392,55 @@ fn gone(space: &'static str, key: &str, at: Timestamp) -> DocumentRow {
         at,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::scope::Scope;
+    use crate::store::Store;
+
+    fn new(name: &str) -> NewToken {
+        NewToken {
+            name: name.to_owned(),
+            scopes: Scopes::of([Scope::Read]),
+            term: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_a_new_token_takes_that_of_one_that_has_ended() {
+        let (place, clock) = (Place::Alone(Store::volatile()), Clock::system());
+        let now = clock.now();
+        let rows = (0..TOKENS_MAX).map(|n| {
+            let digest = Secret::generate().digest();
+            let token = Token {
+                id: digest.id(),
+                name: format!("t{n}"),
+                scopes: Scopes::of([Scope::Read]),
+                digest,
+                created_at: now,
+                created_by: "local".to_owned(),
+                expires_at: None,
+                revoked_at: None,
+                used_at: None,
+            };
+            row(&token, now).expect("JSON")
+        });
+        place.write(rows.collect()).await.expect("open");
+        let ring = Keyring::open(place, clock).await.expect("readable");
+        let full = ring.create(new("late"), "local").await.err();
+        assert!(matches!(full, Some(CreateError::Full)), "{full:?}");
+        assert_eq!(ring.revoke("t7").await.expect("open").len(), 1);
+        let (_, secret) = ring.create(new("late"), "local").await.expect("made");
+        assert!(ring.check(secret.reveal()).is_ok());
+        let names: Vec<String> = ring
+            .list()
+            .await
+            .expect("readable")
+            .into_iter()
+            .map(|token| token.name)
+            .collect();
+        assert_eq!(names.len(), TOKENS_MAX);
+        assert!(!names.contains(&"t7".to_owned()), "its place was taken");
+    }
+}
