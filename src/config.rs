@@ -6,6 +6,7 @@
 mod cluster;
 mod offer;
 mod reader;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -29,6 +30,7 @@ use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::cluster::ClusterSettings;
 use self::reader::{Effective, Problem, Reader};
+pub(crate) use self::watchdog::WatchdogSettings;
 
 /// The file that is read when it exists and no other is named.
 pub(crate) const DEFAULT_FILE: &str = "regrow.toml";
@@ -65,6 +67,8 @@ pub(crate) struct NodeConfig {
     pub(crate) context: ContextConfig,
     /// How it takes part in gossip, if it does.
     pub(crate) cluster: Option<ClusterSettings>,
+    /// When nodes are kept out, and what counts as trouble.
+    pub(crate) watchdog: WatchdogSettings,
     /// Logs.
     pub(crate) log: TelemetryConfig,
     /// Injects faults and runs journeys; only for rehearsals of recovery.
@@ -218,6 +222,7 @@ fn settings(reader: &mut Reader) -> NodeConfig {
     );
     NodeConfig {
         cluster: cluster::settings(reader, &name),
+        watchdog: watchdog::settings(reader),
         name,
         offer: offer::offer(reader),
         policy: offer::policy(reader),

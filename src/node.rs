@@ -59,6 +59,7 @@ use regrow_runtime::store::{Store, StoreError};
 use regrow_runtime::supervision::{
     ChildSpec, Refusal, Root, RootExit, RootHandle, Shutdown, Strategy, SupervisorSpec,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -134,6 +135,7 @@ pub(crate) struct Node {
     http: Option<SocketAddr>,
     lifecycle: Lifecycle,
     draining: CancellationToken,
+    open: watch::Sender<bool>,
     placed: Arc<Placed>,
     placer: Placer,
     /// What the node's parts say to other nodes, however often the gateway is started.
@@ -171,10 +173,10 @@ impl Node {
 
         queue.registry().name(&config.name);
 
-        let draining = CancellationToken::new();
+        let (draining, open) = (CancellationToken::new(), watch::Sender::new(true));
         let (context, shards) = Context::supervisor(config.context, &writer, clock);
         let limiter = worker_limiter(config);
-        let crew = crew(config, &context, &draining, limiter.clone());
+        let crew = crew(config, &context, &draining, &open, limiter.clone());
         let (specs, addresses) = crew.hire(&queue);
         let (placed_here, placed) = Placed::new(crew, queue.clone());
         let agents = specs.into_iter().fold(
@@ -228,6 +230,7 @@ impl Node {
             http,
             lifecycle,
             draining,
+            open,
             placed,
             placer,
             exchange,
@@ -257,6 +260,7 @@ impl Node {
         let root = &self.root;
         let (health, monitor) =
             Health::monitor(config.health, root.tree(), remediable, bus.clone(), clock);
+        let for_watchdog = bus.clone();
         let watchers = SupervisorSpec::new("health", Strategy::OneForOne)
             .intensity(5, Duration::from_secs(30))
             .child(observe::observer(root.tree(), bus))
@@ -266,12 +270,13 @@ impl Node {
             .await
             .map_err(NodeError::Watch)?;
         live.see(root.tree(), health);
-        let watchdog = watchdog::watchdog(&self.queue, &live, &self.placer);
+        let watchdog = watchdog::watchdog(config, &self.queue, &live, &self.placer, &for_watchdog);
         let director = placed::director(
             &config.name,
             &self.queue,
             &self.placed,
             &self.placer,
+            &self.open,
             &root.tree(),
             config.agents.limits.grace + Duration::from_secs(5),
         );
@@ -370,6 +375,7 @@ fn crew(
     config: &NodeConfig,
     context: &Context,
     draining: &CancellationToken,
+    open: &watch::Sender<bool>,
     worker_limiter: Option<Limiter>,
 ) -> Crew {
     let rehearsal = Rehearsal {
@@ -386,6 +392,7 @@ fn crew(
         rehearsal: config.rehearsal.then_some(rehearsal),
         context: context.clone(),
         draining: draining.clone(),
+        open: open.subscribe(),
     }
 }
 

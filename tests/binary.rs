@@ -36,6 +36,8 @@ mod postgres;
 mod pressure;
 #[path = "binary/promote.rs"]
 mod promote;
+#[path = "binary/quarantined.rs"]
+mod quarantined;
 #[path = "binary/sim.rs"]
 mod sim;
 #[path = "binary/stopping.rs"]

@@ -26,6 +26,7 @@ use regrow_runtime::ids::AgentId;
 use regrow_runtime::mailbox::{Address, Mailbox, Observation};
 use regrow_runtime::queue::Queue;
 use regrow_runtime::supervision::{ChildSpec, ExitReason, Shutdown};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -73,6 +74,9 @@ pub struct AgentArgs {
     pub context: Context,
     /// Cancelled when the node stops: the agent finishes what it has and claims no more.
     pub draining: CancellationToken,
+    /// Says while the node takes work; `None`: whatever it says. While it takes none, the agent
+    /// finishes what it has, and claims only what no other node can go on with.
+    pub open: Option<watch::Receiver<bool>>,
 }
 
 /// What the pump and the mailbox both see.

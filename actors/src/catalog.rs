@@ -12,6 +12,7 @@ use regrow_runtime::mailbox::Address;
 use regrow_runtime::queue::Queue;
 use regrow_runtime::role::Role;
 use regrow_runtime::supervision::{ChildSpec, Restart};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::behaviour::Behaviour;
@@ -45,6 +46,8 @@ pub struct Crew {
     pub context: Context,
     /// Cancelled when the node stops: nobody claims any more.
     pub draining: CancellationToken,
+    /// Says while the node takes work; agents that are placed here do not mind.
+    pub open: watch::Receiver<bool>,
 }
 
 /// The agents of a node, by id.
@@ -89,6 +92,7 @@ impl Crew {
         let address = Address::new();
         let mut args = self.args(spec.id.clone(), self.behaviour(spec.role)?, queue);
         args.addressed = Some(spec.addressed_kind().into());
+        args.open = None;
         let child = agent::child_spec(&address, args).restart(Restart::Temporary);
         Some((child, address))
     }
@@ -121,6 +125,7 @@ impl Crew {
             limits: self.limits.clone(),
             context: self.context.clone(),
             draining: self.draining.clone(),
+            open: Some(self.open.clone()),
         }
     }
 }

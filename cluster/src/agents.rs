@@ -104,6 +104,9 @@ pub enum AgentError {
     /// Others change its row all the time.
     #[error("agent `{0}` is being changed by others; try again")]
     Contended(AgentId),
+    /// Others judge the node all the time.
+    #[error("node `{0}` is being judged by others; try again")]
+    ContendedNode(String),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -18,7 +18,7 @@ use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::json::Json;
 use regrow_runtime::registry::{AgentChange, Change, Registry, Standing};
 use regrow_runtime::store::StoreError;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use crate::entry::Entry;
 use crate::nodes::note_of;
 use crate::reconcile::{Ended, Local, Me, Step, Verdict, decide};
+use crate::watchdog::is_quarantined;
 
 /// Longest time between two looks.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -69,6 +70,9 @@ pub struct Director {
     pub hosting: Arc<dyn Hosting>,
     /// Says where they belong.
     pub placing: Arc<dyn Placing>,
+    /// Told whether this node takes work, for its own agents to follow: not while it is
+    /// cordoned, drained or quarantined.
+    pub open: watch::Sender<bool>,
 }
 
 /// An agent of this node ended by itself.
@@ -232,7 +236,15 @@ impl Following<'_> {
         let registry = &self.director.registry;
         let standing = registry.read().await?;
         let name = self.director.name.clone();
-        let asked = note_of(&standing, &name).is_some_and(|note| note.stance.gives_away());
+        let note = note_of(&standing, &name);
+        let kept_out = is_quarantined(&standing, &name);
+        let takes_work = note.is_none() && !kept_out;
+        self.director.open.send_if_modified(|open| {
+            let changed = *open != takes_work;
+            *open = takes_work;
+            changed
+        });
+        let asked = kept_out || note.is_some_and(|note| note.stance.gives_away());
         let me = Me {
             life: registry.life()?,
             name,

@@ -11,6 +11,8 @@
 //!   [`director`]: does it; [`agents`] and [`nodes`]: what people ask of them
 //! - [`placement`]: which node should own an agent, and why; [`report`]: what nodes say of
 //!   themselves for that; [`placing`]: the same for the agents of a registry
+//! - [`quarantine`]: who is kept out for a while; [`observation`] and [`watchdog`]: the same for
+//!   the nodes of a registry
 //! - [`wire`]: the envelope in which messages travel
 //! - [`transport`]: actor messages between nodes; [`exchange`]: which part of a node they are
 //!   for; [`routes`]: from gossip to sessions
@@ -26,7 +28,6 @@
 //!   each effect
 //! - [`spec_registry`] and [`restart_history`]: which agents there should be, and how often
 //!   they were restarted anywhere
-//! - [`quarantine`]: who is kept out for a while
 //! - [`hand_off`]: moving an agent that runs
 //! - [`node`]: all of these put together; [`simulation`]: whole clusters of it, from a seed
 
@@ -48,6 +49,7 @@ pub mod member;
 pub mod membership;
 pub mod node;
 pub mod nodes;
+pub mod observation;
 pub mod ownership;
 pub mod placement;
 pub mod placing;
@@ -62,4 +64,5 @@ pub mod simulation;
 pub mod spec_registry;
 pub mod split_brain;
 pub mod transport;
+pub mod watchdog;
 pub mod wire;

@@ -19,6 +19,12 @@ impl LocalTime {
         Self(self.0.saturating_add(millis(duration)))
     }
 
+    /// The instant `duration` earlier; saturates at the origin.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(duration)))
+    }
+
     /// How long ago `earlier` was; zero if it lies ahead.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -23,6 +23,7 @@ use crate::exchange::Exchange;
 use crate::member::NodeName;
 use crate::placing::Placer;
 use crate::report::NodeReport;
+use crate::watchdog::{self, Order, Watched};
 
 /// What a node is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +33,8 @@ pub enum Stance {
     Cordoned,
     /// It takes none and gives away those that it has.
     Draining,
-    /// The same, because it is not trusted: until somebody releases it.
+    /// It owns nothing, because it is not trusted: until somebody releases it. Kept as a
+    /// judgement; of earlier versions there may be notes.
     Quarantined,
 }
 
@@ -79,6 +81,10 @@ pub struct NodeView {
     pub agents: usize,
     /// What it is asked to do, unless nothing in particular.
     pub note: Option<Note>,
+    /// How it stands with the watchdogs.
+    pub watched: Watched,
+    /// What it offers, and how busy it is, as it said last.
+    pub report: Option<NodeReport>,
     /// What is heard of it through gossip, where this node gossips.
     pub heard: Option<Heard>,
     /// How this node is connected to it, or why not.
@@ -187,6 +193,17 @@ impl HeardOf {
         self.0.lock().clone()
     }
 
+    /// Whether gossip has those up or down that it has an opinion of.
+    pub(crate) fn up_or_down(&self) -> Vec<(String, bool)> {
+        let heard = self.0.lock();
+        let opinions = heard.iter().filter_map(|(name, heard)| match heard.status {
+            "up" => Some((name.clone(), true)),
+            "down" => Some((name.clone(), false)),
+            _ => None,
+        });
+        opinions.collect()
+    }
+
     /// What those say of themselves that are up, and how long ago they were heard.
     pub(crate) fn reports(&self) -> BTreeMap<String, (NodeReport, Duration)> {
         let heard = self.0.lock();
@@ -197,6 +214,13 @@ impl HeardOf {
         });
         reports.collect()
     }
+}
+
+/// What a life said of itself, as the registry has it.
+fn report_of(standing: &Standing, node: &str, life: Option<Life>) -> Option<NodeReport> {
+    let reported = standing.reports.get(node)?;
+    let report: NodeReport = serde_json::from_str(reported.body.as_str()).ok()?;
+    (Some(report.life) == life).then_some(report)
 }
 
 /// Asks things of nodes. Cheap to clone.
@@ -247,6 +271,8 @@ impl Nodes {
                 here: life == me,
                 agents: standing.agents.values().filter(owned).count(),
                 note: note_of(&standing, &name),
+                watched: self.placer.watched(&standing, &name),
+                report: report_of(&standing, &name, Some(life)),
                 heard: heard.get(&name).cloned(),
                 session: SessionView::of(&self.exchange, &name),
                 name: name.clone(),
@@ -256,13 +282,17 @@ impl Nodes {
         }
         let sessions = self.exchange.sessions();
         let connected: Vec<String> = sessions.borrow().keys().map(ToString::to_string).collect();
-        for name in names.chain(heard.keys().cloned()).chain(connected) {
+        let judged = standing.judgements.keys().cloned();
+        let names = names.chain(judged).chain(heard.keys().cloned());
+        for name in names.chain(connected) {
             nodes.entry(name.clone()).or_insert_with(|| NodeView {
                 life: None,
                 lease_left_ms: None,
                 here: false,
                 agents: 0,
                 note: note_of(&standing, &name),
+                watched: self.placer.watched(&standing, &name),
+                report: None,
                 heard: heard.get(&name).cloned(),
                 session: SessionView::of(&self.exchange, &name),
                 name,
@@ -305,11 +335,15 @@ impl Nodes {
     ///
     /// [`StoreError`]
     pub async fn stance(&self, node: &str) -> Result<Option<Stance>, StoreError> {
-        let standing = self.registry.read().await?;
+        let standing = self.registry.nodes().await?;
+        if watchdog::is_quarantined(&standing, node) {
+            return Ok(Some(Stance::Quarantined));
+        }
         Ok(note_of(&standing, node).map(|note| note.stance))
     }
 
-    /// Asks a node to do something, from now on and over its restarts; `None` releases it.
+    /// Asks a node to do something, from now on and over its restarts; `None` releases it: from
+    /// what it was asked, and from quarantine, after which it is on probation.
     ///
     /// # Errors
     ///
@@ -328,6 +362,16 @@ impl Nodes {
                 to: node.to_owned(),
                 alive: alive.join(", "),
             });
+        }
+        let config = self.placer.watchdog();
+        let judge = |it| watchdog::order(&self.registry, here, node, it, reason.clone(), config);
+        match stance {
+            Some(Stance::Quarantined) => {
+                judge(Order::Pin).await?;
+                return Ok(None);
+            }
+            None => judge(Order::Release).await?,
+            Some(Stance::Cordoned | Stance::Draining) => {}
         }
         let at = self.registry.clock().now();
         let note = stance.map(|stance| Note { stance, reason, at });

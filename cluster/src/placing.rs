@@ -25,8 +25,10 @@ use crate::member::NodeName;
 use crate::nodes::{HeardOf, Stance, note_of};
 use crate::placement::scr::Figures;
 use crate::placement::{Board, Decision, NodeFacts, Policies, Request};
+use crate::quarantine::QuarantineConfig;
 use crate::reconcile::{Chosen, Me, Verdict, understood};
 use crate::report::NodeReport;
+use crate::watchdog::{Watched, is_quarantined, watched};
 
 /// New agents that a node takes at one look. The next look is when one of them is taken: by
 /// then it sees what others took meanwhile.
@@ -39,6 +41,8 @@ pub struct PlacerConfig {
     pub policies: Policies,
     /// From this age on what a node said of its load counts as unknown.
     pub facts_max_age: Duration,
+    /// When nodes are kept out, and for how long.
+    pub watchdog: QuarantineConfig,
     /// For so long each node in the ranking leaves an agent to the one before it.
     pub patience: Duration,
 }
@@ -48,6 +52,7 @@ impl Default for PlacerConfig {
         Self {
             policies: Policies::default(),
             facts_max_age: Duration::from_secs(15),
+            watchdog: QuarantineConfig::default(),
             patience: Duration::from_secs(2),
         }
     }
@@ -63,6 +68,8 @@ struct Inner {
     heard: HeardOf,
     /// What this node said of itself last.
     own: Mutex<Option<NodeReport>>,
+    /// How this node's watchdog scores the others.
+    scores: Mutex<BTreeMap<String, u64>>,
     /// Since when agents wait, by the epoch under which they do.
     waiting: Mutex<BTreeMap<AgentId, (Epoch, Instant)>>,
     draining: AtomicBool,
@@ -120,6 +127,25 @@ impl Placer {
         self.0.own.lock().clone()
     }
 
+    /// When nodes are kept out, and for how long.
+    #[must_use]
+    pub fn watchdog(&self) -> QuarantineConfig {
+        self.0.config.watchdog
+    }
+
+    /// This node's watchdog scores the others so.
+    pub(crate) fn score(&self, scores: BTreeMap<String, u64>) {
+        *self.0.scores.lock() = scores;
+    }
+
+    /// How a node stands with the watchdogs, and with this node's.
+    pub(crate) fn watched(&self, standing: &Standing, node: &str) -> Watched {
+        Watched {
+            score: self.0.scores.lock().get(node).copied(),
+            ..watched(standing, node, &self.0.config.watchdog)
+        }
+    }
+
     /// The nodes that live, with what is known of each, as `here` knows it.
     pub(crate) fn board(&self, here: (Life, &str), standing: &Standing) -> Board<'_> {
         let config = &self.0.config;
@@ -130,7 +156,7 @@ impl Placer {
                 true => own.clone().map(|own| (own, Duration::ZERO)),
                 false => newest(life, standing.reports.get(&name), heard.get(&name)),
             };
-            let facts = facts(&name, standing, report, config.facts_max_age);
+            let facts = facts(&name, standing, report, config);
             nodes.insert(life, (NodeName::from(name.as_str()), facts));
         }
         for row in standing.agents.values() {
@@ -322,19 +348,21 @@ fn facts(
     name: &str,
     standing: &Standing,
     report: Option<(NodeReport, Duration)>,
-    max_age: Duration,
+    config: &PlacerConfig,
 ) -> NodeFacts {
     let stance = note_of(standing, name).map(|note| note.stance);
+    let share_permille = watched(standing, name, &config.watchdog).share_permille;
     let mut facts = NodeFacts {
         cordoned: matches!(stance, Some(Stance::Cordoned | Stance::Draining)),
-        quarantined: stance == Some(Stance::Quarantined),
+        quarantined: stance == Some(Stance::Quarantined) || is_quarantined(standing, name),
+        share_permille,
         ..NodeFacts::idle()
     };
     let Some((report, age)) = report else {
         facts.silent = true;
         return facts;
     };
-    let fresh = age < max_age;
+    let fresh = age < config.facts_max_age;
     facts.labels = report.offer.labels;
     facts.taints = report.offer.taints;
     facts.agents_max = report.offer.agents_max;

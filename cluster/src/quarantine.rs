@@ -9,7 +9,8 @@
 //! Scores are each node's own opinion. Quarantines are records that all nodes hold, replaced
 //! by later ones; terms are counted on each node's own clock from when it heard of the
 //! record, and whoever is through first writes the next one. What an operator decides
-//! outweighs whatever watchdogs write that have not heard of it.
+//! outweighs whatever watchdogs write that have not heard of it. Where nodes share a registry,
+//! what stands there is adopted instead, and counted from when it was written.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,9 +35,33 @@ pub enum Trouble {
     ClockSkew,
     /// Its event loop stood still.
     Stalled,
+    /// Most of its agents do not answer.
+    Unwell,
 }
 
 impl Trouble {
+    /// What a node says of itself.
+    pub const OF_ITSELF: [Self; 5] = [
+        Self::Slow,
+        Self::DiskFull,
+        Self::ClockSkew,
+        Self::Stalled,
+        Self::Unwell,
+    ];
+
+    /// Its name, as in reports and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WentDown => "went_down",
+            Self::Slow => "slow",
+            Self::DiskFull => "disk_full",
+            Self::ClockSkew => "clock_skew",
+            Self::Stalled => "stalled",
+            Self::Unwell => "unwell",
+        }
+    }
+
     /// What it adds to the score, in thousandths.
     #[must_use]
     pub fn weight(self) -> u64 {
@@ -44,7 +69,7 @@ impl Trouble {
             Self::WentDown | Self::DiskFull => 1_000,
             Self::ClockSkew => 1_500,
             Self::Stalled => 500,
-            Self::Slow => 250,
+            Self::Slow | Self::Unwell => 250,
         }
     }
 }
@@ -276,6 +301,23 @@ impl Quarantine {
         true
     }
 
+    /// Holds this and nothing else, each since its instant: what stands in a registry that all
+    /// share. A score is forgotten with the quarantine that it led to.
+    pub fn adopt(&mut self, records: BTreeMap<NodeName, (QuarantineRecord, LocalTime)>) {
+        let served: Vec<NodeName> = self
+            .records
+            .keys()
+            .filter(|node| self.is_quarantined(node))
+            .cloned()
+            .collect();
+        self.records = records;
+        for node in served {
+            if !self.is_quarantined(&node) {
+                self.scores.remove(&node);
+            }
+        }
+    }
+
     /// Everything that is held, to tell others.
     pub fn records(&self) -> impl Iterator<Item = (&NodeName, &QuarantineRecord)> {
         self.records
@@ -459,6 +501,27 @@ mod tests {
         let verdicts = troubles.map(|trouble| a.trouble(&b, trouble, 5, LocalTime(0)));
         assert_eq!(verdicts, [false, false, false, true]);
         assert_eq!(a.score(&b, LocalTime(60 * SECOND)), 1_250);
+    }
+
+    #[test]
+    fn what_is_adopted_counts_from_when_it_was_written_and_replaces_what_was_not_accepted() {
+        let (mut a, mut late) = (watchdog("a"), watchdog("late"));
+        let b = NodeName::from("b");
+        for at in 0..3 {
+            flap(&mut a, "b", at);
+        }
+        let record = a.records().next().expect("written").1.clone();
+        let now = LocalTime(1_000 * SECOND);
+        late.adopt([(b.clone(), (record, now.before(Duration::from_secs(119))))].into());
+        assert!(!late.tick(now) && late.is_quarantined(&b));
+        assert!(late.tick(now.after(Duration::from_secs(1))));
+        // Somebody else's record stands: its own is forgotten, and what it saw of old.
+        assert!(0 < a.score(&b, LocalTime(3)));
+        a.adopt(BTreeMap::new());
+        assert_eq!(
+            (a.confinement(&b), a.score(&b, LocalTime(3))),
+            (Confinement::Free, 0)
+        );
     }
 
     proptest! {

@@ -55,5 +55,12 @@ pub const CONCURRENCY_LIMIT: &str = "regrow_concurrency_limit";
 pub const PROBE_SECONDS: &str = "regrow_probe_seconds";
 /// Remedies applied, by `role` and `remedy` (count).
 pub const REMEDIES: &str = "regrow_remedies_total";
+/// Troubles that this node saw other nodes in, by `trouble` (count). Rising: look at that node.
+pub const NODE_TROUBLES: &str = "regrow_node_troubles_total";
+/// Nodes that are kept out (gauge). Any: `regrow cluster nodes` says why, and for how long.
+pub const NODES_QUARANTINED: &str = "regrow_nodes_quarantined";
+/// How late the event loop comes to what is due (histogram, seconds). Rising: something blocks
+/// it, or the processors are overbooked.
+pub const LOOP_LAG_SECONDS: &str = "regrow_event_loop_lag_seconds";
 /// Events that a slow subscriber missed (count).
 pub const EVENTS_DROPPED: &str = "regrow_events_dropped_total";

@@ -104,3 +104,8 @@ pub fn event(seen: &Lifecycle) -> Event {
         detail,
     }
 }
+
+/// Records how late the event loop came to what was due.
+pub fn loop_lag(late: std::time::Duration) {
+    metrics::histogram!(crate::metrics::LOOP_LAG_SECONDS).record(late.as_secs_f64());
+}

@@ -78,6 +78,7 @@ struct Node {
     here: bool,
     agents: u64,
     note: Option<Note>,
+    watched: Watched,
     heard: Option<Heard>,
     session: Option<Session>,
     health: Option<Health>,
@@ -96,6 +97,48 @@ struct Health {
 struct Check {
     status: String,
     detail: String,
+}
+
+/// How it stands with the watchdogs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Watched {
+    state: String,
+    pinned: bool,
+    left_ms: Option<u64>,
+    share_permille: u64,
+    score: Option<u64>,
+    threshold: u64,
+    reason: Option<String>,
+}
+
+impl Watched {
+    /// Its score against the one at which it is kept out.
+    fn score(&self) -> String {
+        let whole = |thousandths: u64| thousandths as f64 / 1_000.0;
+        self.score.map_or_else(
+            || "-".to_owned(),
+            |score| format!("{:.1} of {:.1}", whole(score), whole(self.threshold)),
+        )
+    }
+
+    /// How it stands, for how long, and why; nothing of a node like others.
+    fn about(&self) -> Option<String> {
+        let left = self
+            .left_ms
+            .map(|left| format!("{} s left", left.div_ceil(1_000)));
+        let how = match self.state.as_str() {
+            "quarantined" if self.pinned => "until released".to_owned(),
+            "quarantined" => left.unwrap_or_default(),
+            "probation" => {
+                let share = self.share_permille / 10;
+                format!("{}, share {share} %", left.unwrap_or_default())
+            }
+            _ => return None,
+        };
+        let reason = self.reason.as_deref().unwrap_or_default();
+        Some(format!("{}, {how}: {reason}", self.state))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -126,7 +169,11 @@ struct Note {
 
 impl Node {
     fn state(&self) -> &str {
+        if self.life.is_some() && self.watched.state == "quarantined" {
+            return "quarantined";
+        }
         match (&self.note, self.life, &self.heard) {
+            (None, Some(_), _) if self.watched.state == "probation" => "probation",
             (Some(note), Some(_), _) => &note.stance,
             // Without a shared store gossip is all that is known.
             (None, None, Some(heard)) => &heard.status,
@@ -189,6 +236,7 @@ impl Node {
             self.lease_left_ms
                 .map_or_else(|| "-".to_owned(), |left| format!("{left} ms")),
             self.agents.to_string(),
+            self.watched.score(),
             if self.here {
                 "here".to_owned()
             } else {
@@ -196,7 +244,13 @@ impl Node {
             },
             self.session(),
             self.health(),
-            line(about.unwrap_or_default().trim_end(), 60),
+            line(
+                about
+                    .or_else(|| self.watched.about())
+                    .unwrap_or_default()
+                    .trim_end(),
+                100,
+            ),
         ]
     }
 }
@@ -388,7 +442,7 @@ async fn ask(client: &Client, json: bool, asked: &Asked, verb: &str) -> Result<(
             "cordon" => format!("{name} takes no more agents"),
             "drain" => format!("{name} gives its agents away and takes none"),
             "quarantine" => format!("{name} is kept out until it is released"),
-            _ => format!("{name} takes agents again"),
+            _ => format!("{name} takes agents again, after a quarantine little by little"),
         })
     })
 }
@@ -413,6 +467,7 @@ fn nodes(nodes: &[Node]) -> String {
         "LIFE",
         "LEASE LEFT",
         "AGENTS",
+        "SCORE",
         "GOSSIP",
         "SESSION",
         "HEALTH",

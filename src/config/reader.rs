@@ -117,10 +117,11 @@ impl Reader {
                 continue;
             };
             // Without a section it is not a setting: `REGROW_URL`, `REGROW_TOKEN`.
-            let Some((section, key)) = rest.split_once("__") else {
+            if !rest.contains("__") {
                 continue;
-            };
-            let key = format!("{}.{}", section.to_lowercase(), key.to_lowercase());
+            }
+            // Sections may lie in sections: `REGROW_CLUSTER__WATCHDOG__TERM`.
+            let key = rest.to_lowercase().replace("__", ".");
             self.values
                 .insert(key, (Value::String(value), Source::Environment(name)));
         }

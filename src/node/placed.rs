@@ -26,7 +26,7 @@ use regrow_runtime::supervision::{
     Change, ChildSpec, Lifecycle, Refusal, Shutdown, Strategy, Supervisor, SupervisorSpec, Tree,
 };
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::warn;
 
 use crate::config::NodeConfig;
@@ -256,6 +256,7 @@ pub(crate) fn placer(config: &NodeConfig, queue: &Queue) -> Result<Placer, Store
             default: config.policy,
             ..Policies::default()
         },
+        watchdog: config.watchdog.quarantine,
         ..PlacerConfig::default()
     };
     let placer = Placer::new(settings, HeardOf::default());
@@ -270,17 +271,19 @@ pub(crate) fn director(
     queue: &Queue,
     placed: &Arc<Placed>,
     placer: &Placer,
+    open: &watch::Sender<bool>,
     tree: &Tree,
     patience: Duration,
 ) -> ChildSpec {
     let (name, queue, placed) = (name.to_owned(), queue.clone(), placed.clone());
-    let (placer, tree) = (placer.clone(), tree.clone());
+    let (placer, open, tree) = (placer.clone(), open.clone(), tree.clone());
     let director = ChildSpec::task("director", move |stop| {
         let director = Director {
             name: name.clone(),
             registry: queue.registry().clone(),
             hosting: placed.clone(),
             placing: Arc::new(placer.clone()),
+            open: open.clone(),
         };
         let (placed, tree) = (placed.clone(), tree.clone());
         async move {

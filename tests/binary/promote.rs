@@ -1,9 +1,25 @@
 //! Moving a node's tasks to a database, as a user does it.
 
-use serde_json::{Value, json};
+use std::time::Duration;
 
-use crate::node::{NodeProcess, regrow, say};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::node::{NodeProcess, PATIENCE, regrow, say};
 use crate::schema::Schema;
+
+/// The agent, once it stands like that.
+async fn placed(node: &NodeProcess, id: &str, state: &str) -> Value {
+    let began = Instant::now();
+    loop {
+        let (_, answer) = node.get(&format!("/v1/agents/{id}")).await;
+        if answer["placed"]["state"] == state {
+            return answer["placed"].clone();
+        }
+        assert!(began.elapsed() < PATIENCE, "still {answer}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_node_moves_and_its_workers_do_not_notice() {
@@ -16,6 +32,14 @@ async fn a_running_node_moves_and_its_workers_do_not_notice() {
     let claim = json!({ "kinds": ["nobodys"], "max": 1, "lease_ms": 600_000 });
     let (_, leases) = node.post("/v1/leases", &claim).await;
     let (id, epoch) = (accepted["id"].as_str().expect("an id"), &leases[0]["epoch"]);
+    for name in ["scout", "idle"] {
+        let spec = json!({ "id": name, "role": "worker" });
+        let (status, made) = node.post("/v1/agents", &spec).await;
+        assert_eq!(status, 201, "{made}");
+    }
+    assert_eq!(node.post("/v1/agents/idle/stop", &json!({})).await.0, 202);
+    let before = placed(&node, "scout", "owned").await;
+    placed(&node, "idle", "stopped").await;
 
     let promote = |to: &str| {
         let mut command = regrow();
@@ -40,6 +64,32 @@ async fn a_running_node_moves_and_its_workers_do_not_notice() {
     let again = promote(&database);
     assert_eq!(again.code, Some(1), "{}", again.out);
     assert!(again.err.contains("not in a file"), "{}", again.err);
+
+    // Agents came along, and one that was told something does it.
+    placed(&node, "idle", "stopped").await;
+    let after = placed(&node, "scout", "owned").await;
+    assert_eq!(
+        (&after["node"], after.get("restarts")),
+        (&before["node"], None)
+    );
+    assert_ne!(after["epoch"], before["epoch"]);
+    let (status, why) = node.get("/v1/cluster/explain/scout").await;
+    assert_eq!(
+        (status, &why["decision"]["policy"]),
+        (200, &json!("balanced"))
+    );
+    let told = json!({ "kind": "sleep", "payload": { "ms": 1 } });
+    let (status, message) = node.post("/v1/agents/scout/messages", &told).await;
+    assert_eq!(status, 201, "{message}");
+    let path = format!(
+        "/v1/tasks/{}?wait_ms=20000",
+        message["id"].as_str().expect("an id")
+    );
+    let (_, done) = node.get(&path).await;
+    assert!(
+        done["attempt"].as_u64().is_some_and(|attempt| 0 < attempt),
+        "{done}"
+    );
 
     let complete = json!({ "epoch": epoch, "result": 7 });
     let path = format!("/v1/leases/{id}/complete");

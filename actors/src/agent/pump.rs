@@ -12,7 +12,7 @@ use regrow_runtime::queue::error::LeaseError;
 use regrow_runtime::queue::task::Lease;
 use regrow_runtime::store::StoreError;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
@@ -24,6 +24,8 @@ use super::{AgentArgs, Holder, Status};
 const CLAIM_WAIT: Duration = Duration::from_secs(30);
 /// Pause after the store failed.
 const STORE_PAUSE: Duration = Duration::from_millis(200);
+/// How often an agent of a node that takes no work looks for what only this node can do.
+const BOUND_PERIOD: Duration = Duration::from_millis(500);
 /// Longest pause between two heartbeats: how late a cancel may be heard.
 const BEAT_MAX: Duration = Duration::from_secs(1);
 
@@ -62,7 +64,7 @@ pub(super) async fn run(
         let claimed = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
-            claimed = args.queue.claim(&request) => claimed,
+            claimed = claim(&args, &request) => claimed,
         };
         match claimed {
             Ok(leases) => {
@@ -99,6 +101,29 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// Claims, while the node takes work; while it takes none, only what no other node can do.
+///
+/// Cancellation safe: a lease is given only by returning it.
+async fn claim(args: &AgentArgs, request: &ClaimRequest) -> Result<Vec<Lease>, StoreError> {
+    let Some(mut open) = args.open.clone() else {
+        return args.queue.claim(request).await;
+    };
+    if *open.borrow_and_update() {
+        return tokio::select! {
+            biased;
+            // Whoever closes the node keeps the other end for as long as it runs.
+            Ok(_) = open.wait_for(|open| !open) => Ok(Vec::new()),
+            claimed = args.queue.claim(request) => claimed,
+        };
+    }
+    if let Some(bound) = args.queue.claim_bound(request)? {
+        return Ok(vec![bound]);
+    }
+    // Either way it is time to look again.
+    let _ = timeout(BOUND_PERIOD, open.wait_for(|open| *open)).await;
+    Ok(Vec::new())
 }
 
 /// A family's log lines share the id of the task that began it, as far as it is known.

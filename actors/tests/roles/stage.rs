@@ -104,6 +104,7 @@ impl Stage {
                     limits: limits.clone(),
                     context: context.clone(),
                     draining: draining.clone(),
+                    open: None,
                 };
                 (agent::child_spec(&address, args), (id, address))
             });
@@ -137,6 +138,7 @@ impl Stage {
                 rehearsal: None,
                 context: context.clone(),
                 draining: draining.clone(),
+                open: tokio::sync::watch::channel(true).1,
             };
             change(&mut crew);
             crew.hire(queue)

@@ -27,6 +27,9 @@ impl From<AgentError> for ApiError {
             AgentError::Contended(id) => {
                 of(Code::StoreUnavailable, &id).retry_after(Duration::from_secs(1))
             }
+            AgentError::ContendedNode(node) => Self::new(Code::StoreUnavailable, detail)
+                .with("node", node)
+                .retry_after(Duration::from_secs(1)),
             AgentError::Store(cause) => cause.into(),
         }
     }

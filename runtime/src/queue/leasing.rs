@@ -75,6 +75,32 @@ impl Queue {
         Ok(leases)
     }
 
+    /// Leases a task that no other node of the database can go on with, if one is claimable at
+    /// this moment: for a node that takes no more work and leaves what it can to the others.
+    /// Nothing on a store of one node.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] while the store recovers or after it closed.
+    pub fn claim_bound(&self, request: &ClaimRequest) -> Result<Option<Lease>, StoreError> {
+        let mut machine = self.0.machine.lock();
+        if let Some(refusal) = self.0.writer.refusal() {
+            return Err(refusal);
+        }
+        let ClaimRequest {
+            kinds,
+            worker,
+            lease,
+            ..
+        } = request;
+        let leased = machine.claim_bound(kinds, worker, *lease, self.0.clock.now());
+        self.hand_over(&mut machine);
+        if leased.is_some() {
+            metrics::counter!(crate::metrics::LEASES_GIVEN).increment(1);
+        }
+        Ok(leased)
+    }
+
     /// Renews a lease to `lease` from now.
     ///
     /// # Errors

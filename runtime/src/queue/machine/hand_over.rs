@@ -214,6 +214,17 @@ impl Machine {
         self.gates.first_that(kind, LOOKS_MAX, &may)
     }
 
+    /// The first task of `kind` that has its units and is tied to this node.
+    pub(super) fn first_bound(&mut self, kind: &str, now: Timestamp) -> Option<TaskId> {
+        let (tasks, ledger) = (&self.tasks, &self.ledger);
+        let bound = |id: TaskId| {
+            let entry = tasks.get(&id);
+            entry.is_some_and(|entry| is_tied(entry) || !ledger.moves_with(&entry.body))
+        };
+        let id = self.backlog.first_that(kind, LOOKS_MAX, &bound)?;
+        self.closed(id, now).is_none().then_some(id)
+    }
+
     /// Tasks of `kind` that another node may have some of: those that wait for a worker, and,
     /// where nobody claims the kind, those that wait at gates. Where somebody does, this node
     /// asks for the units that those need, and as soon as there are some they wait for a
@@ -295,12 +306,16 @@ impl Machine {
 /// and budgets of tenants are those of all nodes. (A tree's budget is in one memory, so the tree
 /// goes whole or not at all: `Ledger::moves_with`.)
 fn may_leave(entry: &Entry, now: Timestamp) -> bool {
-    let ties = !entry.children.is_empty() || 0 < entry.unresolved;
     let due = entry.timer.is_some_and(|at| at <= now);
     entry.run.state == TaskState::Available
         && entry.end.is_none()
         && !entry.staged
         && !entry.run.cancel_requested
-        && !ties
+        && !is_tied(entry)
         && !due
+}
+
+/// Others that live here have to do with it.
+fn is_tied(entry: &Entry) -> bool {
+    !entry.children.is_empty() || 0 < entry.unresolved
 }

@@ -86,6 +86,36 @@ impl Machine {
             return None;
         }
         let id = self.first_with_units(kinds, now)?;
+        self.give_lease(id, worker, expires_at, now)
+    }
+
+    /// Leases the first task of `kinds` that no other node can go on with. What others can go
+    /// on with is left for them.
+    pub(crate) fn claim_bound<S: AsRef<str>>(
+        &mut self,
+        kinds: &[S],
+        worker: &Arc<str>,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Option<Lease> {
+        let full = self.limits.leased_max <= self.states[TaskState::Executing as usize];
+        if self.control.paused || full || !self.is_shared() {
+            return None;
+        }
+        let expires_at = now.after(duration.min(self.limits.lease_max));
+        let id = kinds
+            .iter()
+            .find_map(|kind| self.first_bound(kind.as_ref(), now))?;
+        self.give_lease(id, worker, expires_at, now)
+    }
+
+    fn give_lease(
+        &mut self,
+        id: TaskId,
+        worker: &Arc<str>,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Option<Lease> {
         // More leases than 32 bits count may have been given in one life of the node.
         self.next_epoch = self.next_epoch.max(self.tasks.get(&id)?.run.epoch.0);
         let epoch = self.fresh_epoch();

@@ -44,7 +44,7 @@ impl Machine {
         closed.next().map(|need| need.gate.clone())
     }
 
-    fn closed(&self, id: TaskId, now: Timestamp) -> Option<GateKey> {
+    pub(super) fn closed(&self, id: TaskId, now: Timestamp) -> Option<GateKey> {
         let entry = self.tasks.get(&id)?;
         let closed = entry.needs.iter().find(|need| !self.is_open(need, id, now));
         closed.map(|need| need.gate.clone())

@@ -5,6 +5,7 @@
 //! transaction of a try first locks the try's row and finds it there, so that what is left
 //! of an earlier try, whose node was killed, copies nothing any more.
 
+mod agents;
 mod rows;
 
 use std::collections::HashMap;
@@ -253,6 +254,7 @@ impl Postgres {
             .execute(&mut *to)
             .await?;
         fund::gather(to, &fund::brought_by(boot), Some(boot)).await?;
+        agents::take_up(to, &mark.file, Some(boot)).await?;
         transaction.commit().await?;
         Ok(Some(1))
     }
@@ -291,6 +293,8 @@ impl Postgres {
                     .await?;
                 let boot = i64::from(mark.boot);
                 fund::gather(to, &fund::brought_by(boot), Some(boot)).await?;
+                // That life has run out: nobody owns them.
+                agents::take_up(to, &mark.file, None).await?;
             }
             transaction.commit().await?;
             Ok(true)

@@ -145,6 +145,31 @@ fn a_step_taken_afresh_charges_what_the_abandoned_try_may_have_cost() {
 }
 
 #[test]
+fn a_node_that_takes_no_work_does_only_what_is_tied_to_it() {
+    let mut world = world();
+    let _root = submitted(&mut world, budgeted(100));
+    let lease = claimed(&mut world);
+    submitted(&mut world, NewTask::new("a", Json::null()));
+    let below = NewChild {
+        task: NewTask::new("a", Json::null()),
+        after: Vec::new(),
+    };
+    world.suspend(lease, vec![below]).expect("held");
+    world.settle();
+    let child = *world.known.last().expect("made");
+    let bound = |world: &mut World| {
+        let (now, worker) = (world.now, super::world::worker("own"));
+        let lease = Duration::from_secs(30);
+        world.machine.claim_bound(&["b", "a"], &worker, lease, now)
+    };
+    assert!(bound(&mut world).is_none(), "nobody else could do it");
+    world.machine.share();
+    let lease = bound(&mut world).expect("below a budget");
+    assert_eq!(lease.task.id, child);
+    assert!(bound(&mut world).is_none(), "the other is left for others");
+}
+
+#[test]
 fn a_tree_spends_together_and_its_budget_outlives_its_root() {
     let mut world = world();
     let root = submitted(&mut world, budgeted(100));

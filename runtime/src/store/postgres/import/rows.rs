@@ -13,6 +13,8 @@ use crate::store::postgres::write::signed;
 use crate::store::promotion::PromotionError;
 use crate::store::sqlite::export::{OF_TASKS, Piece, Portion};
 
+use super::agents::COLLIDING;
+
 const HOLD: &str = "SELECT boot FROM promotion WHERE file = $1 AND boot = $2 \
     AND state = 'copying' FOR SHARE";
 
@@ -201,11 +203,24 @@ async fn documents(
         .map_err(failed)?;
     let others = sqlx::query(DOCUMENTS_OF_OTHERS)
         .bind(file)
+        .bind(&spaces)
+        .bind(&keys)
+        .fetch_optional(&mut *to)
+        .await
+        .map_err(failed)?;
+    let namesake = sqlx::query(COLLIDING)
         .bind(spaces)
         .bind(keys)
         .fetch_optional(to)
         .await
         .map_err(failed)?;
+    if let Some(row) = namesake {
+        let agent: String = row.try_get(0).map_err(failed)?;
+        return Err(PromotionError::Collides {
+            database: target.url().to_string(),
+            what: format!("the agent {agent}"),
+        });
+    }
     let Some(row) = others else { return Ok(()) };
     let which: String = row.try_get(0).map_err(failed)?;
     Err(PromotionError::Collides {
