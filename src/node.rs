@@ -337,6 +337,7 @@ impl Node {
     pub(crate) async fn stop(&self) -> RootExit {
         self.lifecycle.enter(Phase::Stopping);
         // Other nodes take its agents as soon as each has finished here.
+        watchdog::take_leave(&self.queue, &self.placer).await;
         self.placer.drain();
         self.draining.cancel();
         let supervisor = self.root.supervisor();

@@ -43,7 +43,7 @@ const DISK_PERIOD: Duration = Duration::from_secs(5);
 const MISSES_AFTER: Duration = Duration::from_secs(3);
 /// What lasts counts again after so long: a wrong clock, agents that are not well.
 const COUNTED_AGAIN: Duration = Duration::from_secs(10);
-/// Longest wait for the store at an orderly end.
+/// Longest wait for the store at a start and at an orderly end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What is written to the data directory to see whether that can be done.
 const PROBE: &str = "watchdog.probe";
@@ -81,13 +81,12 @@ pub(crate) fn watchdog(
                 () = vitals.try_the_disk(&data_dir) => {}
                 () = watch.run(others) => {}
             }
-            watch.say_goodbye().await;
             Ok::<(), Crash>(())
         }
     });
     child
         .role("watchdog")
-        .shutdown(Shutdown::Timeout(LAST_WORDS + Duration::from_secs(1)))
+        .shutdown(Shutdown::Timeout(Duration::from_secs(1)))
 }
 
 /// Says what this node offers, so that whoever knows that it is there knows that as well.
@@ -96,6 +95,17 @@ pub(crate) async fn introduce(queue: &Queue, placer: &Placer) {
     if let Some(Ok(report)) = report {
         // Otherwise it is said a moment later.
         let _ = timeout(LAST_WORDS, queue.registry().report(report)).await;
+    }
+}
+
+/// Says that this node stops in order: others take what it gives away without waiting for it,
+/// and that its life ends is no trouble.
+pub(crate) async fn take_leave(queue: &Queue, placer: &Placer) {
+    if let Some(mut report) = placer.said() {
+        report.leaving = true;
+        report.number += 1;
+        placer.say(report);
+        introduce(queue, placer).await;
     }
 }
 
@@ -316,17 +326,6 @@ impl Watch {
                 }
             }
             Err(reason) => debug!(%reason, "cannot say how this node is"),
-        }
-    }
-
-    /// That this life ends now is no trouble.
-    async fn say_goodbye(&mut self) {
-        if let Some(mut report) = self.look() {
-            report.leaving = true;
-            self.placer.say(report.clone());
-            let registry = self.queue.registry().clone();
-            // Whoever does not hear of it counts a loss.
-            let _ = timeout(LAST_WORDS, self.tell(&registry, &report)).await;
         }
     }
 }

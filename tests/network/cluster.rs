@@ -189,6 +189,8 @@ impl Cluster {
             ("REGROW_QUEUE__RETRY_FIRST", "50ms".to_owned()),
             ("REGROW_QUEUE__RETRY_MAX", "1s".to_owned()),
             ("REGROW_QUEUE__LOSSES_MAX", "1000".to_owned()),
+            // Nodes are lost on purpose here, again and again; that is not held against them.
+            ("REGROW_CLUSTER__WATCHDOG__THRESHOLD", "1000000".to_owned()),
             ("REGROW_STORE__DATABASE_URL", self.url.clone()),
             ("REGROW_NODE__NAME", name.to_owned()),
             ("REGROW_HTTP__LISTEN", format!("127.0.0.1:{HTTP_PORT}")),
