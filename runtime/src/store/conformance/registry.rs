@@ -90,7 +90,57 @@ async fn the_owner_is_over_with_his_life_and_succeeded_under_a_higher_epoch(subj
     assert!(epoch < later);
 }
 
+/// Why an agent is where it is stays with it until somebody says otherwise, and goes with it.
+async fn what_led_to_an_owner_is_kept_with_the_agent(subject: Subject) {
+    let registry = subject.queue.registry();
+    let me = registry.life().expect("alive");
+    let because = |decision: &str| Change::Give {
+        to: Some(me),
+        entry: json("{}"),
+        decision: Some(json(decision)),
+    };
+    let kept = async || registry.decision(&id()).await.expect("readable");
+    assert_eq!(kept().await, None);
+    let (revision, _) = done(change(registry, None, because("1")).await);
+    assert_eq!(kept().await, Some(json("1")));
+    let (revision, _) = done(change(registry, Some(revision), give(None)).await);
+    assert_eq!(kept().await, Some(json("1")));
+    let (revision, _) = done(change(registry, Some(revision), because("2")).await);
+    assert_eq!(kept().await, Some(json("2")));
+    done(change(registry, Some(revision), Change::Remove).await);
+    assert_eq!(kept().await, None);
+}
+
+async fn of_two_who_judge_at_once_one_is_told_to_look_again(subject: Subject) {
+    let registry = subject.queue.registry();
+    let judge = async |seen, body| registry.judge("n", seen, json(body)).await.expect("open");
+    let (first, _) = done(judge(None, "1").await);
+    assert_eq!(judge(None, "2").await, Changed::Outdated);
+    let (second, _) = done(judge(Some(first), "3").await);
+    assert_eq!(judge(Some(first), "4").await, Changed::Outdated);
+    let subject = subject.kill().await;
+    let standing = subject.queue.registry().nodes().await.expect("readable");
+    let stands = &standing.judgements["n"];
+    assert_eq!((stands.revision, &stands.body), (second, &json("3")));
+}
+
+async fn what_a_node_says_of_itself_is_read_with_its_life(subject: Subject) {
+    let registry = subject.queue.registry();
+    for body in ["1", "2"] {
+        registry.report(json(body)).await.expect("open");
+    }
+    let standing = registry.nodes().await.expect("readable");
+    let said: Vec<_> = standing.reports.values().collect();
+    assert_eq!(said.len(), 1);
+    let me = registry.life().expect("alive");
+    assert_eq!((said[0].life, &said[0].body), (me, &json("2")));
+    assert!(standing.lives.contains_key(&me));
+}
+
 conforms!(
+    what_led_to_an_owner_is_kept_with_the_agent,
+    of_two_who_judge_at_once_one_is_told_to_look_again,
+    what_a_node_says_of_itself_is_read_with_its_life,
     a_change_that_was_decided_on_another_revision_is_refused,
     epochs_grow_with_every_owner_also_when_the_agent_is_made_again,
     the_owner_is_over_with_his_life_and_succeeded_under_a_higher_epoch,
