@@ -1,12 +1,17 @@
-//! Every request seen: metrics, a debug line, and the panic that a bug ends in.
+//! Every request seen: metrics, a debug line, the trace that it belongs to, and the panic that a
+//! bug ends in.
 
 use std::any::Any;
+use std::convert::Infallible;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use regrow_runtime::trace::TraceContext;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{Instrument as _, Span, debug, info_span};
 
 use crate::error::{ApiError, Code};
 
@@ -21,7 +26,45 @@ pub(crate) const CONNECTIONS: &str = "regrow_http_connections";
 /// mistyped token; the log says from where.
 pub(crate) const WRONG_TOKENS: &str = "regrow_http_wrong_tokens_total";
 
+/// The trace that a request belongs to, if it says so. What cannot be read is no trace (W3C Trace
+/// Context, section 4.3).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traced(pub(crate) Option<TraceContext>);
+
+impl Traced {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut said = headers.get_all("traceparent").iter();
+        let (first, second) = (said.next(), said.next());
+        let text = first
+            .filter(|_| second.is_none())
+            .and_then(|said| said.to_str().ok());
+        Self(text.and_then(|text| text.parse().ok()))
+    }
+
+    /// Around everything that is logged meanwhile.
+    fn span(self) -> Span {
+        match self.0 {
+            Some(trace) => info_span!("request", trace_id = %trace.trace_id()),
+            None => Span::none(),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Traced {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.headers))
+    }
+}
+
+/// Measures a request, and has what is logged meanwhile say which trace it belongs to.
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
+    let span = Traced::of(request.headers()).span();
+    measured(request, next).instrument(span).await
+}
+
+async fn measured(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method_label(&request);
     let path = request.extensions().get::<MatchedPath>();

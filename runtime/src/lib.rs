@@ -5,7 +5,8 @@
 //! keeps it alive and [`health`] finds out what hangs; [`queue`] decides what happens to
 //! tasks, [`context`] is what their agents know together, [`registry`] which agents there are
 //! to be and whose they are, and [`store`] makes all of it durable; [`access`] knows who may do
-//! what, and keeps a record of it; [`events`], [`observe`] and [`telemetry`] tell whoever watches.
+//! what, and keeps a record of it; [`events`], [`observe`] and [`telemetry`] tell whoever watches,
+//! and [`trace`] which of it belongs together.
 
 pub mod access;
 pub mod actor;
@@ -29,3 +30,4 @@ mod slots;
 pub mod store;
 pub mod supervision;
 pub mod telemetry;
+pub mod trace;

@@ -265,3 +265,60 @@ async fn on_a_shared_database_a_lease_at_the_wrong_node_names_the_right_one() {
         node.kill().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_trace_id_is_in_the_logs_of_both_nodes_that_a_task_passes_through() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let cluster = Cluster::new();
+    let mut a = cluster.peer("a", &[]);
+    a.set("REGROW_QUEUE__MAX_SIZE", "1");
+    let mut b = cluster.peer("b", &[a.address]);
+    for peer in [&mut a, &mut b] {
+        peer.set("REGROW_LOG__FORMAT", "json");
+        peer.set(
+            "REGROW_LOG__FILTER",
+            "info,regrow_http=debug,regrow_actors=debug",
+        );
+    }
+    let nodes = connected(&[&a, &b]).await;
+    let (status, _) = nodes[0].post("/v1/tasks", &json!({ "kind": "slow" })).await;
+    assert_eq!(status, 201, "a is full now");
+    let journey = json!({ "kind": "rehearsal.journey", "payload": { "steps": 2, "step_ms": 1 } });
+    let answer = nodes[0]
+        .http
+        .post(format!("{}/v1/tasks", nodes[0].url))
+        .header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"))
+        .json(&journey)
+        .send()
+        .await
+        .expect("an answer");
+    let task: Value = answer.json().await.expect("JSON");
+    assert_eq!(
+        (&task["node"], &task["trace_id"]),
+        (&json!("b"), &json!(TRACE))
+    );
+    let (_, done) = nodes[0].get(&path(&task, "?wait_ms=20000")).await;
+    assert_eq!(
+        (&done["state"], &done["trace_id"]),
+        (&json!("completed"), &json!(TRACE))
+    );
+
+    let of = |peer: &Peer| -> Vec<Value> {
+        let logged = peer.logged().into_iter();
+        logged.filter(|line| line["trace_id"] == TRACE).collect()
+    };
+    let route = json!("/v1/tasks");
+    let asked = |lines: &[Value]| lines.iter().any(|line| line["route"] == route);
+    assert!(asked(&of(&a)), "{:?}", a.logged());
+    assert!(asked(&of(&b)), "{:?}", b.logged());
+    let worked = |line: &Value| line["task_id"] == task["id"] && line["agent_id"].is_string();
+    let began = tokio::time::Instant::now();
+    // The end is told to whoever waits before it is logged.
+    while !of(&b).iter().any(worked) {
+        assert!(began.elapsed() < PATIENCE, "{:?}", b.logged());
+        tokio::task::yield_now().await;
+    }
+    for node in nodes {
+        node.kill().await;
+    }
+}

@@ -93,10 +93,29 @@ impl Peer {
     }
 
     pub(crate) async fn start(&self) -> NodeProcess {
+        std::fs::create_dir_all(&self.data_dir).expect("created");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("writable");
         let settings = self.settings.iter();
         let settings: Vec<(&str, &str)> =
             settings.map(|(name, value)| (&**name, &**value)).collect();
-        NodeProcess::start(&self.data_dir, &settings).await
+        NodeProcess::start_logging(&self.data_dir, &settings, log.into()).await
+    }
+
+    fn log(&self) -> PathBuf {
+        self.data_dir.join("log")
+    }
+
+    /// The lines of its log, if it logs JSON.
+    pub(crate) fn logged(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.log()).expect("readable");
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        lines.collect()
     }
 }
 

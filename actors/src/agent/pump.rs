@@ -73,16 +73,16 @@ pub(super) async fn run(
                 }
                 for lease in leases {
                     let task = &lease.task;
-                    let trace = root_of(&lease);
                     let span = info_span!(
                         "task",
-                        trace_id = %trace,
+                        trace_id = %task.trace().trace_id(),
                         task_id = %task.id,
                         parent_task_id = task.parent.map(tracing::field::display),
                         agent_id = %args.id,
                         kind = %task.kind,
                         epoch = %lease.epoch,
                     );
+                    debug!(parent: &span, attempt = lease.attempt, "work begins");
                     status.begin(format!("{} {}", task.kind, task.id));
                     let work = permit.as_ref().map(|permit| permit.begin(&task.kind));
                     let failed = one(&args, lease, &stopping, &status).instrument(span).await;
@@ -124,11 +124,6 @@ async fn claim(args: &AgentArgs, request: &ClaimRequest) -> Result<Vec<Lease>, S
     // Either way it is time to look again.
     let _ = timeout(BOUND_PERIOD, open.wait_for(|open| *open)).await;
     Ok(Vec::new())
-}
-
-/// A family's log lines share the id of the task that began it, as far as it is known.
-fn root_of(lease: &Lease) -> String {
-    lease.task.parent.unwrap_or(lease.task.id).to_string()
 }
 
 /// What came of the work.

@@ -20,6 +20,7 @@ use super::{Answer, ok};
 use crate::amounts::limits;
 use crate::error::ApiError;
 use crate::input::{Fields, OneOrMany};
+use crate::observe::Traced;
 use crate::state::ApiState;
 
 /// The last millisecond that RFC 3339 can write.
@@ -31,21 +32,33 @@ const PLAN: &str = "plan";
 
 /// What was accepted is durable when the answer is given. A client that did not get the
 /// answer repeats the request with the same idempotency keys.
-pub(crate) async fn submit(State(state): State<ApiState>, body: OneOrMany) -> Answer {
+pub(crate) async fn submit(
+    State(state): State<ApiState>,
+    traced: Traced,
+    body: OneOrMany,
+) -> Answer {
     match body {
-        OneOrMany::One(fields) => one(&state, fields).await,
-        OneOrMany::Many(tasks) => many(&state, tasks).await,
+        OneOrMany::One(fields) => one(&state, fields, traced).await,
+        OneOrMany::Many(tasks) => many(&state, tasks, traced).await,
     }
+}
+
+/// The task belongs to the trace of the request that submits it.
+fn in_trace(mut task: NewTask, traced: Traced) -> NewTask {
+    if traced.0.is_some() {
+        task.terms.get_or_insert_default().trace = traced.0;
+    }
+    task
 }
 
 /// A list of tasks, accepted in its order and in one commit. Each has an answer of its own, in
 /// the same order: where it is, or the problem with it; the others are accepted all the same.
-async fn many(state: &ApiState, tasks: Vec<Result<Fields, ApiError>>) -> Answer {
+async fn many(state: &ApiState, tasks: Vec<Result<Fields, ApiError>>, traced: Traced) -> Answer {
     let now = state.queue.clock().now();
     let (mut sound, mut refused) = (Vec::new(), Vec::new());
     for fields in tasks {
         let read = fields.and_then(|mut fields| {
-            let task = task(&mut fields, now);
+            let task = in_trace(task(&mut fields, now), traced);
             fields.finish().map(|()| task)
         });
         refused.push(read.map(|task| sound.push(task)).err());
@@ -75,10 +88,11 @@ async fn many(state: &ApiState, tasks: Vec<Result<Fields, ApiError>>) -> Answer 
 pub(crate) async fn to_agent(
     State(state): State<ApiState>,
     Path(id): Path<String>,
+    traced: Traced,
     mut fields: Fields,
 ) -> Answer {
     let id = AgentId::new(id);
-    let mut task = task(&mut fields, state.queue.clock().now());
+    let mut task = in_trace(task(&mut fields, state.queue.clock().now()), traced);
     fields.finish()?;
     state.cluster.show(&id).await?;
     let message = Message {
@@ -89,8 +103,8 @@ pub(crate) async fn to_agent(
     accept(&state, task).await
 }
 
-async fn one(state: &ApiState, mut fields: Fields) -> Answer {
-    let task = task(&mut fields, state.queue.clock().now());
+async fn one(state: &ApiState, mut fields: Fields, traced: Traced) -> Answer {
+    let task = in_trace(task(&mut fields, state.queue.clock().now()), traced);
     fields.finish()?;
     accept(state, task).await
 }

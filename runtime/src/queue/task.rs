@@ -11,6 +11,7 @@ use super::budget::Limits;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::trace::TraceContext;
 
 /// Urgency. A task of a higher lane starts first unless one of a lower lane has waited
 /// longer by more than the lane's slack (see [`super::backlog`]).
@@ -224,6 +225,9 @@ pub struct TaskTerms {
     /// another node. Set by the queue when the task is accepted, whatever is submitted.
     #[serde(skip_serializing_if = "OnChildFailure::is_default")]
     pub as_child: OnChildFailure,
+    /// The trace it was submitted with, or has from its parent; see [`TaskBody::trace`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// What it means for a waiting parent when a child does not complete.
@@ -330,6 +334,20 @@ impl TaskBody {
     pub(crate) fn as_child(&self) -> OnChildFailure {
         let terms = self.terms.as_deref();
         terms.map_or_else(OnChildFailure::default, |terms| terms.as_child)
+    }
+
+    /// The trace it belongs to: its own, its parent's, or one that begins with it.
+    #[must_use]
+    pub fn trace(&self) -> TraceContext {
+        let own = self.terms.as_deref().and_then(|terms| terms.trace);
+        // A child without one is the child of a task that began its trace.
+        own.unwrap_or_else(|| TraceContext::of_task(self.parent.unwrap_or(self.id)))
+    }
+
+    /// The trace that a child of its own has to be told, unless it knows it without.
+    pub(crate) fn trace_for_children(&self) -> Option<TraceContext> {
+        let own = self.trace();
+        (own != TraceContext::of_task(self.id)).then_some(own)
     }
 
     /// The tasks whose budgets it spends from: those of its ancestors, and its own.

@@ -435,8 +435,8 @@ impl Machine {
         id
     }
 
-    /// What a task was submitted with, the budgets that it spends from with its parent, and
-    /// what the parent makes of its failure.
+    /// What a task was submitted with, the budgets that it spends from with its parent, what
+    /// the parent makes of its failure, and the parent's trace.
     fn inherit(
         &self,
         terms: Option<Box<TaskTerms>>,
@@ -447,12 +447,16 @@ impl Machine {
         let as_child = parent.map_or_else(OnChildFailure::default, |entry| {
             entry.body.on_child_failure()
         });
-        if terms.is_none() && charges.is_empty() && as_child.is_default() {
+        let trace = parent.and_then(|entry| entry.body.trace_for_children());
+        if terms.is_none() && charges.is_empty() && as_child.is_default() && trace.is_none() {
             return None;
         }
         let mut terms = terms.unwrap_or_default();
         terms.charges = charges;
         terms.as_child = as_child;
+        if parent.is_some() {
+            terms.trace = trace;
+        }
         Some(terms)
     }
 

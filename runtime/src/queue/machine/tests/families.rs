@@ -10,6 +10,7 @@ use crate::queue::error::{AdmitError, LeaseError};
 use crate::queue::task::{
     Lease, NewChild, NewTask, OnChildFailure, TaskEventKind, TaskState, TaskTerms,
 };
+use crate::trace::TraceContext;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -271,4 +272,39 @@ fn a_part_whose_time_to_start_has_passed_does_not_come_back() {
     world.settle();
     assert_eq!(world.state(id), Some(TaskState::Discarded));
     assert_eq!(world.retry_part(id), None);
+}
+
+#[test]
+fn a_family_has_one_trace_down_to_the_last_of_it() {
+    let said: TraceContext = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        .parse()
+        .expect("a traceparent");
+    for own in [Some(said), None] {
+        let mut world = world();
+        let root = NewTask {
+            terms: own.map(|trace| {
+                Box::new(TaskTerms {
+                    trace: Some(trace),
+                    ..TaskTerms::default()
+                })
+            }),
+            ..NewTask::new("a", Json::null())
+        };
+        let root = world.submit(root).expect("room");
+        let expected = own.unwrap_or_else(|| TraceContext::of_task(root));
+        for generation in 0..4 {
+            world.settle();
+            let lease = world.claim().expect("claimable");
+            assert_eq!(
+                lease.task.trace(),
+                expected,
+                "generation {generation}, {own:?}"
+            );
+            let child = NewChild {
+                task: NewTask::new("a", Json::null()),
+                after: Vec::new(),
+            };
+            world.suspend(held(&lease), vec![child]).expect("it waits");
+        }
+    }
 }

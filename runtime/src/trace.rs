@@ -1,0 +1,164 @@
+//! Which trace a task belongs to, as W3C Trace Context says it (`traceparent`, level 1).
+//!
+//! A task that was submitted with a trace keeps it, and its children inherit it. One that was
+//! not begins a trace of its own, whose id is that of the task. So everything that is logged
+//! about a family of tasks, on any node, has one trace id.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ids::TaskId;
+
+/// A trace, and the span in it that caused what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    trace: u128,
+    span: u64,
+    flags: u8,
+}
+
+/// A text that is no `traceparent`: whoever reads it goes on without a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no traceparent: it must be 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, not all zero"
+)]
+pub struct NoTraceContext;
+
+impl TraceContext {
+    /// The trace that begins with a task: its id as the trace's, and a part of it as the span's.
+    #[must_use]
+    pub fn of_task(id: TaskId) -> Self {
+        let trace = id.as_uuid().as_u128();
+        Self {
+            trace,
+            // The part of an id that is drawn at random, and never 0: it has a variant.
+            span: trace as u64,
+            flags: 0,
+        }
+    }
+
+    /// The trace's id: 32 hexadecimal digits.
+    #[must_use]
+    pub fn trace_id(&self) -> TraceId {
+        TraceId(self.trace)
+    }
+}
+
+/// A trace's id, as logs have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId(u128);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "00-{:032x}-{:016x}-{:02x}",
+            self.trace, self.span, self.flags
+        )
+    }
+}
+
+impl FromStr for TraceContext {
+    type Err = NoTraceContext;
+
+    fn from_str(text: &str) -> Result<Self, NoTraceContext> {
+        let mut parts = text.split('-');
+        let mut part = |digits: usize| {
+            let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            let part = parts.next()?;
+            (part.len() == digits && part.bytes().all(is_digit)).then_some(part)
+        };
+        let read = |part: Option<&str>| {
+            u128::from_str_radix(part.ok_or(NoTraceContext)?, 16).map_err(|_| NoTraceContext)
+        };
+        let version = read(part(2))?;
+        let trace = read(part(32))?;
+        let span = u64::try_from(read(part(16))?).map_err(|_| NoTraceContext)?;
+        let flags = u8::try_from(read(part(2))?).map_err(|_| NoTraceContext)?;
+        // Later versions may say more at the end; version ff is forbidden.
+        let is_whole = match version {
+            0 => parts.next().is_none(),
+            0xff => false,
+            _ => true,
+        };
+        match is_whole && trace != 0 && span != 0 {
+            true => Ok(Self { trace, span, flags }),
+            false => Err(NoTraceContext),
+        }
+    }
+}
+
+impl Serialize for TraceContext {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TraceContext {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn what_others_say_is_said_again_and_its_id_is_logged() {
+        let trace: TraceContext = SAID.parse().expect("a traceparent");
+        assert_eq!(trace.to_string(), SAID);
+        assert_eq!(
+            trace.trace_id().to_string(),
+            "0af7651916cd43dd8448eb211c80319c"
+        );
+        let json = serde_json::to_string(&trace).expect("text");
+        assert_eq!(
+            serde_json::from_str::<TraceContext>(&json).expect("read"),
+            trace
+        );
+        let later = format!("cc{}-more", &SAID[2..]);
+        assert!(later.parse::<TraceContext>().is_ok(), "of a later version");
+    }
+
+    #[test]
+    fn what_is_no_traceparent_is_not_taken_for_one() {
+        let zero = "0".repeat(32);
+        for text in [
+            String::new(),
+            SAID.to_uppercase(),
+            format!("{SAID}-more"),
+            format!("ff{}", &SAID[2..]),
+            SAID.replace("0af7651916cd43dd8448eb211c80319c", &zero),
+            SAID.replace("b7ad6b7169203331", "0000000000000000"),
+            SAID.replace("b7ad", "+7ad"),
+            SAID.replace('-', ""),
+        ] {
+            assert_eq!(text.parse::<TraceContext>(), Err(NoTraceContext), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_task_without_a_trace_begins_one() {
+        let id: TaskId = "0190a6a0-0000-7000-8000-0000000000ff"
+            .parse()
+            .expect("an id");
+        let trace = TraceContext::of_task(id);
+        assert_eq!(
+            trace.trace_id().to_string(),
+            "0190a6a00000700080000000000000ff"
+        );
+        assert_eq!(trace.to_string().parse(), Ok(trace));
+    }
+}
