@@ -8,8 +8,6 @@
 //!
 //! - `candidates`: when to ask, and what counts (pure)
 //! - `dns`: asking
-//! - [`dialing`]: which address is dialled when, for those who hold connections (pure)
-//! - [`dialer`]: the task that does it
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -49,8 +47,6 @@ use candidates::{Answer, Candidates};
 use dns::Dns;
 
 mod candidates;
-pub mod dialer;
-pub mod dialing;
 mod dns;
 
 /// Names asked for, by `outcome`: `answered`, `partial` or `failed` (count). `failed` rising: the
