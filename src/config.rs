@@ -4,6 +4,7 @@
 //! Nothing else reads the environment.
 
 mod cluster;
+mod founders;
 mod offer;
 mod reader;
 mod watchdog;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regrow_actors::agent::AgentLimits;
+use regrow_cluster::carrier::Settings;
 use regrow_cluster::report::Offer;
 use regrow_http::config::{HttpConfig, PublicUrl};
 use regrow_runtime::agent_spec::PolicyName;
@@ -69,6 +71,8 @@ pub(crate) struct NodeConfig {
     pub(crate) cluster: Option<ClusterSettings>,
     /// When nodes are kept out, and what counts as trouble.
     pub(crate) watchdog: WatchdogSettings,
+    /// Among whom it agrees on who may act, where there is no database to ask.
+    pub(crate) founders: Option<Settings>,
     /// Logs.
     pub(crate) log: TelemetryConfig,
     /// Injects faults and runs journeys; only for rehearsals of recovery.
@@ -193,7 +197,9 @@ pub(crate) fn load(
     reader.flag("node.taints", "--taint", several(&overrides.taints));
     reader.flag("cluster.seeds", "--seed", several(&overrides.seeds));
     reader.flag("cluster.dns", "--dns", several(&overrides.dns));
-    let config = settings(&mut reader);
+    let mut config = settings(&mut reader);
+    let (shared, listens) = (config.database_url.is_some(), config.cluster.is_some());
+    config.founders = founders::settings(&mut reader, &config.name, shared, listens);
     relations(&mut reader, &config);
     let (problems, effective) = reader.finish();
     if problems.is_empty() {
@@ -223,6 +229,7 @@ fn settings(reader: &mut Reader) -> NodeConfig {
     NodeConfig {
         cluster: cluster::settings(reader, &name),
         watchdog: watchdog::settings(reader),
+        founders: None,
         name,
         offer: offer::offer(reader),
         policy: offer::policy(reader),

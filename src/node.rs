@@ -8,8 +8,8 @@
 //! ├─ agents     planners, workers, critics, memories
 //! ├─ placed     agents that the cluster placed here
 //! ├─ edge       HTTP
-//! ├─ cluster    gossip; the gateway to other nodes; watchdog; the director, which follows the
-//! │             registry
+//! ├─ cluster    gossip; the gateway to other nodes; carrier and courier, where there is no
+//! │             database; watchdog; the director, which follows the roster
 //! └─ health     probes, and regrows what hangs
 //! ```
 //!
@@ -18,12 +18,14 @@
 
 mod agents;
 mod announcement;
+mod carried;
 mod edge;
 mod gateway;
 mod gossip;
 mod incarnations;
 mod peers;
 mod placed;
+mod storing;
 mod watchdog;
 
 use std::net::SocketAddr;
@@ -33,15 +35,18 @@ use std::time::Duration;
 use regrow_actors::catalog::Crew;
 use regrow_actors::worker::rehearsal::Rehearsal;
 use regrow_cluster::agents::Agents;
+use regrow_cluster::carrier::{Agreed, LocalClock};
 use regrow_cluster::exchange::Exchange;
 use regrow_cluster::gossip::FactError;
+use regrow_cluster::mail::Mail;
 use regrow_cluster::nodes::Nodes;
 use regrow_cluster::placing::Placer;
+use regrow_cluster::roster::Roster;
 use regrow_http::Exposition;
 use regrow_http::server::{BindError, Server};
 use regrow_http::state::{ApiParts, Lifecycle, Phase};
 use regrow_runtime::access::Access;
-use regrow_runtime::actor::{Crash, StartError};
+use regrow_runtime::actor::StartError;
 use regrow_runtime::clock::Clock;
 use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::concurrency::estimate::LimitSettings;
@@ -56,9 +61,7 @@ use regrow_runtime::store::postgres::{self, Postgres, PostgresConfig};
 use regrow_runtime::store::sqlite::{self, Sqlite};
 use regrow_runtime::store::writer::Writer;
 use regrow_runtime::store::{Store, StoreError};
-use regrow_runtime::supervision::{
-    ChildSpec, Refusal, Root, RootExit, RootHandle, Shutdown, Strategy, SupervisorSpec,
-};
+use regrow_runtime::supervision::{Refusal, Root, RootExit, RootHandle, Strategy, SupervisorSpec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -130,6 +133,7 @@ impl NodeError {
 
 /// A running node.
 pub(crate) struct Node {
+    name: String,
     root: RootHandle,
     queue: Queue,
     http: Option<SocketAddr>,
@@ -140,6 +144,12 @@ pub(crate) struct Node {
     placer: Placer,
     /// What the node's parts say to other nodes, however often the gateway is started.
     exchange: Exchange,
+    /// What it agrees upon with other nodes, where they share no database.
+    agreed: Option<Agreed>,
+    /// Takes messages to agents then.
+    mail: Option<Mail>,
+    /// A later start of this node was seen elsewhere.
+    replaced: watch::Sender<bool>,
     /// How long its agents may take to stop.
     patience: Duration,
     // Released last: nobody else may open the store before it is closed.
@@ -178,7 +188,13 @@ impl Node {
         let limiter = worker_limiter(config);
         let crew = crew(config, &context, &draining, &open, limiter.clone());
         let (specs, addresses) = crew.hire(&queue);
-        let (placed_here, placed) = Placed::new(crew, queue.clone());
+        let founders = config.founders.clone();
+        let agreed = founders.map(|among| Agreed::new(among, clock, LocalClock::system()));
+        let roster = match &agreed {
+            Some(agreed) => Roster::Agreed(agreed.clone()),
+            None => Roster::Stored(queue.registry().clone()),
+        };
+        let (placed_here, placed) = Placed::new(crew, queue.clone(), roster.clone());
         let agents = specs.into_iter().fold(
             SupervisorSpec::new("agents", Strategy::OneForOne)
                 .intensity(config.agents.restarts_max, config.agents.restart_period)
@@ -200,21 +216,25 @@ impl Node {
         let live = LiveAgents::new(addresses, own, placed.clone(), config.rehearsal, limiter);
         let mut root = SupervisorSpec::new("root", Strategy::RestForOne)
             .intensity(3, Duration::from_secs(30))
-            .child(store_supervisor(&queue, config, instance).into_child())
-            .child(queue_supervisor(&queue).into_child())
+            .child(storing::store(&queue, config, instance).into_child())
+            .child(storing::queue(&queue).into_child())
             .child(shards.into_child())
             .child(agents.into_child())
             .child(placed_here.into_child());
-        let (placer, exchange) = (placed::placer(config, &queue)?, Exchange::new(clock));
+        let (placer, exchange) = (placed::placer(config, &roster)?, Exchange::new(clock));
+        let mail = agreed
+            .clone()
+            .map(|agreed| Mail::new(agreed, queue.clone(), exchange.clone()));
         if let Some(server) = server {
             let parts = ApiParts {
                 queue: queue.clone(),
                 access,
                 agents: live.clone(),
                 node: config.name.clone(),
-                cluster: Agents::new(queue.registry().clone()),
-                nodes: Nodes::new(queue.registry().clone(), placer.clone(), exchange.clone()),
+                cluster: Agents::new(roster.clone()),
+                nodes: Nodes::new(roster, placer.clone(), exchange.clone()),
                 exchange: exchange.clone(),
+                mail: mail.clone(),
                 context: context.clone(),
                 metrics: exposition()?,
                 lifecycle: lifecycle.clone(),
@@ -225,6 +245,7 @@ impl Node {
         }
         let root = Root::start(root).await?;
         let node = Self {
+            name: config.name.clone(),
             root,
             queue,
             http,
@@ -234,6 +255,9 @@ impl Node {
             placed,
             placer,
             exchange,
+            agreed,
+            mail,
+            replaced: watch::Sender::new(false),
             patience: config.agents.limits.grace + Duration::from_secs(4),
             _data_dir: data_dir,
         };
@@ -270,10 +294,16 @@ impl Node {
             .await
             .map_err(NodeError::Watch)?;
         live.see(root.tree(), health);
-        let watchdog = watchdog::watchdog(config, &self.queue, &live, &self.placer, &for_watchdog);
+        let watchdog = watchdog::watchdog(
+            config,
+            &self.queue,
+            self.placed.roster(),
+            &live,
+            &self.placer,
+            &for_watchdog,
+        );
         let director = placed::director(
             &config.name,
-            &self.queue,
             &self.placed,
             &self.placer,
             &self.open,
@@ -287,6 +317,14 @@ impl Node {
             for child in self.peers(config, settings, clock)? {
                 cluster = cluster.child(child);
             }
+        }
+        if let Some(agreed) = &self.agreed {
+            let (queue, exchange) = (&self.queue, &self.exchange);
+            let carrier = carried::carrier(agreed, queue, exchange, &self.replaced);
+            cluster = cluster.child(carrier);
+        }
+        if let Some(mail) = &self.mail {
+            cluster = cluster.child(carried::courier(mail));
         }
         // The last, so that whatever it says while it stops can still be said.
         let cluster = cluster.child(director);
@@ -328,7 +366,15 @@ impl Node {
     /// Returns when another node has taken over this node's tasks, with who: this one has to
     /// be stopped.
     pub(crate) async fn superseded(&self) -> StoreError {
-        self.queue.writer().superseded().await
+        let mut replaced = self.replaced.subscribe();
+        tokio::select! {
+            by = self.queue.writer().superseded() => by,
+            // Its sender is this node's.
+            _ = replaced.wait_for(|replaced| *replaced) => StoreError::Superseded {
+                node: self.name.as_str().into(),
+                by: "a later start of it, elsewhere,".into(),
+            },
+        }
     }
 
     /// Stops in order: no further claim; agents finish within their grace and hand back
@@ -425,86 +471,6 @@ async fn open_store(config: &NodeConfig, data_dir: &mut DataDir) -> Result<Store
         Err(reason) => warn!(%reason, "whether the file's tasks were moved is not known"),
     }
     Ok(Store::Postgres(shared))
-}
-
-/// Commits what is decided; on an orderly stop, everything that is pending first.
-fn store_supervisor(queue: &Queue, config: &NodeConfig, instance: String) -> SupervisorSpec {
-    let written = queue.clone();
-    let writer = ChildSpec::task("writer", move |stop| {
-        let queue = written.clone();
-        async move {
-            let closed = async {
-                stop.cancelled().await;
-                queue.writer().close().await;
-            };
-            tokio::join!(queue.clone().run_writer(), closed);
-            Ok::<(), Crash>(())
-        }
-    });
-    SupervisorSpec::new("store", Strategy::OneForOne)
-        .intensity(3, Duration::from_secs(30))
-        .child(
-            writer
-                .role("writer")
-                .shutdown(Shutdown::Timeout(Duration::from_secs(30))),
-        )
-        .child(life(queue))
-        .child(promotion(queue, config, instance))
-}
-
-/// Moves the tasks from the file to a database when that is asked for.
-fn promotion(queue: &Queue, config: &NodeConfig, instance: String) -> ChildSpec {
-    let (queue, name, term) = (queue.clone(), config.name.clone(), config.life_term);
-    let promotion = ChildSpec::task("promotion", move |stop| {
-        let (queue, name, instance) = (queue.clone(), name.clone(), instance.clone());
-        async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = queue.run_promotions(name, instance, term) => {}
-            }
-            Ok::<(), Crash>(())
-        }
-    });
-    promotion.role("promotion")
-}
-
-/// Renews this node's life on a shared database, and takes over from nodes that are gone; on
-/// a file it waits for a move.
-fn life(queue: &Queue) -> ChildSpec {
-    let queue = queue.clone();
-    let life = ChildSpec::task("life", move |stop| {
-        let queue = queue.clone();
-        async move {
-            let kept = async {
-                queue.keep_life().await;
-                // Another node has taken over: whoever runs this node stops it.
-                stop.cancelled().await;
-            };
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = kept => {}
-            }
-            Ok::<(), Crash>(())
-        }
-    });
-    life.role("life")
-}
-
-fn queue_supervisor(queue: &Queue) -> SupervisorSpec {
-    let queue = queue.clone();
-    let keeper = ChildSpec::task("keeper", move |stop| {
-        let queue = queue.clone();
-        async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = queue.keep_time() => {}
-            }
-            Ok::<(), Crash>(())
-        }
-    });
-    SupervisorSpec::new("queue", Strategy::OneForOne)
-        .intensity(3, Duration::from_secs(30))
-        .child(keeper.role("keeper"))
 }
 
 fn exposition() -> Result<Exposition, NodeError> {

@@ -12,6 +12,8 @@ mod schema;
 
 #[path = "binary/access.rs"]
 mod access;
+#[path = "binary/agreed.rs"]
+mod agreed;
 #[path = "binary/bad_input.rs"]
 mod bad_input;
 #[path = "binary/cluster.rs"]

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use regrow_runtime::actor::{Actor, Crash, StartError};
 use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::context::Context;
-use regrow_runtime::ids::AgentId;
+use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::mailbox::{Address, Mailbox, Observation};
 use regrow_runtime::queue::Queue;
 use regrow_runtime::supervision::{ChildSpec, ExitReason, Shutdown};
@@ -55,6 +55,10 @@ impl Default for AgentLimits {
 /// Behaviour only; everything mutable lives in [`AgentState`].
 pub struct Agent;
 
+/// Says under which epoch of its owner an agent may act at the instant of asking; `None` if
+/// somebody else may be acting for it.
+pub type MayAct = Arc<dyn Fn() -> Option<Epoch> + Send + Sync>;
+
 /// All an agent needs to start again from nothing.
 #[derive(Clone)]
 pub struct AgentArgs {
@@ -64,6 +68,9 @@ pub struct AgentArgs {
     pub behaviour: Arc<dyn Behaviour>,
     /// The kind of the tasks that are for it alone, if it can be written to.
     pub addressed: Option<Arc<str>>,
+    /// Asked before each claim and each step, where the right to act can run out while the
+    /// agent runs; where there is none the store refuses what comes too late.
+    pub may_act: Option<MayAct>,
     /// Where its tasks come from.
     pub queue: Queue,
     /// How long it may hold on.
@@ -77,6 +84,15 @@ pub struct AgentArgs {
     /// Says while the node takes work; `None`: whatever it says. While it takes none, the agent
     /// finishes what it has, and claims only what no other node can go on with.
     pub open: Option<watch::Receiver<bool>>,
+}
+
+impl AgentArgs {
+    /// Whether it may act now.
+    fn may_act(&self) -> bool {
+        self.may_act
+            .as_ref()
+            .is_none_or(|may_act| may_act().is_some())
+    }
 }
 
 /// What the pump and the mailbox both see.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::behaviour::Behaviour;
-use crate::agent::{self, AgentArgs, AgentLimits, AgentMsg};
+use crate::agent::{self, AgentArgs, AgentLimits, AgentMsg, MayAct};
 use crate::critic::Critic;
 use crate::memory::Memory;
 use crate::planner::Planner;
@@ -82,17 +82,20 @@ impl Crew {
 
     /// The agent that a spec asks for, and the address to reach it by: it can be written to,
     /// and is not started again by its supervisor, since whether and where is the cluster's
-    /// to say. `None` when no agent of this program plays the role.
+    /// to say. It acts while `may_act` says so, if that is given. `None` when no agent of this
+    /// program plays the role.
     #[must_use]
     pub fn engage(
         &self,
         spec: &AgentSpec,
         queue: &Queue,
+        may_act: Option<MayAct>,
     ) -> Option<(ChildSpec, Address<AgentMsg>)> {
         let address = Address::new();
         let mut args = self.args(spec.id.clone(), self.behaviour(spec.role)?, queue);
         args.addressed = Some(spec.addressed_kind().into());
         args.open = None;
+        args.may_act = may_act;
         let child = agent::child_spec(&address, args).restart(Restart::Temporary);
         Some((child, address))
     }
@@ -121,6 +124,7 @@ impl Crew {
             limiter: limiter.filter(|_| behaviour.role() == Role::Worker),
             behaviour,
             addressed: None,
+            may_act: None,
             queue: queue.clone(),
             limits: self.limits.clone(),
             context: self.context.clone(),

@@ -10,13 +10,14 @@ use regrow_runtime::agent_spec::{AgentSpec, InvalidSpec};
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::json::Json;
 use regrow_runtime::registry::{
-    AGENTS_MAX, AgentChange, AgentRow, Change, Changed, Life, LiveNode, Registry,
+    AGENTS_MAX, AgentChange, AgentRow, Change, Changed, Life, LiveNode,
 };
 use regrow_runtime::store::StoreError;
 use serde::Serialize;
 
 use crate::entry::{Entry, Move};
 use crate::reconcile::understood;
+use crate::roster::Roster;
 
 /// Tries against rows that others change meanwhile.
 const TRIES_MAX: usize = 16;
@@ -24,7 +25,7 @@ const TRIES_MAX: usize = 16;
 /// Asks things of agents, whichever node they are on. Cheap to clone.
 #[derive(Clone)]
 pub struct Agents {
-    registry: Registry,
+    roster: Roster,
 }
 
 /// How an agent stands in the cluster.
@@ -113,10 +114,10 @@ pub enum AgentError {
 }
 
 impl Agents {
-    /// Asks through this node's registry.
+    /// Asks through this node's roster.
     #[must_use]
-    pub fn new(registry: Registry) -> Self {
-        Self { registry }
+    pub fn new(roster: Roster) -> Self {
+        Self { roster }
     }
 
     /// All agents, by name.
@@ -125,7 +126,7 @@ impl Agents {
     ///
     /// [`AgentError::Store`]
     pub async fn list(&self) -> Result<Vec<Known>, AgentError> {
-        let standing = self.registry.read().await?;
+        let standing = self.roster.read().await?;
         let rows = standing.agents.values();
         Ok(rows.filter_map(|row| known(row, &standing.lives)).collect())
     }
@@ -136,7 +137,7 @@ impl Agents {
     ///
     /// [`AgentError::Unknown`], [`AgentError::NotUnderstood`], [`AgentError::Store`]
     pub async fn show(&self, id: &AgentId) -> Result<Known, AgentError> {
-        let standing = self.registry.read().await?;
+        let standing = self.roster.read().await?;
         let row = standing.agents.get(id);
         let row = row.ok_or_else(|| AgentError::Unknown(id.clone()))?;
         known(row, &standing.lives).ok_or_else(|| AgentError::NotUnderstood(id.clone()))
@@ -150,13 +151,13 @@ impl Agents {
     /// [`AgentError::Store`]
     pub async fn create(&self, spec: AgentSpec) -> Result<Known, AgentError> {
         spec.check()?;
-        let standing = self.registry.read().await?;
+        let standing = self.roster.read().await?;
         if AGENTS_MAX as usize <= standing.agents.len() {
             return Err(AgentError::TooMany(standing.agents.len()));
         }
         let id = spec.id.clone();
         let mut entry = Entry::new(spec);
-        let here = self.registry.life()?;
+        let here = self.roster.life()?;
         let here = standing.lives.get(&here);
         entry.asked_of = here.map(|here| here.node.to_string());
         let asked = AgentChange {
@@ -166,7 +167,7 @@ impl Agents {
                 entry: json(&entry),
             },
         };
-        match self.registry.change(&asked).await? {
+        match self.roster.change(&asked).await? {
             Changed::Done { .. } => self.show(&id).await,
             Changed::Outdated => Err(AgentError::Exists(id)),
         }
@@ -252,7 +253,7 @@ impl Agents {
         reason: &str,
         decision: Option<Json>,
     ) -> Result<Known, AgentError> {
-        let lives = self.registry.read().await?.lives;
+        let lives = self.roster.read().await?.lives;
         if !lives.values().any(|node| &*node.node == to) {
             let alive: Vec<&str> = lives.values().map(|node| &*node.node).collect();
             return Err(AgentError::NoSuchNode {
@@ -260,7 +261,7 @@ impl Agents {
                 alive: alive.join(", "),
             });
         }
-        let asked_at = self.registry.clock().now();
+        let asked_at = self.roster.clock().now();
         self.edit(id, |known, entry| {
             if !entry.is_to_run() {
                 return Err(AgentError::NotRunning(known.id.clone()));
@@ -289,7 +290,7 @@ impl Agents {
     /// [`AgentError::Running`], and those of all.
     pub async fn remove(&self, id: &AgentId) -> Result<(), AgentError> {
         for _ in 0..TRIES_MAX {
-            let standing = self.registry.read().await?;
+            let standing = self.roster.read().await?;
             let Some(row) = standing.agents.get(id) else {
                 return Err(AgentError::Unknown(id.clone()));
             };
@@ -305,7 +306,7 @@ impl Agents {
                 revision: Some(row.revision),
                 change: Change::Remove,
             };
-            if let Changed::Done { .. } = self.registry.change(&asked).await? {
+            if let Changed::Done { .. } = self.roster.change(&asked).await? {
                 return Ok(());
             }
         }
@@ -319,7 +320,7 @@ impl Agents {
         edit: impl Fn(&Known, &mut Entry) -> Result<(), AgentError>,
     ) -> Result<Known, AgentError> {
         for _ in 0..TRIES_MAX {
-            let standing = self.registry.read().await?;
+            let standing = self.roster.read().await?;
             let row = standing.agents.get(id);
             let row = row.ok_or_else(|| AgentError::Unknown(id.clone()))?;
             let known = known(row, &standing.lives);
@@ -336,7 +337,7 @@ impl Agents {
                     entry: json(&entry),
                 },
             };
-            if let Changed::Done { .. } = self.registry.change(&asked).await? {
+            if let Changed::Done { .. } = self.roster.change(&asked).await? {
                 return self.show(id).await;
             }
         }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::json::Json;
-use regrow_runtime::registry::{AgentChange, Change, Registry, Standing};
+use regrow_runtime::registry::{AgentChange, Change, Standing};
 use regrow_runtime::store::StoreError;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{self, JoinSet};
@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use crate::entry::Entry;
 use crate::nodes::note_of;
 use crate::reconcile::{Ended, Local, Me, Step, Verdict, decide};
+use crate::roster::Roster;
 use crate::watchdog::is_quarantined;
 
 /// Longest time between two looks.
@@ -65,7 +66,7 @@ pub struct Director {
     /// This node's name.
     pub name: String,
     /// The authority.
-    pub registry: Registry,
+    pub roster: Roster,
     /// Runs agents.
     pub hosting: Arc<dyn Hosting>,
     /// Says where they belong.
@@ -105,16 +106,16 @@ impl Director {
             steps: JoinSet::new(),
             places: Arc::new(Semaphore::new(STEPS_MAX)),
         };
-        let mut heard = self.registry.hearing();
+        let mut heard = self.roster.hearing();
         let mut tick = interval(LOOK_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Only while something runs: there is nothing to stop otherwise.
-            let fence = self.registry.acts_until().filter(|_| following.runs_any());
+            let fence = self.roster.acts_until().filter(|_| following.runs_any());
             tokio::select! {
                 biased;
                 () = sleep_until(fence.unwrap_or_else(Instant::now)), if fence.is_some() => {
-                    if self.registry.acts_until().is_none_or(|until| until <= Instant::now()) {
+                    if self.roster.acts_until().is_none_or(|until| until <= Instant::now()) {
                         following.give_up_all(exits).await;
                     }
                     continue;
@@ -161,7 +162,7 @@ struct Following<'a> {
 
 impl Following<'_> {
     fn runs_any(&self) -> bool {
-        self.locals.values().any(|local| local.ended.is_none())
+        self.running().next().is_some()
     }
 
     /// Nothing may run here any more: somebody else may be about to run it.
@@ -233,8 +234,8 @@ impl Following<'_> {
 
     /// Reads, and begins the steps that follow.
     async fn look(&mut self) -> Result<(), StoreError> {
-        let registry = &self.director.registry;
-        let standing = registry.read().await?;
+        let roster = &self.director.roster;
+        let standing = roster.read().await?;
         let name = self.director.name.clone();
         let note = note_of(&standing, &name);
         let kept_out = is_quarantined(&standing, &name);
@@ -246,16 +247,20 @@ impl Following<'_> {
         });
         let asked = kept_out || note.is_some_and(|note| note.stance.gives_away());
         let me = Me {
-            life: registry.life()?,
+            life: roster.life()?,
             name,
             draining: asked || self.director.placing.is_draining(),
         };
-        let verdicts = self.director.placing.verdicts(&me, &standing);
+        let verdicts = match roster {
+            Roster::Stored(_) => self.director.placing.verdicts(&me, &standing),
+            // They claim what is theirs to take.
+            Roster::Agreed(_) => BTreeMap::new(),
+        };
         let place = |id: &AgentId, _: &Entry| {
             let verdict = verdicts.get(id).cloned();
             verdict.unwrap_or(Verdict::Elsewhere)
         };
-        let steps = decide(&me, &standing, &self.locals, place, registry.clock().now());
+        let steps = decide(&me, &standing, &self.locals, place, roster.clock().now());
         let busy: BTreeSet<AgentId> = self.busy.values().cloned().collect();
         for (id, step) in steps {
             if busy.contains(&id) {
@@ -267,24 +272,40 @@ impl Following<'_> {
             };
             let seen = standing.agents.get(&id).map(|row| row.revision);
             if let Some(step) = self.begin(&id, step) {
-                let (registry, hosting) = (registry.clone(), self.director.hosting.clone());
+                let (roster, hosting) = (roster.clone(), self.director.hosting.clone());
                 let agent = id.clone();
                 let step = self.steps.spawn(async move {
-                    let effect = carry_out(&registry, &*hosting, &agent, seen, step).await;
+                    let effect = carry_out(&roster, &*hosting, &agent, seen, step).await;
                     drop(place);
                     effect
                 });
                 self.busy.insert(step.id(), id);
             }
         }
+        roster.runs(|| {
+            let begun = self
+                .busy
+                .values()
+                .filter(|id| self.locals.contains_key(*id));
+            self.running().chain(begun).cloned().collect()
+        });
         Ok(())
+    }
+
+    /// What has not ended, as far as it was told.
+    fn running(&self) -> impl Iterator<Item = &AgentId> {
+        let running = self
+            .locals
+            .iter()
+            .filter(|(_, local)| local.ended.is_none());
+        running.map(|(id, _)| id)
     }
 
     /// What of a step is done at once; returns what takes time.
     fn begin(&mut self, id: &AgentId, step: Step) -> Option<Step> {
         match &step {
             Step::Start { entry, epoch } => {
-                let until = self.director.registry.acts_until();
+                let until = self.director.roster.acts_until();
                 if until.is_none_or(|until| until <= Instant::now()) {
                     return None;
                 }
@@ -313,7 +334,7 @@ impl Following<'_> {
 }
 
 async fn carry_out(
-    registry: &Registry,
+    roster: &Roster,
     hosting: &dyn Hosting,
     id: &AgentId,
     seen: Option<u64>,
@@ -355,7 +376,7 @@ async fn carry_out(
         revision: seen,
         change,
     };
-    match registry.change(&asked).await {
+    match roster.change(&asked).await {
         Ok(_) => Effect::None,
         Err(reason) => {
             debug!(agent = %id, %reason, "cannot change an agent's row");

@@ -53,11 +53,13 @@ pub enum Topic {
     Core,
     /// Questions and orders about another node's tasks and agents.
     Desk,
+    /// Messages to agents, on their way to the node that owns them.
+    Mail,
 }
 
 impl Topic {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Core, Self::Desk];
+    pub const ALL: [Self; 3] = [Self::Core, Self::Desk, Self::Mail];
 
     /// Its name in metrics and messages.
     #[must_use]
@@ -65,6 +67,7 @@ impl Topic {
         match self {
             Self::Core => "core",
             Self::Desk => "desk",
+            Self::Mail => "mail",
         }
     }
 
@@ -75,6 +78,7 @@ impl Topic {
         match self {
             Self::Core => MIB,
             Self::Desk => 7 * MIB,
+            Self::Mail => 4 * MIB,
         }
     }
 
@@ -86,6 +90,10 @@ impl Topic {
             },
             Self::Desk => Heading {
                 topic: 2,
+                version: 1,
+            },
+            Self::Mail => Heading {
+                topic: 3,
                 version: 1,
             },
         }

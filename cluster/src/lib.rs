@@ -26,13 +26,18 @@
 //! - [`detector`] and [`split_brain`]: who seems to be gone, and which side goes on
 //! - [`ownership`], [`lives`] and [`authority`]: who owns which agent, and the fence around
 //!   each effect
-//! - [`spec_registry`] and [`restart_history`]: which agents there should be, and how often
-//!   they were restarted anywhere
+//! - [`spec_registry`] and [`notes`]: which agents there should be and how they stand, and what
+//!   operators asked of nodes
+//! - [`quarantine`]: who is kept out for a while
 //! - [`hand_off`]: moving an agent that runs
-//! - [`node`]: all of these put together; [`simulation`]: whole clusters of it, from a seed
+//! - [`node`]: all of these put together; [`simulation`]: whole clusters of it, from a seed;
+//!   [`carrier`]: one of it, with a clock, a disk and a network
+//! - [`mail`]: messages to agents, from queue to queue
+//! - [`roster`]: the same questions to a store's registry and to what nodes agreed upon
 
 pub mod agents;
 pub mod authority;
+pub mod carrier;
 pub mod certificates;
 pub mod detector;
 pub mod director;
@@ -45,10 +50,12 @@ mod instant;
 pub mod lease;
 pub mod lives;
 pub mod local_time;
+pub mod mail;
 pub mod member;
 pub mod membership;
 pub mod node;
 pub mod nodes;
+pub mod notes;
 pub mod observation;
 pub mod ownership;
 pub mod placement;
@@ -57,7 +64,7 @@ pub mod quarantine;
 pub mod quorum;
 pub mod reconcile;
 pub mod report;
-pub mod restart_history;
+pub mod roster;
 pub mod routes;
 pub mod secret;
 pub mod simulation;

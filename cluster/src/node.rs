@@ -16,6 +16,7 @@ mod config;
 mod consent;
 mod message;
 mod moves;
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use self::claims::Hosting;
 pub use self::config::{AuthorityKind, NodeConfig};
 pub use self::message::{Body, Command, Message, QuarantineRecords};
 pub use self::moves::HandOffRefused;
+pub use self::seen::Stands;
 use crate::authority::Answer;
 use crate::detector::{Arrivals, Threshold};
 use crate::hand_off::Prepared;
@@ -36,9 +38,11 @@ use crate::lives::Lives;
 use crate::local_time::LocalTime;
 use crate::member::{Member, NodeName};
 use crate::membership::Membership;
+use crate::nodes::Note;
+use crate::notes::Notes;
 use crate::ownership::Register;
 use crate::quarantine::{Quarantine, Trouble};
-use crate::spec_registry::{Digest, SpecRegistry};
+use crate::spec_registry::{Digest, Entry, SpecRegistry};
 use crate::split_brain::SplitBrain;
 
 /// Specifications sent at once.
@@ -52,6 +56,8 @@ struct Peer {
     suspected: bool,
     suspects: Arc<BTreeSet<Member>>,
     asked: Option<u64>,
+    /// Which specifications it had when it was heard last.
+    specs: Arc<Digest>,
 }
 
 /// One node.
@@ -76,6 +82,7 @@ pub struct Node {
     digest: Arc<Digest>,
     quarantine: Quarantine,
     quarantine_records: Arc<QuarantineRecords>,
+    notes: Arc<Notes>,
     hosted: BTreeMap<AgentId, Hosting>,
     prepared: BTreeMap<AgentId, Prepared>,
     unowned_since: BTreeMap<AgentId, LocalTime>,
@@ -102,6 +109,7 @@ impl Node {
                 suspected: false,
                 suspects: Arc::default(),
                 asked: None,
+                specs: Arc::default(),
             };
             (name.clone(), peer)
         };
@@ -123,6 +131,7 @@ impl Node {
             digest: Arc::new(specs.digest()),
             specs,
             quarantine_records: Arc::default(),
+            notes: Arc::default(),
             hosted: BTreeMap::new(),
             prepared: BTreeMap::new(),
             unowned_since: BTreeMap::new(),
@@ -171,15 +180,6 @@ impl Node {
         self.consent.may_act(now)
     }
 
-    /// Who owns the agent as far as this node knows.
-    #[must_use]
-    pub fn owner(&self, agent: &AgentId) -> Option<&Member> {
-        self.register
-            .owners(agent, |member| self.is_over(member))
-            .map(|(owner, _)| owner)
-            .next()
-    }
-
     /// Changes the specifications: an operator's word, or a planner's.
     pub fn write_specs(&mut self, write: impl FnOnce(&mut SpecRegistry, &NodeName)) {
         let me = self.membership.me().name.clone();
@@ -187,10 +187,41 @@ impl Node {
         self.digest = Arc::new(self.specs.digest());
     }
 
+    /// Takes in specifications that came beside the messages of cores, or from disk.
+    pub fn learn_specs(&mut self, entries: impl IntoIterator<Item = (AgentId, Entry)>) {
+        if self.specs.merge(entries) {
+            self.digest = Arc::new(self.specs.digest());
+        }
+    }
+
+    /// Tells everyone what is known of an agent, at once rather than when they are heard next.
+    #[must_use]
+    pub fn tell_spec(&self, agent: &AgentId) -> Vec<Command> {
+        let mut out = Vec::new();
+        if let Some(entry) = self.specs.entry(agent) {
+            for to in self.peers.keys() {
+                let entries = vec![(agent.clone(), entry.clone())];
+                self.send(to, Body::Specs(entries), &mut out);
+            }
+        }
+        out
+    }
+
     /// Changes quarantines: an operator's word.
     pub fn write_quarantine(&mut self, write: impl FnOnce(&mut Quarantine)) {
         write(&mut self.quarantine);
         self.quarantine_changed();
+    }
+
+    /// Takes in notes from disk.
+    pub fn learn_notes(&mut self, notes: &Notes) {
+        Arc::make_mut(&mut self.notes).merge(notes);
+    }
+
+    /// Notes something of a node, or nothing any more: an operator's word.
+    pub fn write_note(&mut self, node: &NodeName, note: Option<&Note>) {
+        let me = self.membership.me().name.clone();
+        Arc::make_mut(&mut self.notes).put(node, note, &me);
     }
 
     /// Time has passed. To be called a few times per `stable_after`, and more often than
@@ -231,7 +262,12 @@ impl Node {
         }
         self.merge_register(&message.register);
         if self.is_over(&from) {
-            // It learns that from our next heartbeat.
+            // It learns that from our next heartbeat; unless it takes this life for over as
+            // well. Then whoever was agreed upon without comes back.
+            let quorum = self.config.authority == AuthorityKind::Quorum;
+            if quorum && message.tidings.agreed.is_over(self.me()) {
+                self.come_back(now, &mut out);
+            }
             return out;
         }
         if !self.hear_peer(&from, &message, now) {
@@ -254,6 +290,9 @@ impl Node {
             if !missing.is_empty() {
                 self.send(&from.name, Body::Specs(missing), &mut out);
             }
+        }
+        if !Arc::ptr_eq(&self.notes, &message.notes) && *self.notes != *message.notes {
+            Arc::make_mut(&mut self.notes).merge(&message.notes);
         }
         for (node, record) in message.quarantine.iter() {
             if self.quarantine.merge(node, record, now) {
@@ -316,6 +355,7 @@ impl Node {
         peer.suspected = false;
         peer.suspects = Arc::clone(&message.suspects);
         peer.asked = message.asks.max(peer.asked);
+        peer.specs = Arc::clone(&message.specs);
         if replaced {
             self.quarantine_changed();
         }
@@ -340,6 +380,8 @@ impl Node {
             Body::Specs(entries) => {
                 if self.specs.merge(entries) {
                     self.digest = Arc::new(self.specs.digest());
+                    // Whoever told may wait to know that it is known.
+                    self.send(&from.name, Body::Heartbeat, out);
                 }
             }
             Body::HandOff(step) => self.hear_hand_off(step, from, now, out),
@@ -412,6 +454,7 @@ impl Node {
             },
             suspects: Arc::clone(&self.suspects),
             quarantine: Arc::clone(&self.quarantine_records),
+            notes: Arc::clone(&self.notes),
             specs: Arc::clone(&self.digest),
             asks: quorum.then_some(self.round),
             consents,

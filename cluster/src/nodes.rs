@@ -4,6 +4,7 @@
 //! node's restarts, and whoever asks. The node itself gives its agents away; of one that
 //! cannot, the others take them when its life has run out.
 
+mod evened;
 mod explained;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::json::Json;
-use regrow_runtime::registry::{Life, Registry, Standing};
+use regrow_runtime::registry::{Life, Standing};
 use regrow_runtime::store::StoreError;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,7 @@ use crate::exchange::Exchange;
 use crate::member::NodeName;
 use crate::placing::Placer;
 use crate::report::NodeReport;
+use crate::roster::Roster;
 use crate::watchdog::{self, Order, Watched};
 
 /// What a node is asked to do.
@@ -226,20 +228,20 @@ fn report_of(standing: &Standing, node: &str, life: Option<Life>) -> Option<Node
 /// Asks things of nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct Nodes {
-    registry: Registry,
+    roster: Roster,
     agents: Agents,
     placer: Placer,
     exchange: Exchange,
 }
 
 impl Nodes {
-    /// Asks through this node's registry, and what it hears and decides; `exchange` knows whom
+    /// Asks through this node's roster, and what it hears and decides; `exchange` knows whom
     /// it is connected to.
     #[must_use]
-    pub fn new(registry: Registry, placer: Placer, exchange: Exchange) -> Self {
+    pub fn new(roster: Roster, placer: Placer, exchange: Exchange) -> Self {
         Self {
-            agents: Agents::new(registry.clone()),
-            registry,
+            agents: Agents::new(roster.clone()),
+            roster,
             placer,
             exchange,
         }
@@ -252,7 +254,7 @@ impl Nodes {
     ///
     /// [`StoreError`]
     pub async fn list(&self, here: &str) -> Result<Vec<NodeView>, StoreError> {
-        let (standing, me) = (self.registry.read().await?, self.registry.life()?);
+        let (standing, me) = (self.roster.read().await?, self.roster.life()?);
         let heard = self.placer.heard().all();
         let mut nodes: BTreeMap<String, NodeView> = BTreeMap::new();
         let names = standing.notes.keys().cloned();
@@ -335,7 +337,7 @@ impl Nodes {
     ///
     /// [`StoreError`]
     pub async fn stance(&self, node: &str) -> Result<Option<Stance>, StoreError> {
-        let standing = self.registry.nodes().await?;
+        let standing = self.roster.read().await?;
         if watchdog::is_quarantined(&standing, node) {
             return Ok(Some(Stance::Quarantined));
         }
@@ -363,21 +365,23 @@ impl Nodes {
                 alive: alive.join(", "),
             });
         }
-        let config = self.placer.watchdog();
-        let judge = |it| watchdog::order(&self.registry, here, node, it, reason.clone(), config);
-        match stance {
-            Some(Stance::Quarantined) => {
-                judge(Order::Pin).await?;
-                return Ok(None);
+        if let Roster::Stored(registry) = &self.roster {
+            let config = self.placer.watchdog();
+            let judge = |it| watchdog::order(registry, here, node, it, reason.clone(), config);
+            match stance {
+                Some(Stance::Quarantined) => {
+                    judge(Order::Pin).await?;
+                    return Ok(None);
+                }
+                None => judge(Order::Release).await?,
+                Some(Stance::Cordoned | Stance::Draining) => {}
             }
-            None => judge(Order::Release).await?,
-            Some(Stance::Cordoned | Stance::Draining) => {}
         }
-        let at = self.registry.clock().now();
+        let at = self.roster.clock().now();
         let note = stance.map(|stance| Note { stance, reason, at });
         // Notes are plain data; they cannot fail to be JSON.
         let body = note.as_ref().and_then(|note| Json::of(note).ok());
-        self.registry.note(node, body).await?;
+        self.roster.note(node, body).await?;
         Ok(note)
     }
 }

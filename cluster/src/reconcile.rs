@@ -176,8 +176,41 @@ fn next(
 
 /// Takes an agent that nobody owns. One whose node was lost has been restarted by that.
 fn taken_in(me: &Me, row: &AgentRow, mut entry: Entry, chosen: Chosen, now: Timestamp) -> Step {
-    let lost = row.owner.is_some();
-    if lost {
+    let taking = Taking {
+        lost: row.owner.is_some(),
+        life: row.owner,
+        reason: if row.owner.is_some() {
+            "node loss"
+        } else {
+            "start"
+        }
+        .to_owned(),
+        because: chosen.because,
+    };
+    let taken = take(&mut entry, &me.name, taking, now);
+    Step::Give {
+        to: taken.then_some(me.life),
+        entry: Box::new(entry),
+        decision: chosen.decision.filter(|_| taken),
+    }
+}
+
+/// How a node comes by an agent.
+pub(crate) struct Taking {
+    /// It was lost with the node that had it,
+    pub(crate) lost: bool,
+    /// in this life, if that is known.
+    pub(crate) life: Option<Life>,
+    /// What for.
+    pub(crate) reason: String,
+    /// What spoke for it.
+    pub(crate) because: String,
+}
+
+/// Notes that node `me` takes an agent. One that was restarted too often is parked instead;
+/// returns whether it was taken.
+pub(crate) fn take(entry: &mut Entry, me: &str, taking: Taking, now: Timestamp) -> bool {
+    if taking.lost {
         let node = entry
             .placed
             .as_ref()
@@ -188,27 +221,19 @@ fn taken_in(me: &Me, row: &AgentRow, mut entry: Entry, chosen: Chosen, now: Time
             at: now,
         });
         if entry.count_restart(now).is_err() {
-            let why = too_often(&entry);
+            let why = too_often(entry);
             entry.park(why);
-            return Step::Give {
-                to: None,
-                entry: Box::new(entry),
-                decision: None,
-            };
+            return false;
         }
     }
     entry.placed = Some(Placed {
-        node: me.name.clone(),
+        node: me.to_owned(),
         at: now,
-        reason: if lost { "node loss" } else { "start" }.to_owned(),
-        because: chosen.because,
-        lost: row.owner,
+        reason: taking.reason,
+        because: taking.because,
+        lost: taking.life,
     });
-    Step::Give {
-        to: Some(me.life),
-        entry: Box::new(entry),
-        decision: chosen.decision,
-    }
+    true
 }
 
 fn too_often(entry: &Entry) -> String {

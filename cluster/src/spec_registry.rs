@@ -16,6 +16,7 @@ use regrow_runtime::agent_spec::AgentSpec;
 use regrow_runtime::ids::AgentId;
 use serde::{Deserialize, Serialize};
 
+use crate::entry;
 use crate::member::NodeName;
 
 /// How late an entry is. Of equal numbers the higher name wins: every node decides alike.
@@ -32,17 +33,10 @@ pub struct Version {
 pub struct Entry {
     /// How late.
     pub version: Version,
-    /// What it is; nothing if it was removed.
-    pub agent: Option<Wanted>,
-}
-
-/// An agent that there is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Wanted {
-    /// What it is to be.
-    pub spec: AgentSpec,
-    /// Whether it is to run.
-    pub wanted: bool,
+    /// What it is and how it stands; nothing if it was removed. As text within a message: what
+    /// an entry leaves out is not for a format without names.
+    #[serde(with = "as_text")]
+    pub agent: Option<entry::Entry>,
 }
 
 /// What one node has, entry by entry, without the entries.
@@ -74,24 +68,19 @@ impl SpecRegistry {
         }
     }
 
-    /// Writes a specification, as the successor of what is known here, and whether it is to
-    /// run.
+    /// Writes what is known of an agent, as the successor of what is known here.
     ///
     /// # Errors
     ///
     /// [`RegistryFull`] for a new agent when there are too many.
-    pub fn put(
-        &mut self,
-        spec: AgentSpec,
-        wanted: bool,
-        writer: &NodeName,
-    ) -> Result<(), RegistryFull> {
-        if !self.entries.contains_key(&spec.id) && self.entries_max <= self.entries.len() {
+    pub fn put(&mut self, agent: entry::Entry, writer: &NodeName) -> Result<(), RegistryFull> {
+        let id = agent.spec.id.clone();
+        if !self.entries.contains_key(&id) && self.entries_max <= self.entries.len() {
             return Err(RegistryFull {
                 max: self.entries_max,
             });
         }
-        self.write(spec.id.clone(), Some(Wanted { spec, wanted }), writer);
+        self.write(id, Some(agent), writer);
         Ok(())
     }
 
@@ -104,8 +93,19 @@ impl SpecRegistry {
 
     /// What is known of an agent.
     #[must_use]
-    pub fn get(&self, agent: &AgentId) -> Option<&Wanted> {
+    pub fn get(&self, agent: &AgentId) -> Option<&entry::Entry> {
         self.entries.get(agent)?.agent.as_ref()
+    }
+
+    /// What is known of an agent with its version, tombstones included.
+    #[must_use]
+    pub fn entry(&self, agent: &AgentId) -> Option<&Entry> {
+        self.entries.get(agent)
+    }
+
+    /// All that is known, tombstones included.
+    pub fn entries(&self) -> impl Iterator<Item = (&AgentId, &Entry)> {
+        self.entries.iter()
     }
 
     /// Agents that are to run.
@@ -114,7 +114,9 @@ impl SpecRegistry {
             .entries
             .values()
             .filter_map(|entry| entry.agent.as_ref());
-        agents.filter(|agent| agent.wanted).map(|agent| &agent.spec)
+        agents
+            .filter(|agent| agent.is_to_run())
+            .map(|agent| &agent.spec)
     }
 
     /// What this node has.
@@ -178,7 +180,7 @@ impl SpecRegistry {
         });
     }
 
-    fn write(&mut self, id: AgentId, agent: Option<Wanted>, writer: &NodeName) {
+    fn write(&mut self, id: AgentId, agent: Option<entry::Entry>, writer: &NodeName) {
         let number = self
             .entries
             .get(&id)
@@ -191,6 +193,31 @@ impl SpecRegistry {
     }
 }
 
+/// A value as JSON text.
+mod as_text {
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::entry::Entry;
+
+    pub(super) fn serialize<S: Serializer>(
+        entry: &Option<Entry>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = entry.as_ref().map(serde_json::to_string).transpose();
+        text.map_err(S::Error::custom)?.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Entry>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        let entry = text.as_deref().map(serde_json::from_str).transpose();
+        entry.map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -198,10 +225,10 @@ mod tests {
 
     use super::*;
 
-    fn spec(name: &str, restarts_max: u32) -> AgentSpec {
+    fn spec(name: &str, restarts_max: u32) -> entry::Entry {
         let mut spec = AgentSpec::new(AgentId::new(name), Role::Worker);
         spec.intensity.restarts_max = restarts_max;
-        spec
+        entry::Entry::new(spec)
     }
 
     /// One round of anti-entropy in both directions.
@@ -214,7 +241,7 @@ mod tests {
     fn a_late_joiner_gets_everything_with_what_was_removed() {
         let mut old = SpecRegistry::new(100);
         for n in 0..50 {
-            old.put(spec(&format!("a{n}"), 1), true, &"x".into())
+            old.put(spec(&format!("a{n}"), 1), &"x".into())
                 .expect("room");
         }
         old.remove(&AgentId::new("a7"), &"x".into());
@@ -230,7 +257,7 @@ mod tests {
     fn what_was_removed_is_not_brought_back_by_one_who_did_not_hear_of_it() {
         let agent = AgentId::new("a");
         let mut one = SpecRegistry::new(10);
-        one.put(spec("a", 1), true, &"x".into()).expect("room");
+        one.put(spec("a", 1), &"x".into()).expect("room");
         let mut away = one.clone();
         one.remove(&agent, &"x".into());
         let digests = [one.digest(), away.digest()];
@@ -247,14 +274,14 @@ mod tests {
     #[test]
     fn a_full_registry_refuses_new_agents_and_changes_known_ones() {
         let mut registry = SpecRegistry::new(1);
-        registry.put(spec("a", 1), true, &"x".into()).expect("room");
+        registry.put(spec("a", 1), &"x".into()).expect("room");
         assert_eq!(
-            registry.put(spec("b", 1), true, &"x".into()),
+            registry.put(spec("b", 1), &"x".into()),
             Err(RegistryFull { max: 1 })
         );
-        registry
-            .put(spec("a", 2), false, &"x".into())
-            .expect("known");
+        let mut stopped = spec("a", 2);
+        stopped.stop();
+        registry.put(stopped, &"x".into()).expect("known");
         let changed = registry.get(&AgentId::new("a")).expect("known");
         assert_eq!(
             (changed.spec.intensity.restarts_max, changed.wanted),
@@ -275,7 +302,7 @@ mod tests {
                 match what {
                     0 => {
                         let spec = spec(&agent, u32::try_from(other).expect("small"));
-                        nodes[one].put(spec, true, &names[one]).expect("room");
+                        nodes[one].put(spec, &names[one]).expect("room");
                     }
                     1 => nodes[one].remove(&AgentId::new(agent), &names[one]),
                     _ if one != other => {

@@ -11,6 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use regrow_cluster::agents::Agents;
 use regrow_cluster::exchange::Exchange;
+use regrow_cluster::mail::Mail;
 use regrow_cluster::nodes::Nodes;
 use regrow_runtime::access::Access;
 use regrow_runtime::clock::Timestamp;
@@ -224,6 +225,8 @@ pub struct ApiParts {
     pub nodes: Nodes,
     /// The way to them.
     pub exchange: Exchange,
+    /// Takes messages to agents, where each node has a queue of its own.
+    pub mail: Option<Mail>,
     /// Shared context of tasks.
     pub context: Context,
     /// The metrics to expose.
@@ -250,6 +253,7 @@ pub(crate) struct Inner {
     pub(crate) nodes: Nodes,
     pub(crate) exchange: Exchange,
     pub(crate) forwarded: Forwarded,
+    pub(crate) mail: Option<Mail>,
     pub(crate) context: Context,
     pub(crate) metrics: Exposition,
     pub(crate) lifecycle: Lifecycle,
@@ -284,6 +288,7 @@ impl ApiState {
             nodes: parts.nodes,
             exchange: parts.exchange,
             forwarded: Forwarded::default(),
+            mail: parts.mail,
             context: parts.context,
             metrics: parts.metrics,
             lifecycle: parts.lifecycle,

@@ -243,6 +243,24 @@ impl Reader {
         })
     }
 
+    /// Several texts: a list, or one text with commas between them.
+    pub(crate) fn list(&mut self, key: &str, allowed: &str) -> Vec<String> {
+        let show = |all: &Vec<String>| {
+            let all = all.iter().cloned().map(Value::String);
+            Value::Array(all.collect()).to_string()
+        };
+        self.take(key, Vec::new(), show, |value| match &listed(value) {
+            Value::String(text) if text.is_empty() => Ok(Vec::new()),
+            Value::String(text) => Ok(text.split(',').map(|one| one.trim().to_owned()).collect()),
+            Value::Array(all) => {
+                let texts = all.iter().map(|one| one.as_str().map(str::to_owned));
+                let texts: Option<Vec<String>> = texts.collect();
+                texts.ok_or_else(|| expected(value, allowed))
+            }
+            _ => Err(expected(value, allowed)),
+        })
+    }
+
     /// A path; not looked at.
     pub(crate) fn path(&mut self, key: &str, default: PathBuf) -> PathBuf {
         let default = default.to_string_lossy().into_owned();
@@ -302,6 +320,14 @@ impl Reader {
         self.problems.sort_by(|a, b| a.key.cmp(&b.key));
         (self.problems, self.effective)
     }
+}
+
+/// A list that was given as text, such as in a variable.
+fn listed(value: &Value) -> Value {
+    let text = value.as_str().filter(|text| text.starts_with('['));
+    let table = text.and_then(|text| format!("list = {text}").parse::<toml::Table>().ok());
+    let list = table.and_then(|mut table| table.remove("list"));
+    list.unwrap_or_else(|| value.clone())
 }
 
 fn expected(found: &Value, allowed: &str) -> String {

@@ -194,3 +194,29 @@ fn nothing_said() -> Overrides {
         ..Overrides::default()
     }
 }
+
+#[test]
+fn founders_are_a_list_or_one_text_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").expect("writable");
+    let file = |founders: &str| {
+        format!(
+            "[node]\nname = \"b\"\n[cluster]\nlisten = \"127.0.0.1:7410\"\n\
+             secret_file = {:?}\nfounders = {founders}\nsplit_brain = \"static-quorum:2\"\n\
+             stable_after = \"2s\"\n",
+            secret.display().to_string()
+        )
+    };
+    for founders in ["[\"a\", \"b\", \"c\"]", "\"a, b,c\""] {
+        let loaded = loaded(&file(founders), &[]).expect("sound");
+        let among = loaded.config.founders.expect("founders");
+        let names: Vec<&str> = among.founders.iter().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        assert_eq!(among.config.split_brain.stable_after, 2 * SECOND);
+    }
+    let alone = loaded(&file("[]"), &[]).expect("sound");
+    assert!(alone.config.founders.is_none());
+    let refused = loaded(&file("[1]"), &[]).expect_err("no names").to_string();
+    assert!(refused.contains("cluster.founders: found [1]"), "{refused}");
+}

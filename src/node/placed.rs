@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use regrow_actors::agent::AgentMsg;
+use regrow_actors::agent::{AgentMsg, MayAct};
 use regrow_actors::catalog::Crew;
 use regrow_cluster::director::{Director, Exit, Hosting};
 use regrow_cluster::entry::Entry;
@@ -17,6 +17,7 @@ use regrow_cluster::placement::Policies;
 use regrow_cluster::placing::{Placer, PlacerConfig};
 use regrow_cluster::reconcile::Ended;
 use regrow_cluster::report::NodeReport;
+use regrow_cluster::roster::Roster;
 use regrow_runtime::actor::Crash;
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::mailbox::Address;
@@ -45,6 +46,7 @@ pub(crate) struct Placed {
     supervisor: Supervisor,
     crew: Crew,
     queue: Queue,
+    roster: Roster,
     running: Mutex<BTreeMap<AgentId, Address<AgentMsg>>>,
     /// One of them is not any more.
     gone: Notify,
@@ -52,12 +54,13 @@ pub(crate) struct Placed {
 
 impl Placed {
     /// Below which supervisor they run, and who runs them.
-    pub(crate) fn new(crew: Crew, queue: Queue) -> (SupervisorSpec, Arc<Self>) {
+    pub(crate) fn new(crew: Crew, queue: Queue, roster: Roster) -> (SupervisorSpec, Arc<Self>) {
         let spec = SupervisorSpec::new("placed", Strategy::OneForOne).children_max(PLACED_MAX);
         let placed = Self {
             supervisor: spec.handle(),
             crew,
             queue,
+            roster,
             running: Mutex::default(),
             gone: Notify::new(),
         };
@@ -67,6 +70,11 @@ impl Placed {
     /// The supervisor, for health to remedy what hangs.
     pub(crate) fn supervisor(&self) -> &Supervisor {
         &self.supervisor
+    }
+
+    /// Who runs what.
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
     }
 
     /// Where to reach an agent that runs here.
@@ -82,21 +90,41 @@ impl Placed {
     /// Waits until this node owns no agent any more, so that others can take them without
     /// waiting for its life to run out; but not longer than `patience`.
     pub(crate) async fn given_away(&self, patience: Duration) -> bool {
-        let registry = self.queue.registry();
-        let mut heard = registry.hearing();
+        let roster = &self.roster;
+        let mut heard = roster.hearing();
         let given_away = async {
             loop {
-                let (Ok(me), Ok(standing)) = (registry.life(), registry.read().await) else {
+                let (Ok(me), Ok(standing)) = (roster.life(), roster.read().await) else {
                     // Nothing can be given away any more.
                     return;
                 };
-                if standing.agents.values().all(|row| row.owner != Some(me)) {
+                // What is on its way to another node has no owner, and is not there yet.
+                let on_the_way = match roster {
+                    // Who may not act gives nothing away either: others take it.
+                    Roster::Agreed(agreed) if agreed.gate().left().is_zero() => return,
+                    Roster::Agreed(agreed) => agreed.holds(),
+                    Roster::Stored(_) => 0,
+                };
+                let owned = standing.agents.values().any(|row| row.owner == Some(me));
+                if !owned && on_the_way == 0 {
                     return;
                 }
                 heard.next().await;
             }
         };
         tokio::time::timeout(patience, given_away).await.is_ok()
+    }
+
+    /// The gate for an agent, where its right to act can run out: a store refuses by itself
+    /// what comes too late.
+    fn may_act(&self, id: &AgentId) -> Option<MayAct> {
+        match &self.roster {
+            Roster::Stored(_) => None,
+            Roster::Agreed(agreed) => {
+                let (gate, id) = (agreed.gate(), id.clone());
+                Some(Arc::new(move || gate.may_act(&id)))
+            }
+        }
     }
 
     /// What an earlier director left behind is stopped: the present one knows nothing of it.
@@ -211,7 +239,8 @@ impl Hosting for Placed {
     fn start<'a>(&'a self, entry: &'a Entry, _: Epoch) -> BoxFuture<'a, Result<(), String>> {
         async move {
             let spec = &entry.spec;
-            let Some((child, address)) = self.crew.engage(spec, &self.queue) else {
+            let may_act = self.may_act(&spec.id);
+            let Some((child, address)) = self.crew.engage(spec, &self.queue, may_act) else {
                 let roles = Crew::ROLES.map(|role| role.as_str()).join(", ");
                 return Err(format!(
                     "no agent of this program plays the role {}; there are {roles}",
@@ -250,7 +279,7 @@ impl Hosting for Placed {
 }
 
 /// Says where agents belong; what this node offers is known to it from the start.
-pub(crate) fn placer(config: &NodeConfig, queue: &Queue) -> Result<Placer, StoreError> {
+pub(crate) fn placer(config: &NodeConfig, roster: &Roster) -> Result<Placer, StoreError> {
     let settings = PlacerConfig {
         policies: Policies {
             default: config.policy,
@@ -260,7 +289,7 @@ pub(crate) fn placer(config: &NodeConfig, queue: &Queue) -> Result<Placer, Store
         ..PlacerConfig::default()
     };
     let placer = Placer::new(settings, HeardOf::default());
-    let (life, offer) = (queue.registry().life()?, config.offer.clone());
+    let (life, offer) = (roster.life()?, config.offer.clone());
     placer.say(NodeReport::first(life, env!("CARGO_PKG_VERSION"), offer));
     Ok(placer)
 }
@@ -268,19 +297,18 @@ pub(crate) fn placer(config: &NodeConfig, queue: &Queue) -> Result<Placer, Store
 /// The director, which makes what runs here follow the registry.
 pub(crate) fn director(
     name: &str,
-    queue: &Queue,
     placed: &Arc<Placed>,
     placer: &Placer,
     open: &watch::Sender<bool>,
     tree: &Tree,
     patience: Duration,
 ) -> ChildSpec {
-    let (name, queue, placed) = (name.to_owned(), queue.clone(), placed.clone());
+    let (name, placed) = (name.to_owned(), placed.clone());
     let (placer, open, tree) = (placer.clone(), open.clone(), tree.clone());
     let director = ChildSpec::task("director", move |stop| {
         let director = Director {
             name: name.clone(),
-            registry: queue.registry().clone(),
+            roster: placed.roster.clone(),
             hosting: placed.clone(),
             placing: Arc::new(placer.clone()),
             open: open.clone(),

@@ -14,6 +14,7 @@ use regrow_cluster::placement::scr::Figures;
 use regrow_cluster::placing::Placer;
 use regrow_cluster::quarantine::Trouble;
 use regrow_cluster::report::NodeReport;
+use regrow_cluster::roster::Roster;
 use regrow_cluster::watchdog::Watchdog;
 use regrow_http::state::AgentSource;
 use regrow_runtime::actor::Crash;
@@ -52,18 +53,25 @@ const PROBE: &str = "watchdog.probe";
 pub(crate) fn watchdog(
     config: &NodeConfig,
     queue: &Queue,
+    roster: &Roster,
     live: &Arc<LiveAgents>,
     placer: &Placer,
     bus: &EventBus,
 ) -> ChildSpec {
     let (queue, live, placer, bus) = (queue.clone(), live.clone(), placer.clone(), bus.clone());
-    let (name, data_dir) = (config.name.clone(), config.data_dir.clone());
+    let (name, data_dir, roster) = (config.name.clone(), config.data_dir.clone(), roster.clone());
     let vitals = Arc::new(Vitals::new(config.watchdog.clone()));
     let child = ChildSpec::task("watchdog", move |stop| {
-        let registry = queue.registry().clone();
-        let others = Watchdog::new(registry, &name, placer.clone());
+        // Nodes that agree among themselves judge each other there.
+        let others = match &roster {
+            Roster::Stored(registry) => {
+                Some(Watchdog::new(registry.clone(), &name, placer.clone()))
+            }
+            Roster::Agreed(_) => None,
+        };
         let mut watch = Watch {
             queue: queue.clone(),
+            roster: roster.clone(),
             live: live.clone(),
             placer: placer.clone(),
             bus: bus.clone(),
@@ -219,6 +227,7 @@ fn probe(path: &PathBuf) -> std::io::Result<()> {
 /// What is looked at each time.
 struct Watch {
     queue: Queue,
+    roster: Roster,
     live: Arc<LiveAgents>,
     placer: Placer,
     bus: EventBus,
@@ -230,7 +239,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(&mut self, mut others: Watchdog) {
+    async fn run(&mut self, mut others: Option<Watchdog>) {
         let registry = self.queue.registry().clone();
         let mut tick = interval(PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -244,6 +253,7 @@ impl Watch {
                 told_at = Some(Instant::now());
                 self.tell(&registry, &report).await;
             }
+            let Some(others) = &mut others else { continue };
             // What it missed while it stood still is nobody else's trouble.
             if self.vitals.stood_still.swap(false, Ordering::SeqCst) {
                 others.forget();
@@ -290,7 +300,7 @@ impl Watch {
         self.last = Some((Instant::now(), figures.clone()));
         report.number += 1;
         // Another one since the node moved from a file to a database.
-        report.life = self.queue.registry().life().ok()?;
+        report.life = self.roster.life().ok()?;
         report.load_permille = (stats.utilization().min(1.0) * 1_000.0) as u32;
         report.scr = figures;
         report.troubles = self.vitals.counts();

@@ -80,16 +80,14 @@ impl Node {
         let (context, _) =
             Context::supervisor(ContextConfig::default(), queue.writer(), queue.clock());
         let exchange = regrow_cluster::exchange::Exchange::new(queue.clock());
+        let roster = regrow_cluster::roster::Roster::Stored(queue.registry().clone());
         let parts = ApiParts {
             queue: queue.clone(),
             access,
             agents: Arc::new(OneAgent),
-            cluster: regrow_cluster::agents::Agents::new(queue.registry().clone()),
-            nodes: regrow_cluster::nodes::Nodes::new(
-                queue.registry().clone(),
-                Default::default(),
-                exchange.clone(),
-            ),
+            cluster: regrow_cluster::agents::Agents::new(roster.clone()),
+            mail: None,
+            nodes: regrow_cluster::nodes::Nodes::new(roster, Default::default(), exchange.clone()),
             exchange,
             node: "here".to_owned(),
             context,

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use regrow_runtime::causes::chain;
+use regrow_runtime::clock::Timestamp;
 use regrow_runtime::context::Context;
 use regrow_runtime::context::record::ContextStatus;
-use regrow_runtime::ids::{AgentId, TaskId};
+use regrow_runtime::ids::{AgentId, Epoch, TaskId};
 use regrow_runtime::journal::meter::Meter;
 use regrow_runtime::journal::{Journal, StepError};
 use regrow_runtime::json::Json;
@@ -24,7 +25,7 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::Status;
+use super::{MayAct, Status};
 
 /// Behaviour of a role over leased tasks. Holds no task's state: any agent of the role may
 /// continue what another began.
@@ -154,9 +155,24 @@ pub struct TaskContext {
     pub(super) agent: AgentId,
     pub(super) cancelled: CancellationToken,
     pub(super) status: Arc<Status>,
+    pub(super) may_act: Option<MayAct>,
 }
 
 impl TaskContext {
+    /// Whether the work may go on. Where another agent may be about to act in this one's place,
+    /// it is stopped and its task handed back.
+    fn may_go_on(&self) -> Result<(), Failure> {
+        if self
+            .may_act
+            .as_ref()
+            .is_some_and(|may_act| may_act().is_none())
+        {
+            self.cancelled.cancel();
+            return Err(Failure::Stopped);
+        }
+        Ok(())
+    }
+
     /// The task and the lease on it.
     #[must_use]
     pub fn lease(&self) -> &Lease {
@@ -167,6 +183,19 @@ impl TaskContext {
     #[must_use]
     pub fn agent(&self) -> &AgentId {
         &self.agent
+    }
+
+    /// What the store's clock shows.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.queue.clock().now()
+    }
+
+    /// The epoch under which this node owns the agent, where nodes agree on that, and while it
+    /// does.
+    #[must_use]
+    pub fn acts_under(&self) -> Option<Epoch> {
+        self.may_act.as_ref().and_then(|may_act| may_act())
     }
 
     /// The payload as a typed value.
@@ -207,6 +236,11 @@ impl TaskContext {
         O: Serialize + DeserializeOwned,
         W: Future<Output = Result<O, Failure>>,
     {
+        // Asked only if the work is to run: what is on record may always be read.
+        let work = async {
+            self.may_go_on()?;
+            work.await
+        };
         let output = self.journal.step(key, input, work).await?;
         self.progress();
         Ok(output)
@@ -230,6 +264,10 @@ impl TaskContext {
         O: Serialize + DeserializeOwned,
         W: Future<Output = Result<O, Failure>>,
     {
+        let work = |meter| async move {
+            self.may_go_on()?;
+            work(meter).await
+        };
         let output = self.journal.priced_step(key, input, estimate, work).await?;
         self.progress();
         Ok(output)

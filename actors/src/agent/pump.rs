@@ -26,6 +26,8 @@ const CLAIM_WAIT: Duration = Duration::from_secs(30);
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// How often an agent of a node that takes no work looks for what only this node can do.
 const BOUND_PERIOD: Duration = Duration::from_millis(500);
+/// Pause while the agent may not act.
+const GATE_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause between two heartbeats: how late a cancel may be heard.
 const BEAT_MAX: Duration = Duration::from_secs(1);
 
@@ -61,6 +63,11 @@ pub(super) async fn run(
             () = stopping.cancelled() => return,
             permit = admitted => permit,
         };
+        if !args.may_act() {
+            drop(permit);
+            sleep(GATE_PAUSE).await;
+            continue;
+        }
         let claimed = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
@@ -70,6 +77,16 @@ pub(super) async fn run(
             Ok(leases) => {
                 if holder.give_up_if_over() {
                     return;
+                }
+                // A claim may have waited for long.
+                if !args.may_act() {
+                    for lease in leases {
+                        offer(&args, &lease, || {
+                            args.queue.release(lease.task.id, lease.epoch)
+                        })
+                        .await;
+                    }
+                    continue;
                 }
                 for lease in leases {
                     let task = &lease.task;
@@ -160,6 +177,7 @@ async fn one(
         agent: args.id.clone(),
         cancelled: cancelled.clone(),
         status: status.clone(),
+        may_act: args.may_act.clone(),
     };
     let behaviour = args.behaviour.clone();
     let mut work = JoinSet::new();

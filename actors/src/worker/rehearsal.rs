@@ -6,7 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -51,28 +51,40 @@ impl Rehearsal {
         let (task, epoch) = (context.lease().task.id, context.lease().epoch);
         for step in 0..journey.steps {
             let work = async {
-                self.note(format!("ran {task} {step} {epoch}\n"))?;
+                self.note(&self.trace, format!("ran {task} {step} {epoch}\n"))?;
+                self.note_act(context)?;
                 sleep(Duration::from_millis(journey.step_ms)).await;
                 Ok(step)
             };
             let key = format!("step {step}");
             let made: u32 = context.step(&key, &journey.step_ms, work).await?;
-            self.note(format!("recorded {task} {made} {epoch}\n"))?;
+            self.note(&self.trace, format!("recorded {task} {made} {epoch}\n"))?;
         }
         Outcome::completed(&Arrived {
             steps: journey.steps,
         })
     }
 
+    /// Where nodes agree on who owns an agent: under which epoch it acted, and when. Held
+    /// against those of other nodes, the lines show whether two acted for one agent.
+    fn note_act(&self, context: &TaskContext) -> Result<(), Failure> {
+        let Some(epoch) = context.acts_under() else {
+            return Ok(());
+        };
+        let (agent, at) = (context.agent(), context.now().0);
+        let acts = self.trace.with_extension("acts");
+        self.note(&acts, format!("acted {agent} {epoch} {at}\n"))
+    }
+
     /// A short line appended in one write stays whole among others (POSIX `O_APPEND`).
-    fn note(&self, line: String) -> Result<(), Failure> {
+    fn note(&self, file: &Path, line: String) -> Result<(), Failure> {
         OpenOptions::new()
             .create(true)
             .append(true)
-            .open(&self.trace)
+            .open(file)
             .and_then(|mut trace| trace.write_all(line.as_bytes()))
             .map_err(|error| {
-                Failure::Retryable(format!("cannot write {}: {error}", self.trace.display()))
+                Failure::Retryable(format!("cannot write {}: {error}", file.display()))
             })
     }
 }

@@ -8,6 +8,7 @@ use regrow_actors::agent::AgentLimits;
 use regrow_actors::agent::behaviour::{Failure, Outcome};
 use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::concurrency::estimate::LimitSettings;
+use regrow_runtime::ids::Epoch;
 use regrow_runtime::queue::task::{TaskEventKind, TaskState, TaskView};
 use regrow_runtime::supervision::ExitReason;
 use tokio::sync::{Notify, Semaphore};
@@ -402,4 +403,44 @@ async fn no_more_agents_work_at_once_than_what_they_share_can_bear() {
         "{report:?}"
     );
     stage.strike().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_may_not_act_begins_no_step_and_no_task() {
+    let open = Arc::new(AtomicBool::new(true));
+    let steps = Arc::new(AtomicU32::new(0));
+    let (gate, made) = (open.clone(), steps.clone());
+    let behaviour = scripted(move |context| {
+        let (gate, made) = (gate.clone(), made.clone());
+        async move {
+            for step in 0..3 {
+                let work = async {
+                    let before = made.fetch_add(1, Ordering::SeqCst);
+                    // The right to act runs out while the second step is under way.
+                    gate.store(before != 1, Ordering::SeqCst);
+                    Ok(step)
+                };
+                let _: u32 = context.step(&format!("step {step}"), &step, work).await?;
+            }
+            Outcome::completed(&())
+        }
+    });
+    let asked = open.clone();
+    let may_act = Arc::new(move || asked.load(Ordering::SeqCst).then_some(Epoch(1)));
+    let limits = AgentLimits::default();
+    let stage = Stage::gated(behaviour, 1, limits, None, Some(may_act)).await;
+    let id = stage.submit(JOB, &()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(steps.load(Ordering::SeqCst), 2, "a step was begun");
+    let view = stage.queue.task(id).await.expect("readable").expect("kept");
+    assert_eq!(view.state(), TaskState::Available, "it was handed back");
+    open.store(true, Ordering::SeqCst);
+    let view = stage.ended(id).await;
+    assert_eq!(view.state(), TaskState::Completed);
+    assert_eq!(
+        attempt_of(&view),
+        (1, 0),
+        "what was handed back counts as nothing"
+    );
+    assert_eq!(steps.load(Ordering::SeqCst), 3, "a step was made again");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use regrow_actors::agent::behaviour::{Behaviour, Failure, Outcome, TaskContext};
-use regrow_actors::agent::{self, AgentArgs, AgentLimits, AgentMsg};
+use regrow_actors::agent::{self, AgentArgs, AgentLimits, AgentMsg, MayAct};
 use regrow_actors::catalog::Crew;
 use regrow_runtime::actor::Crash;
 use regrow_runtime::clock::Clock;
@@ -92,6 +92,17 @@ impl Stage {
         limits: AgentLimits,
         limiter: Option<Limiter>,
     ) -> Self {
+        Self::gated(behaviour, count, limits, limiter, None).await
+    }
+
+    /// The same, acting only while `may_act` says so.
+    pub(crate) async fn gated(
+        behaviour: Arc<dyn Behaviour>,
+        count: usize,
+        limits: AgentLimits,
+        limiter: Option<Limiter>,
+        may_act: Option<MayAct>,
+    ) -> Self {
         Self::set(QueueLimits::default(), move |queue, context, draining| {
             let hired = (1..=count).map(|number| {
                 let (id, address) = (AgentId::new(format!("a-{number}")), Address::new());
@@ -99,6 +110,7 @@ impl Stage {
                     id: id.clone(),
                     behaviour: behaviour.clone(),
                     addressed: None,
+                    may_act: may_act.clone(),
                     queue: queue.clone(),
                     limiter: limiter.clone(),
                     limits: limits.clone(),

@@ -9,7 +9,7 @@ use super::{AuthorityKind, Node, is_over};
 use crate::authority::Question;
 use crate::hand_off::{HandOffMessage, Source};
 use crate::local_time::{LocalTime, millis};
-use crate::member::Member;
+use crate::member::{Member, NodeName};
 use crate::membership::Status;
 use crate::ownership::{Claim, ClaimRefused};
 use crate::placing::draw;
@@ -38,6 +38,8 @@ pub(super) enum Stage {
     Running,
     /// It is being handed over.
     Moving(Source),
+    /// It is given back as soon as nothing of it runs here any more.
+    Stopping,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +59,12 @@ pub(super) enum Purpose {
     Fence { target: Member },
     /// To take what is handed over under this fence.
     Take { source: Member, fence: Epoch },
+}
+
+impl Claiming {
+    pub(super) fn is_fence(&self) -> bool {
+        matches!(self.purpose, Purpose::Fence { .. })
+    }
 }
 
 impl Hosting {
@@ -154,14 +162,29 @@ impl Node {
         }
     }
 
-    /// Gives an agent back: nothing of it runs here any more.
-    pub(super) fn give_back(&mut self, agent: &AgentId, out: &mut Vec<Command>) {
-        if let Some(hosting) = self.hosted.remove(agent) {
+    /// Begins to give an agent back: nothing is done for it from now on, and others may have
+    /// it as soon as it has stopped ([`Node::stopped`]).
+    pub fn give_back(&mut self, agent: &AgentId, out: &mut Vec<Command>) {
+        if let Some(hosting) = self.hosted.get_mut(agent)
+            && !matches!(hosting.stage, Stage::Stopping)
+        {
+            hosting.stage = Stage::Stopping;
             out.push(Command::Stop {
                 agent: agent.clone(),
             });
-            self.release(agent, hosting.epoch, out);
         }
+    }
+
+    /// Nothing of the agent runs here any more, as [`Command::Stop`] asked. Of an agent that is
+    /// not being given back it says nothing.
+    pub fn stopped(&mut self, agent: &AgentId) -> Vec<Command> {
+        let mut out = Vec::new();
+        let stopping = |hosting: &&Hosting| matches!(hosting.stage, Stage::Stopping);
+        if let Some(epoch) = self.hosted.get(agent).filter(stopping).map(|h| h.epoch) {
+            self.hosted.remove(agent);
+            self.release(agent, epoch, &mut out);
+        }
+        out
     }
 
     /// Stops everything without giving it back: this life is over.
@@ -213,7 +236,7 @@ impl Node {
             Stage::Waiting { start_at } if *start_at <= now && self.consent.may_act(now) => {
                 self.run(agent, out);
             }
-            Stage::Waiting { .. } | Stage::Running | Stage::Moving(_) => {}
+            Stage::Waiting { .. } | Stage::Running | Stage::Moving(_) | Stage::Stopping => {}
         }
     }
 
@@ -365,7 +388,7 @@ impl Node {
                 self.unowned_since.remove(&spec.id);
             } else {
                 let since = *self.unowned_since.entry(spec.id.clone()).or_insert(now);
-                unowned.push((spec.id.clone(), since));
+                unowned.push((spec.id.clone(), spec.placement.node.clone(), since));
             }
         }
         let me = &self.membership.me().name;
@@ -374,8 +397,13 @@ impl Node {
         }
         let counts = self.register.counts(over);
         let candidates = self.candidates();
-        for (agent, since) in unowned {
-            let turn = self.turn(&agent, &candidates, &counts, since, now);
+        for (agent, only, since) in unowned {
+            let fits = |member: &&Member| {
+                only.as_deref()
+                    .is_none_or(|only| only == member.name.as_str())
+            };
+            let fitting: Vec<&Member> = candidates.iter().filter(fits).collect();
+            let turn = self.turn(&agent, &fitting, &counts, since, now);
             if turn == Some(self.me()) {
                 self.begin_claim(&agent, Purpose::Own, now);
                 self.press(&agent, now, out);
@@ -396,8 +424,43 @@ impl Node {
                 .collect(),
         };
         all.into_iter()
-            .filter(|member| self.reaches(member) && !self.quarantine.is_quarantined(&member.name))
+            .filter(|member| self.reaches(member) && self.takes_agents(&member.name))
             .collect()
+    }
+
+    /// Whether nothing keeps agents from a node.
+    pub(super) fn takes_agents(&self, node: &NodeName) -> bool {
+        !self.quarantine.is_quarantined(node) && !self.notes.is_noted(node)
+    }
+
+    /// Where an agent of this node would go that may not stay: to whoever has the fewest.
+    #[must_use]
+    pub fn refuge(&self, agent: &AgentId, now: LocalTime) -> Option<NodeName> {
+        let only = self.specs.get(agent)?.spec.placement.node.clone();
+        let candidates = self.candidates();
+        let fits = |member: &&Member| {
+            let named = only
+                .as_deref()
+                .is_none_or(|only| only == member.name.as_str());
+            named && *member != self.me()
+        };
+        let fitting: Vec<&Member> = candidates.iter().filter(fits).collect();
+        let mut counts = self.register.counts(|member| self.is_over(member));
+        for hosting in self.hosted.values() {
+            let bound_for = match &hosting.stage {
+                Stage::Moving(source) => source.target(),
+                Stage::Claiming(Claiming {
+                    purpose: Purpose::Fence { target },
+                    ..
+                }) => target,
+                Stage::Claiming(_) | Stage::Waiting { .. } | Stage::Running | Stage::Stopping => {
+                    continue;
+                }
+            };
+            *counts.entry(bound_for.clone()).or_default() += 1;
+        }
+        let best = self.turn(agent, &fitting, &counts, now, now)?;
+        Some(best.name.clone())
     }
 
     /// Whose turn it is to claim the agent: whoever has the fewest, and on probation counts
@@ -405,14 +468,14 @@ impl Node {
     fn turn<'a>(
         &self,
         agent: &AgentId,
-        candidates: &'a [Member],
+        candidates: &[&'a Member],
         counts: &std::collections::BTreeMap<Member, usize>,
         since: LocalTime,
         now: LocalTime,
     ) -> Option<&'a Member> {
         let mut order: Vec<(u64, u64, &Member)> = candidates
             .iter()
-            .map(|member| {
+            .map(|&member| {
                 let owned = counts.get(member).copied().unwrap_or(0) as u64 + 1;
                 let share = self.quarantine.share(&member.name, now).max(1);
                 let drawn = draw(agent, member.name.as_str());

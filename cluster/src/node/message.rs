@@ -10,6 +10,7 @@ use crate::authority::Question;
 use crate::hand_off::HandOffMessage;
 use crate::member::{Member, NodeName};
 use crate::membership::Tidings;
+use crate::notes::Notes;
 use crate::ownership::{Claim, ClaimRefused, Register};
 use crate::quarantine::QuarantineRecord;
 use crate::spec_registry::{Digest, Entry};
@@ -31,6 +32,8 @@ pub struct Message {
     pub suspects: Arc<BTreeSet<Member>>,
     /// Who is kept out.
     pub quarantine: Arc<QuarantineRecords>,
+    /// What operators noted of nodes.
+    pub notes: Arc<Notes>,
     /// Which specifications it has.
     pub specs: Arc<Digest>,
     /// A round of asking for consent, to be repeated in the next message back.
@@ -95,7 +98,8 @@ pub enum Command {
         /// Which agent.
         agent: AgentId,
     },
-    /// Stop this agent, if it runs or is prepared.
+    /// Stop this agent, if it runs or is prepared: [`Node::stopped`](super::Node::stopped) is
+    /// to follow.
     Stop {
         /// Which agent.
         agent: AgentId,

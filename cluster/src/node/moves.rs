@@ -24,6 +24,9 @@ pub enum HandOffRefused {
     /// The target is kept out.
     #[error("the target is quarantined; release it first")]
     Quarantined,
+    /// The target takes no agents.
+    #[error("the target is cordoned or drained; release it first")]
+    TakesNone,
 }
 
 impl Node {
@@ -52,6 +55,9 @@ impl Node {
         if self.quarantine.is_quarantined(target) {
             return Err(HandOffRefused::Quarantined);
         }
+        if self.notes.is_noted(target) {
+            return Err(HandOffRefused::TakesNone);
+        }
         let life = self.peers.get(target).filter(|peer| !peer.suspected);
         let target = life
             .and_then(|peer| peer.life.clone())
@@ -65,7 +71,7 @@ impl Node {
     pub fn fence(&self, agent: &AgentId) -> Option<Epoch> {
         match &self.hosted.get(agent)?.stage {
             Stage::Moving(source) => Some(source.fence()),
-            Stage::Claiming(_) | Stage::Waiting { .. } | Stage::Running => None,
+            Stage::Claiming(_) | Stage::Waiting { .. } | Stage::Running | Stage::Stopping => None,
         }
     }
 

@@ -7,6 +7,7 @@ use regrow_runtime::role::Role;
 
 use super::*;
 use crate::authority::{Database, Question};
+use crate::entry::Entry;
 use crate::member::Incarnation;
 
 /// A node and its database, which answers at once.
@@ -21,7 +22,7 @@ impl Pair {
         let founders = ["a", "b"].map(NodeName::from).into();
         let mut specs = SpecRegistry::new(10);
         let spec = AgentSpec::new(AgentId::new("x"), Role::Worker);
-        specs.put(spec, true, &"a".into()).expect("room");
+        specs.put(Entry::new(spec), &"a".into()).expect("room");
         let me = Member::new("a", Incarnation(1));
         let config = NodeConfig::under(AuthorityKind::Database);
         Self {
@@ -33,7 +34,11 @@ impl Pair {
 
     /// Ticks, and asks whatever the node asks; returns everything else.
     fn tick(&mut self, at: u64) -> Vec<Command> {
-        let mut commands = self.node.tick(LocalTime(at), &mut self.rng);
+        let commands = self.node.tick(LocalTime(at), &mut self.rng);
+        self.ask(commands, at)
+    }
+
+    fn ask(&mut self, mut commands: Vec<Command>, at: u64) -> Vec<Command> {
         let mut others = Vec::new();
         while let Some(command) = commands.pop() {
             if let Command::Ask(question) = command {
@@ -82,6 +87,10 @@ fn what_is_not_wanted_any_more_is_stopped_and_given_back() {
         }),
         "{stopped:?}"
     );
+    assert_eq!(pair.node.may_act(&agent, LocalTime(1_000)), None);
+    assert!(pair.database.owner(&agent).is_some(), "it may still stop");
+    let told = pair.node.stopped(&agent);
+    pair.ask(told, 1_000);
     assert_eq!(pair.database.owner(&agent), None);
 }
 

@@ -14,6 +14,7 @@ use crate::entry::Entry;
 use crate::placement::{Decision, plan};
 use crate::placing::{living, request};
 use crate::reconcile::understood;
+use crate::roster::Roster;
 
 /// Moves of one plan: each is a commit, and a restart of an agent.
 const MOVES_MAX: usize = 1_000;
@@ -79,9 +80,9 @@ impl Nodes {
     /// [`AgentError`]
     pub async fn explain(&self, here: &str, id: &AgentId) -> Result<Explanation, AgentError> {
         let agent = self.agents.show(id).await?;
-        let standing = self.registry.read().await?;
-        let decision = self.registry.decision(id).await?;
-        let here = (self.registry.life()?, here);
+        let standing = self.roster.read().await?;
+        let decision = self.roster.decision(id).await?;
+        let here = (self.roster.life()?, here);
         let entry = &agent.entry;
         let why = match (&agent.node, &entry.placed) {
             (Some(node), Some(placed)) => format!(
@@ -131,8 +132,8 @@ impl Nodes {
     ///
     /// [`AgentError::NoSuchNode`], [`AgentError::Store`]
     pub async fn if_lost(&self, here: &str, node: &str) -> Result<Loss, AgentError> {
-        let standing = self.registry.read().await?;
-        let here = (self.registry.life()?, here);
+        let standing = self.roster.read().await?;
+        let here = (self.roster.life()?, here);
         let alive = living(here, &standing);
         if !alive.contains_key(node) {
             let alive: Vec<String> = alive.into_keys().collect();
@@ -152,8 +153,11 @@ impl Nodes {
         let Some(life) = living(here, standing).get(node).copied() else {
             return Vec::new();
         };
+        if let Roster::Agreed(_) = self.roster {
+            return super::evened::lost(standing, &living(here, standing), life);
+        }
         left.lives.remove(&life);
-        let now = self.registry.clock().now();
+        let now = self.roster.clock().now();
         // One that crashes too often is parked by the loss, and stands in nobody's way.
         let parked: Vec<(AgentId, Entry)> = (left.agents.values())
             .filter(|row| row.owner == Some(life))
@@ -196,8 +200,17 @@ impl Nodes {
     ///
     /// [`AgentError`]; some of it may have been asked for.
     pub async fn rebalance(&self, here: &str, dry_run: bool) -> Result<Vec<Planned>, AgentError> {
-        let standing = self.registry.read().await?;
-        let here = (self.registry.life()?, here);
+        let standing = self.roster.read().await?;
+        let here = (self.roster.life()?, here);
+        if let Roster::Agreed(_) = self.roster {
+            let planned = super::evened::even_out(&standing, &living(here, &standing));
+            for step in planned.iter().filter(|_| !dry_run) {
+                self.agents
+                    .move_to(&step.agent, &step.to, "rebalance", None)
+                    .await?;
+            }
+            return Ok(planned);
+        }
         let names: Vec<(String, Life)> = living(here, &standing).into_iter().collect();
         let name = |life: Life| names.iter().find(|(_, other)| *other == life);
         // Those that move already, or are not to run, stay out of it.

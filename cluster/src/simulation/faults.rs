@@ -257,9 +257,14 @@ impl World {
             return;
         };
         core.write_specs(|specs, me| {
-            if let Some(known) = specs.get(&agent).cloned() {
+            if let Some(mut known) = specs.get(&agent).cloned() {
+                if known.wanted {
+                    known.stop();
+                } else {
+                    known.start();
+                }
                 // It is known, so there is room for it.
-                let _ = specs.put(known.spec, !known.wanted, me);
+                let _ = specs.put(known, me);
             }
         });
     }

@@ -22,6 +22,7 @@ use super::process::{Disk, Machine};
 use super::trace::Trace;
 use super::{Options, Report, Sabotage, Violation};
 use crate::authority::Database;
+use crate::entry::Entry;
 use crate::member::{Incarnation, Member, NodeName};
 use crate::node::{AuthorityKind, Node, NodeConfig};
 use crate::spec_registry::SpecRegistry;
@@ -109,7 +110,7 @@ impl World {
             let written = world.machines[0]
                 .disk
                 .specs
-                .put(spec, true, &world.names[0]);
+                .put(Entry::new(spec), &world.names[0]);
             debug_assert!(written.is_ok(), "a few agents fit");
         }
         for node in 0..count {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use regrow_cluster::agents::AgentError;
+use regrow_cluster::mail::MailError;
 
 use super::{ApiError, Code};
 
@@ -31,6 +32,32 @@ impl From<AgentError> for ApiError {
                 .with("node", node)
                 .retry_after(Duration::from_secs(1)),
             AgentError::Store(cause) => cause.into(),
+        }
+    }
+}
+
+impl From<MailError> for ApiError {
+    fn from(error: MailError) -> Self {
+        let detail = regrow_runtime::causes::chain(&error);
+        match error {
+            MailError::Nowhere { agent, retry_after } => Self::new(Code::AgentNotRunning, detail)
+                .with("agent", agent.to_string())
+                .retry_after(retry_after),
+            MailError::Refused {
+                node,
+                retry_after: Some(pause),
+                ..
+            } => Self::new(Code::QueueFull, detail)
+                .with("node", node)
+                .retry_after(pause),
+            MailError::Refused { node, .. } => {
+                Self::new(Code::ValidationFailed, detail).with("node", node)
+            }
+            MailError::Unknown { node, .. } => Self::new(Code::StoreUnavailable, detail)
+                .with("node", node)
+                .retry_after(Duration::from_secs(1)),
+            MailError::Own(cause) => cause.into(),
+            MailError::Store(cause) => cause.into(),
         }
     }
 }

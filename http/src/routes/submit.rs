@@ -7,7 +7,7 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use regrow_runtime::agent_spec::{Message, addressed_kind};
 use regrow_runtime::clock::Timestamp;
-use regrow_runtime::ids::AgentId;
+use regrow_runtime::ids::{AgentId, TaskId};
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::Submission;
 use regrow_runtime::queue::task::{NewTask, OnChildFailure, TaskTerms};
@@ -84,7 +84,8 @@ async fn many(state: &ApiState, tasks: Vec<Result<Fields, ApiError>>, traced: Tr
 }
 
 /// `POST /v1/agents/{id}/messages`: a task for that agent alone, wherever it runs. It waits
-/// while the agent is nowhere.
+/// while the agent is nowhere; where each node has a queue of its own it is refused then, and
+/// the answer says whose queue has it.
 pub(crate) async fn to_agent(
     State(state): State<ApiState>,
     Path(id): Path<String>,
@@ -100,7 +101,19 @@ pub(crate) async fn to_agent(
         payload: std::mem::replace(&mut task.payload, Json::null()),
     };
     task.payload = Json::of(&message).unwrap_or_else(|_| Json::null());
-    accept(&state, task).await
+    let Some(mail) = &state.mail else {
+        return accept(&state, task).await;
+    };
+    let taken = mail.tell(&id, task).await?;
+    if taken.node == state.node {
+        return accepted(&state, taken.id, taken.repeated).await;
+    }
+    let status = if taken.repeated {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    super::json(status, &taken)
 }
 
 async fn one(state: &ApiState, mut fields: Fields, traced: Traced) -> Answer {
@@ -110,22 +123,27 @@ async fn one(state: &ApiState, mut fields: Fields, traced: Traced) -> Answer {
 }
 
 async fn accept(state: &ApiState, task: NewTask) -> Answer {
-    let submission = state.queue.submit(task).await?;
-    let status = if submission.repeated {
+    let Submission { id, repeated } = state.queue.submit(task).await?;
+    accepted(state, id, repeated).await
+}
+
+/// Says how a task stands that was accepted here.
+async fn accepted(state: &ApiState, id: TaskId, repeated: bool) -> Answer {
+    let status = if repeated {
         StatusCode::OK
     } else {
         StatusCode::CREATED
     };
-    let told = match state.queue.task(submission.id).await {
+    let told = match state.queue.task(id).await {
         Ok(Some(view)) => shown(state, &view, status).await.ok(),
         Ok(None) | Err(_) => None,
     };
     let mut response = match told {
         Some(response) => response,
         // It is accepted all the same; how it stands cannot be said.
-        None => super::json(status, &json!({ "id": submission.id, "state": null }))?,
+        None => super::json(status, &json!({ "id": id, "state": null }))?,
     };
-    if let Ok(location) = HeaderValue::from_str(&format!("/v1/tasks/{}", submission.id)) {
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/tasks/{id}")) {
         response.headers_mut().insert(LOCATION, location);
     }
     Ok(response)

@@ -165,17 +165,15 @@ impl Node {
         let (context, _) =
             Context::supervisor(ContextConfig::default(), queue.writer(), queue.clock());
         let exchange = regrow_cluster::exchange::Exchange::new(queue.clock());
+        let roster = regrow_cluster::roster::Roster::Stored(queue.registry().clone());
         let parts = ApiParts {
             queue: queue.clone(),
             access: access.clone(),
             agents: setup.agents,
-            cluster: regrow_cluster::agents::Agents::new(queue.registry().clone()),
-            nodes: regrow_cluster::nodes::Nodes::new(
-                queue.registry().clone(),
-                Default::default(),
-                exchange.clone(),
-            ),
+            cluster: regrow_cluster::agents::Agents::new(roster.clone()),
+            nodes: regrow_cluster::nodes::Nodes::new(roster, Default::default(), exchange.clone()),
             exchange,
+            mail: None,
             node: "here".to_owned(),
             context,
             metrics: Exposition::detached().expect("metrics"),

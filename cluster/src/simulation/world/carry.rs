@@ -141,6 +141,9 @@ impl World {
                 Command::Stop { agent } => {
                     self.note(format_args!("stop {node} {agent}"));
                     self.machines[node].loaded.remove(&agent);
+                    let core = self.machines[node].node.as_mut();
+                    let commands = core.map(|core| core.stopped(&agent));
+                    self.obey(node, commands.unwrap_or_default());
                 }
                 Command::Returned(me) => self.note(format_args!("returned {me}")),
                 Command::Exit => self.crash(node, false),
@@ -294,7 +297,7 @@ impl World {
             let Some(core) = self.machines[node].node.as_ref() else {
                 return;
             };
-            let owner = core.owner(&agent).map(|owner| owner.name.clone());
+            let owner = core.owner(&agent).map(|(owner, _)| owner.name.clone());
             let Some(owner) = owner.and_then(|name| self.names.iter().position(|n| *n == name))
             else {
                 continue;

@@ -1,0 +1,312 @@
+//! Carriers with their directors, on a network that loses, delays and parts, with agents that
+//! act and are counted. One process, a clock that is only moved, everything else from a seed.
+
+mod cluster;
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use regrow_runtime::agent_spec::AgentSpec;
+use regrow_runtime::ids::AgentId;
+use regrow_runtime::role::Role;
+
+use self::cluster::Cluster;
+use crate::agents::AgentState;
+use crate::nodes::Stance;
+
+fn spec(name: &str) -> AgentSpec {
+    let mut spec = AgentSpec::new(AgentId::new(name), Role::Worker);
+    spec.intensity.restarts_max = 50;
+    spec
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_goes_on_elsewhere_when_its_node_is_killed_frozen_or_cut_off() {
+    let mut cluster = Cluster::start(1, 3).await;
+    let x = AgentId::new("x");
+    cluster.create(0, spec("x")).await;
+    let first = cluster.runs_on(&x).await;
+    cluster.kill(first);
+    let second = cluster.runs_elsewhere(&x, first).await;
+    cluster.boot(first).await;
+    cluster.all_members().await;
+
+    cluster.freeze(second);
+    let third = cluster.runs_elsewhere(&x, second).await;
+    cluster.thaw(second);
+    cluster.all_members().await;
+
+    cluster.isolate(third);
+    let fourth = cluster.runs_elsewhere(&x, third).await;
+    assert!(!cluster.may_act(third), "a minority acts");
+    cluster.heal();
+    cluster.all_members().await;
+    let known = cluster.agents(fourth).show(&x).await.expect("known");
+    assert_eq!(known.entry.restarts.len(), 3, "{known:?}");
+    assert_eq!(
+        known.entry.last_exit.map(|exit| exit.node),
+        Some(cluster.name(third))
+    );
+    cluster.calm();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_operators_ask_is_asked_of_any_node_and_done_by_the_owner() {
+    let cluster = Cluster::start(2, 3).await;
+    let x = AgentId::new("x");
+    cluster.create(1, spec("x")).await;
+    let owner = cluster.runs_on(&x).await;
+    let other = (owner + 1) % 3;
+    let (agents, target) = (cluster.agents(other), cluster.name(other));
+
+    let before = agents.show(&x).await.expect("known").epoch;
+    agents
+        .hand_off(&x, &target, "hand-off")
+        .await
+        .expect("asked");
+    assert_eq!(cluster.runs_elsewhere(&x, owner).await, other);
+    let known = cluster.agents(owner).show(&x).await.expect("known");
+    assert!(
+        before < known.epoch && known.entry.restarts.is_empty(),
+        "{known:?}"
+    );
+    let placed = known.entry.placed.expect("placed");
+    assert_eq!((placed.node, placed.reason.as_str()), (target, "hand-off"));
+
+    let third = cluster.agents((owner + 2) % 3);
+    third.kill(&x).await.expect("asked");
+    cluster
+        .until(|| async {
+            let known = third.show(&x).await.expect("known");
+            known.entry.restarts.len() == 1 && known.state == AgentState::Owned
+        })
+        .await;
+    third.stop(&x).await.expect("asked");
+    cluster.runs_nowhere(&x).await;
+    assert_eq!(
+        third.show(&x).await.expect("known").state,
+        AgentState::Stopped
+    );
+    third.start(&x).await.expect("asked");
+    cluster.runs_on(&x).await;
+    third.stop(&x).await.expect("asked");
+    cluster.runs_nowhere(&x).await;
+    cluster
+        .until(|| async { third.remove(&x).await.is_ok() })
+        .await;
+    assert!(
+        cluster
+            .agents(owner)
+            .list()
+            .await
+            .expect("a list")
+            .is_empty()
+    );
+    cluster.calm();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_drained_gives_its_agents_away_and_gets_none_until_it_is_released() {
+    let cluster = Cluster::start(3, 3).await;
+    for n in 0..6 {
+        cluster.create(n % 3, spec(&format!("x{n}"))).await;
+    }
+    cluster
+        .until(|| async { cluster.counts() == [2, 2, 2] })
+        .await;
+    // Claims that were made at the same time, and refused, count for a moment.
+    cluster.pass(Duration::from_secs(2)).await;
+    let nodes = cluster.nodes(0);
+    let (here, drained) = (cluster.name(0), cluster.name(2));
+    for stance in [Stance::Draining, Stance::Quarantined] {
+        nodes
+            .ask(&here, &drained, Some(stance), None)
+            .await
+            .expect("asked");
+        cluster
+            .until(|| async { cluster.counts() == [3, 3, 0] })
+            .await;
+        nodes.ask(&here, &drained, None, None).await.expect("asked");
+        cluster.pass(Duration::from_secs(2)).await;
+        let moves = nodes.rebalance(&here, false).await.expect("asked");
+        assert_eq!(moves.len(), 2, "{moves:?}");
+        cluster
+            .until(|| async { cluster.counts() == [2, 2, 2] })
+            .await;
+        cluster.pass(Duration::from_secs(2)).await;
+    }
+    for known in cluster.agents(1).list().await.expect("a list") {
+        assert!(known.entry.restarts.is_empty(), "a move counted: {known:?}");
+    }
+    cluster.calm();
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_on_all_nodes_together_park_an_agent() {
+    let cluster = Cluster::start(4, 3).await;
+    let x = AgentId::new("x");
+    let mut spec = spec("x");
+    spec.intensity.restarts_max = 2;
+    cluster.create(0, spec).await;
+    for round in 0..3 {
+        let owner = cluster.runs_on(&x).await;
+        cluster.crash_agent(owner, &x);
+        if round < 2 {
+            cluster.runs_on(&x).await;
+            let to = cluster.name((owner + 1) % 3);
+            cluster
+                .agents(0)
+                .hand_off(&x, &to, "around")
+                .await
+                .expect("asked");
+            cluster.runs_elsewhere(&x, owner).await;
+        }
+    }
+    cluster.runs_nowhere(&x).await;
+    let known = cluster.agents(1).show(&x).await.expect("known");
+    assert_eq!(known.state, AgentState::Parked);
+    cluster.calm();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_of_three_stops_and_goes_on_when_all_are_back() {
+    let mut cluster = Cluster::start(5, 3).await;
+    let x = AgentId::new("x");
+    cluster.create(0, spec("x")).await;
+    let owner = cluster.runs_on(&x).await;
+    for other in (0..3).filter(|n| *n != owner) {
+        cluster.kill(other);
+    }
+    cluster.runs_nowhere(&x).await;
+    assert!(!cluster.may_act(owner));
+    let refused = cluster.agents(owner).stop(&x).await;
+    assert!(refused.is_err(), "nobody decides alone: {refused:?}");
+    for other in (0..3).filter(|n| *n != owner) {
+        cluster.boot(other).await;
+    }
+    cluster.all_members().await;
+    cluster.runs_on(&x).await;
+    cluster.calm();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_acknowledged_outlives_all_nodes() {
+    let mut cluster = Cluster::start(6, 3).await;
+    let (x, y) = (AgentId::new("x"), AgentId::new("y"));
+    cluster.create(0, spec("x")).await;
+    cluster.create(1, spec("y")).await;
+    cluster.agents(2).stop(&y).await.expect("asked");
+    let before = cluster.agents(0).show(&x).await.expect("known").epoch;
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    for node in 0..3 {
+        cluster.boot(node).await;
+    }
+    cluster.all_members().await;
+    let owner = cluster.runs_on(&x).await;
+    let agents = cluster.agents(owner);
+    assert!(before < agents.show(&x).await.expect("known").epoch);
+    assert_eq!(
+        agents.show(&y).await.expect("known").state,
+        AgentState::Stopped
+    );
+    cluster.calm();
+}
+
+/// What may happen to a cluster.
+#[derive(Clone, Debug)]
+enum Fault {
+    Kill(usize),
+    Freeze(usize),
+    Isolate(usize),
+    Heal,
+    HandOff(usize, usize),
+    CrashAgent(usize),
+    Pass(u64),
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![
+        (0_usize..3).prop_map(Fault::Kill),
+        (0_usize..3).prop_map(Fault::Freeze),
+        (0_usize..3).prop_map(Fault::Isolate),
+        Just(Fault::Heal),
+        (0_usize..3, 0_usize..3).prop_map(|(from, to)| Fault::HandOff(from, to)),
+        (0_usize..3).prop_map(Fault::CrashAgent),
+        (50_u64..6_000).prop_map(Fault::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    /// Nodes are killed, frozen and cut off while agents move and crash.
+    #[test]
+    fn no_two_nodes_act_for_an_agent_and_everything_comes_to_rest(
+        seed in any::<u64>(),
+        faults in prop::collection::vec(fault(), 1..25),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(suffer(seed, faults));
+    }
+}
+
+async fn suffer(seed: u64, faults: Vec<Fault>) {
+    let mut cluster = Cluster::start(seed, 3).await;
+    let agents: Vec<AgentId> = (0..3).map(|n| AgentId::new(format!("x{n}"))).collect();
+    for agent in &agents {
+        let mut spec = spec(agent.as_str());
+        spec.intensity.restarts_max = 100;
+        cluster.create(0, spec).await;
+    }
+    cluster.unsteady(true);
+    for fault in faults {
+        match fault {
+            Fault::Kill(node) => cluster.kill(node),
+            Fault::Freeze(node) => cluster.freeze(node),
+            Fault::Isolate(node) => cluster.isolate(node),
+            Fault::Heal => {
+                cluster.heal();
+                for node in 0..3 {
+                    cluster.thaw(node);
+                    cluster.boot(node).await;
+                }
+            }
+            Fault::HandOff(agent, to) => {
+                let to = cluster.name(to);
+                for node in 0..3 {
+                    if cluster.is_up(node) {
+                        // Refusals are expected.
+                        let _ = cluster
+                            .agents(node)
+                            .hand_off(&agents[agent], &to, "test")
+                            .await;
+                        break;
+                    }
+                }
+            }
+            Fault::CrashAgent(agent) => {
+                for node in 0..3 {
+                    cluster.crash_agent(node, &agents[agent]);
+                }
+            }
+            Fault::Pass(millis) => cluster.pass(Duration::from_millis(millis)).await,
+        }
+    }
+    cluster.unsteady(false);
+    cluster.heal();
+    for node in 0..3 {
+        cluster.thaw(node);
+        cluster.boot(node).await;
+        cluster.release(node).await;
+    }
+    cluster.all_members().await;
+    for agent in &agents {
+        cluster.runs_on(agent).await;
+    }
+    cluster.calm();
+}

@@ -1,0 +1,109 @@
+//! What a node can be asked about itself and the others.
+
+use std::sync::Arc;
+
+use regrow_runtime::ids::{AgentId, Epoch};
+
+use super::claims::Stage;
+use super::{Node, NodeConfig};
+use crate::local_time::LocalTime;
+use crate::member::{Member, NodeName};
+use crate::notes::Notes;
+use crate::spec_registry::{Digest, Version};
+
+/// How this node stands to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// It asks for it, or waits until whoever had it cannot act any more.
+    Coming,
+    /// It runs it.
+    Runs,
+    /// It hands it to another node.
+    Moves,
+    /// It gives it back as soon as it has stopped.
+    Stops,
+}
+
+impl Node {
+    /// How it behaves.
+    #[must_use]
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// Until when this node may act, if it may; each effect asks [`Node::may_act`].
+    #[must_use]
+    pub fn acts_until(&self) -> Option<LocalTime> {
+        self.consent.until()
+    }
+
+    /// What this node has, with the epochs under which it acts or would.
+    pub fn hosted(&self) -> impl Iterator<Item = (&AgentId, Epoch, Stands)> {
+        self.hosted.iter().map(|(agent, hosting)| {
+            let stands = match &hosting.stage {
+                Stage::Claiming(claiming) if claiming.is_fence() => Stands::Moves,
+                Stage::Claiming(_) | Stage::Waiting { .. } => Stands::Coming,
+                Stage::Running => Stands::Runs,
+                Stage::Moving(_) => Stands::Moves,
+                Stage::Stopping => Stands::Stops,
+            };
+            (agent, hosting.epoch, stands)
+        })
+    }
+
+    /// How this node stands to an agent, if it has anything to do with it.
+    #[must_use]
+    pub fn stands(&self, agent: &AgentId) -> Option<Stands> {
+        let mut hosted = self.hosted();
+        hosted
+            .find(|(id, ..)| *id == agent)
+            .map(|(.., stands)| stands)
+    }
+
+    /// Who owns the agent as far as this node knows: of several who claim it the latest.
+    #[must_use]
+    pub fn owner(&self, agent: &AgentId) -> Option<(&Member, Epoch)> {
+        let owners = self.register.owners(agent, |member| self.is_over(member));
+        owners.max_by_key(|(_, epoch)| *epoch)
+    }
+
+    /// Which specifications this node has; another value whenever that changes.
+    #[must_use]
+    pub fn digest(&self) -> Arc<Digest> {
+        Arc::clone(&self.digest)
+    }
+
+    /// Whether this node hears a member.
+    #[must_use]
+    pub fn hears(&self, member: &Member) -> bool {
+        self.reaches(member)
+    }
+
+    /// What operators noted of nodes, as far as this node knows.
+    #[must_use]
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// Whether a quorum of members has told that it has this version of an agent's
+    /// specification, or a later one.
+    #[must_use]
+    pub fn is_widely_known(&self, agent: &AgentId, version: &Version) -> bool {
+        self.membership.enough(&|member| {
+            *member == *self.me()
+                || self.peers.get(&member.name).is_some_and(|peer| {
+                    let has = peer.specs.get(agent);
+                    peer.life.as_ref() == Some(member) && has.is_some_and(|has| version <= has)
+                })
+        })
+    }
+
+    /// The member with the lowest name that this node hears, itself included: who decides what
+    /// no owner can decide.
+    #[must_use]
+    pub fn first_heard(&self) -> Option<&NodeName> {
+        let members = self.membership.counted().iter();
+        let mut heard = members.filter(|member| self.reaches(member));
+        heard.next().map(|member| &member.name)
+    }
+}
