@@ -1,5 +1,6 @@
 //! `regrow demo`: the main job on real input, and a rehearsal of recovery.
 
+mod agreed;
 mod audit;
 mod cluster;
 mod crash;
@@ -22,6 +23,9 @@ use crate::cli::output;
 use crate::config::{self, Overrides};
 use crate::node::Node;
 
+/// Fewer nodes that agree among themselves can lose none.
+const AGREE_MIN: u32 = 3;
+
 /// Prints; the exit code tells of success whether or not anybody reads.
 fn print(text: &str) {
     let _ = output::print(text);
@@ -40,9 +44,10 @@ pub(crate) struct DemoArguments {
     /// Kill things while the work goes on, and account for everything in the end.
     #[arg(long)]
     crash: bool,
-    /// Start this many nodes that share a database, and kill, freeze and drain them while
-    /// their agents work. Without --database-url a PostgreSQL that is installed here is started
-    /// for it, and removed afterwards.
+    /// Start this many nodes, and kill, freeze and drain them while their agents work. They share
+    /// the database of --database-url, or a PostgreSQL that is installed here, started for it and
+    /// removed afterwards; without either, or with --no-database, at least three agree among
+    /// themselves.
     #[arg(long, value_name = "NODES", conflicts_with = "crash", value_parser = clap::value_parser!(u32).range(2..=10))]
     cluster: Option<u32>,
     /// The PostgreSQL database that the nodes of `--cluster` share; better in the variable,
@@ -55,6 +60,9 @@ pub(crate) struct DemoArguments {
         hide_env_values = true
     )]
     database_url: Option<String>,
+    /// Let the nodes of `--cluster` agree among themselves, each with a file of its own.
+    #[arg(long, requires = "cluster")]
+    no_database: bool,
     /// Repeats a rehearsal: decides every moment and choice.
     #[arg(long)]
     seed: Option<u64>,
@@ -237,26 +245,32 @@ fn teller(quiet: bool) -> (crash::Tell, tokio::time::Instant) {
     (tell, started)
 }
 
-/// The database that `--cluster` is to use: the one that was named, or one that is started for
-/// as long as the second value lives.
+/// The database that the nodes of `--cluster` are to use: the one that was named, or one that is
+/// started for as long as the second value lives. Without any they agree among themselves.
 async fn database(
     arguments: &DemoArguments,
+    nodes: u32,
     tell: &crash::Tell,
-) -> Result<(DatabaseUrl, Option<Server>), String> {
-    if let Some(url) = &arguments.database_url {
+) -> Result<(Option<DatabaseUrl>, Option<Server>), String> {
+    if !arguments.no_database
+        && let Some(url) = &arguments.database_url
+    {
         let url = url.parse();
         return match url {
-            Ok(url) => Ok((url, None)),
+            Ok(url) => Ok((Some(url), None)),
             Err(error) => Err(format!("--database-url {error}")),
         };
     }
-    let Some(programs) = regrow_local_postgres::installed() else {
-        return Err(
-            "nodes of a cluster share a database: name one with --database-url \
-             postgres://USER@HOST/DATABASE, in which a schema may be made, or install PostgreSQL \
-             here (Debian: `apt-get install postgresql`)"
-                .to_owned(),
-        );
+    let installed = regrow_local_postgres::installed().filter(|_| !arguments.no_database);
+    let Some(programs) = installed else {
+        if AGREE_MIN <= nodes {
+            return Ok((None, None));
+        }
+        return Err(format!(
+            "{nodes} nodes without a database cannot lose one; start at least {AGREE_MIN}, or let \
+             them share one: name it with --database-url postgres://USER@HOST/DATABASE, in which a \
+             schema may be made, or install PostgreSQL here (Debian: `apt-get install postgresql`)"
+        ));
     };
     tell(format!(
         "starting a PostgreSQL for the rehearsal, from {}; --database-url names one that runs",
@@ -272,12 +286,12 @@ async fn database(
     };
     let url = server.url().parse();
     let url = url.map_err(|error| format!("PostgreSQL was started, but {error}"))?;
-    Ok((url, Some(server)))
+    Ok((Some(url), Some(server)))
 }
 
 async fn rehearse_cluster(arguments: &DemoArguments, nodes: u32, base: &Path) -> ExitCode {
     let (tell, started) = teller(arguments.json);
-    let (database, _server) = match database(arguments, &tell).await {
+    let (database, _server) = match database(arguments, nodes, &tell).await {
         Ok(found) => found,
         Err(problem) => {
             complain(&problem, arguments.json);

@@ -1,5 +1,5 @@
 //! `regrow demo --cluster N`: real nodes share one database and their agents while nodes are
-//! killed, frozen and drained.
+//! killed, frozen and drained; without a database see [`agreed`](super::agreed).
 //!
 //! Customers submit journeys all the while, to whichever node answers. In the end every
 //! acknowledgement is held against the store, as in the rehearsal of a crash; besides, every
@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use regrow_runtime::queue::task::TaskState;
+use regrow_runtime::store::data_dir::DataDirError;
 use regrow_runtime::store::postgres::{self, DatabaseUrl, Postgres, PostgresConfig};
-use regrow_runtime::store::{Store, StoreError};
+use regrow_runtime::store::{Store, StoreError, sqlite};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -29,13 +30,13 @@ use super::crash::{CrashError, SETTLE_TIMEOUT, Tell};
 use super::process::{Launch, NodeProcess, ProcessError};
 
 /// Journeys submitted.
-const JOURNEYS: u32 = 200;
+pub(super) const JOURNEYS: u32 = 200;
 /// Agents placed, per node.
-const AGENTS: u32 = 2;
+pub(super) const AGENTS: u32 = 2;
 /// How long a node's life lasts without renewal.
 const LIFE_TERM: &str = "2s";
 /// Longest wait for agents to be where they belong.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the rehearsal is told.
 #[derive(Clone, Debug)]
@@ -44,9 +45,9 @@ pub(crate) struct Script {
     pub(crate) seed: u64,
     /// How many nodes.
     pub(crate) nodes: u32,
-    /// The database that they share; a schema of its own is made in it, and dropped if all
-    /// went well.
-    pub(crate) database: DatabaseUrl,
+    /// The database that they share, if any; a schema of its own is made in it, and dropped if
+    /// all went well.
+    pub(crate) database: Option<DatabaseUrl>,
     /// Where the nodes keep what else they need; new for each run.
     pub(crate) data_dir: PathBuf,
 }
@@ -94,25 +95,40 @@ pub(crate) enum ClusterError {
     /// The HTTP client could not be made.
     #[error("no HTTP client")]
     Http(#[from] reqwest::Error),
+    /// A node's own database file.
+    #[error(transparent)]
+    File(#[from] sqlite::OpenError),
+    /// A node's directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// What the nodes share besides.
+    #[error("cannot make ready what the nodes need")]
+    Place(#[source] std::io::Error),
     /// Agents did not get to where they belong.
     #[error("{0}")]
     Stuck(String),
 }
 
 /// The nodes of the rehearsal.
-struct Nodes {
-    http: reqwest::Client,
-    launches: BTreeMap<String, Launch>,
-    running: BTreeMap<String, NodeProcess>,
-    url: watch::Sender<String>,
+pub(super) struct Nodes {
+    pub(super) http: reqwest::Client,
+    pub(super) launches: BTreeMap<String, Launch>,
+    pub(super) running: BTreeMap<String, NodeProcess>,
+    pub(super) url: watch::Sender<String>,
 }
 
 impl Nodes {
-    async fn start(&mut self, name: &str) -> Result<(), ClusterError> {
+    pub(super) async fn start(&mut self, name: &str) -> Result<(), ClusterError> {
         let node = self.launches[name].start(&self.http).await?;
         self.running.insert(name.to_owned(), node);
         self.ask_somebody();
         Ok(())
+    }
+
+    /// A node that was taken runs again.
+    pub(super) fn put_back(&mut self, name: &str, node: NodeProcess) {
+        self.running.insert(name.to_owned(), node);
+        self.ask_somebody();
     }
 
     /// Customers and this rehearsal ask a node that runs.
@@ -122,7 +138,7 @@ impl Nodes {
         }
     }
 
-    fn take(&mut self, name: &str) -> Result<NodeProcess, ClusterError> {
+    pub(super) fn take(&mut self, name: &str) -> Result<NodeProcess, ClusterError> {
         let node = self.running.remove(name);
         self.ask_somebody();
         node.ok_or_else(|| ClusterError::Stuck(format!("{name} does not run")))
@@ -135,12 +151,35 @@ impl Nodes {
 ///
 /// [`ClusterError`] when it could not be carried out; what it found is in the accounts.
 pub(crate) async fn run(script: &Script, tell: Tell) -> Result<Accounts, ClusterError> {
-    let http = reqwest::Client::builder()
+    match &script.database {
+        Some(database) => share(script, database, tell).await,
+        None => super::agreed::run(script, tell).await,
+    }
+}
+
+/// Gives up on a node that is frozen sooner than it may go on.
+pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
         .timeout(Duration::from_secs(5))
         .connect_timeout(Duration::from_millis(500))
-        .build()?;
+        .build()
+}
+
+/// All agents run, and none of them on the node that is gone.
+pub(super) fn elsewhere(gone: &str, count: usize) -> impl Fn(&Map) -> bool + use<> {
+    let gone = gone.to_owned();
+    move |map: &Map| map.len() == count && map.values().all(|node| *node != gone)
+}
+
+/// The rehearsal with a database that all nodes share.
+async fn share(
+    script: &Script,
+    shared: &DatabaseUrl,
+    tell: Tell,
+) -> Result<Accounts, ClusterError> {
+    let http = client()?;
     let schema = format!("regrow_demo_{}", std::process::id());
-    let database = postgres::make_schema(&script.database, &schema).await?;
+    let database = postgres::make_schema(shared, &schema).await?;
     let (url, watched) = watch::channel(String::new());
     let witnessed = Arc::new(Mutex::new(Witnessed::default()));
     let stage = Stage {
@@ -152,7 +191,7 @@ pub(crate) async fn run(script: &Script, tell: Tell) -> Result<Accounts, Cluster
     let launches = names.iter().map(|name| {
         let launch = Launch {
             data_dir: script.data_dir.join(name),
-            settings: settings(name, &database),
+            settings: with_database(name, &database),
         };
         (name.clone(), launch)
     });
@@ -165,7 +204,7 @@ pub(crate) async fn run(script: &Script, tell: Tell) -> Result<Accounts, Cluster
     for name in &names {
         nodes.start(name).await?;
     }
-    tell(format!("{} nodes share {}", names.len(), script.database));
+    tell(format!("{} nodes share {shared}", names.len()));
 
     let mut rng = SmallRng::seed_from_u64(script.seed);
     let mut work = JoinSet::new();
@@ -185,11 +224,7 @@ pub(crate) async fn run(script: &Script, tell: Tell) -> Result<Accounts, Cluster
     tell(format!("kill -9 of {killed}"));
     let since = Instant::now();
     nodes.take(killed)?.kill().await?;
-    let without = |gone: &str| {
-        let gone = gone.to_owned();
-        let count = agents.len();
-        move |map: &Map| map.len() == count && map.values().all(|node| *node != gone)
-    };
+    let without = |gone: &str| elsewhere(gone, agents.len());
     map(&stage, without(killed), "taken over").await?;
     let killed_ms = millis(since);
     show(
@@ -292,7 +327,7 @@ pub(crate) async fn run(script: &Script, tell: Tell) -> Result<Accounts, Cluster
         drained_ms,
     };
     if accounts.is_clean() {
-        postgres::drop_schema(&script.database, &schema).await?;
+        postgres::drop_schema(shared, &schema).await?;
     }
     Ok(accounts)
 }
@@ -328,7 +363,7 @@ async fn settle(stage: &Stage, work: &mut JoinSet<()>) -> Result<(), ClusterErro
 }
 
 /// Short periods, so that a minute is enough.
-fn settings(name: &str, database: &DatabaseUrl) -> Vec<(&'static str, String)> {
+pub(super) fn settings(name: &str) -> Vec<(&'static str, String)> {
     [
         ("REGROW_REHEARSAL__ENABLED", "true"),
         ("REGROW_LOG__FORMAT", "json"),
@@ -337,34 +372,44 @@ fn settings(name: &str, database: &DatabaseUrl) -> Vec<(&'static str, String)> {
         ("REGROW_AGENTS__WORKERS", "2"),
         ("REGROW_QUEUE__RETRY_FIRST", "50ms"),
         ("REGROW_QUEUE__RETRY_MAX", "1s"),
-        ("REGROW_STORE__LIFE_TERM", LIFE_TERM),
         ("REGROW_NODE__NAME", name),
-        ("REGROW_STORE__DATABASE_URL", database.with_password()),
     ]
     .map(|(name, value)| (name, value.to_owned()))
     .to_vec()
 }
 
-async fn pause(rng: &mut SmallRng) {
+fn with_database(name: &str, database: &DatabaseUrl) -> Vec<(&'static str, String)> {
+    let mut settings = settings(name);
+    settings.extend([
+        ("REGROW_STORE__LIFE_TERM", LIFE_TERM.to_owned()),
+        (
+            "REGROW_STORE__DATABASE_URL",
+            database.with_password().to_owned(),
+        ),
+    ]);
+    settings
+}
+
+pub(super) async fn pause(rng: &mut SmallRng) {
     sleep(Duration::from_millis(rng.random_range(300..900))).await;
 }
 
-fn millis(since: Instant) -> u64 {
+pub(super) fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn read(path: &std::path::Path) -> String {
+pub(super) fn read(path: &std::path::Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-async fn place(stage: &Stage, agent: &str) -> Result<(), ClusterError> {
+pub(super) async fn place(stage: &Stage, agent: &str) -> Result<(), ClusterError> {
     let intensity = json!({ "restarts_max": 20, "within_ms": 60_000 });
     let spec = json!({ "id": agent, "role": "worker", "intensity": intensity });
     post(stage, "/v1/agents", &spec).await
 }
 
 /// Posts until a node has taken it.
-async fn post(stage: &Stage, path: &str, body: &Value) -> Result<(), ClusterError> {
+pub(super) async fn post(stage: &Stage, path: &str, body: &Value) -> Result<(), ClusterError> {
     let since = Instant::now();
     let mut last = String::new();
     while since.elapsed() < MOVE_TIMEOUT {
@@ -381,10 +426,10 @@ async fn post(stage: &Stage, path: &str, body: &Value) -> Result<(), ClusterErro
 }
 
 /// Which agent runs on which node.
-type Map = BTreeMap<String, String>;
+pub(super) type Map = BTreeMap<String, String>;
 
 /// The map as soon as it is as `wanted`.
-async fn map(
+pub(super) async fn map(
     stage: &Stage,
     wanted: impl Fn(&Map) -> bool,
     what: &str,
@@ -414,7 +459,11 @@ async fn map(
     Ok(seen)
 }
 
-async fn rebalance(stage: &Stage, agents: &[String], nodes: usize) -> Result<(), ClusterError> {
+pub(super) async fn rebalance(
+    stage: &Stage,
+    agents: &[String],
+    nodes: usize,
+) -> Result<(), ClusterError> {
     post(stage, "/v1/cluster/rebalance", &json!({})).await?;
     let most = agents.len().div_ceil(nodes);
     let even = |map: &Map| {
@@ -428,7 +477,7 @@ async fn rebalance(stage: &Stage, agents: &[String], nodes: usize) -> Result<(),
 }
 
 /// Tells which agents each node has.
-async fn show(stage: &Stage, tell: &Tell, what: &str) -> Result<(), ClusterError> {
+pub(super) async fn show(stage: &Stage, tell: &Tell, what: &str) -> Result<(), ClusterError> {
     let map = map(stage, |_| true, "known").await?;
     let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (agent, node) in map {

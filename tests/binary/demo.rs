@@ -163,6 +163,30 @@ async fn a_cluster_that_is_killed_frozen_and_drained_loses_and_doubles_nothing()
     assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
 }
 
+#[test]
+fn a_cluster_without_a_database_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut command = regrow();
+    command.args(["demo", "--cluster", "3", "--no-database", "--json"]);
+    let said = say(command.args(["--seed", "7", "--data-dir"]).arg(dir.path()));
+    assert_eq!(said.code, Some(0), "{}\n{}", said.err, said.out);
+    let accounts: Value = serde_json::from_str(&said.out).expect("JSON");
+    for (what, count) in [
+        ("lost", 0),
+        ("doubled", 0),
+        ("rerun", 0),
+        ("acknowledged", 198),
+        ("agents_running", 6),
+    ] {
+        assert_eq!(accounts[what], count, "{what}: {accounts}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
+
+    let two = say(regrow().args(["demo", "--cluster", "2", "--no-database"]));
+    assert_eq!(two.code, Some(2), "{}", two.err);
+    assert!(two.err.contains("at least 3"), "{}", two.err);
+}
+
 /// Whether a server is installed is known to whoever runs the tests: they need one.
 #[test]
 fn a_cluster_starts_a_database_of_its_own_if_it_is_told_of_none() {

@@ -87,6 +87,12 @@ pub(crate) struct Percentiles {
 }
 
 impl Percentiles {
+    fn slower(&mut self, other: Self) {
+        self.samples += other.samples;
+        self.p50 = self.p50.max(other.p50);
+        self.p99 = self.p99.max(other.p99);
+    }
+
     /// Nearest rank.
     pub(crate) fn of(sample: &[Duration]) -> Self {
         let mut sorted: Vec<f64> = sample.iter().map(|one| one.as_secs_f64() * 1e3).collect();
@@ -107,6 +113,28 @@ impl Ledger {
     /// Nothing was lost, doubled or run again.
     pub(crate) fn is_clean(&self) -> bool {
         self.lost == 0 && self.doubled == 0 && self.rerun == 0 && self.complaints.is_empty()
+    }
+
+    /// Adds the accounts of another node with a store of its own. Of recoveries the slower
+    /// figures are kept.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.seed = other.seed;
+        self.acknowledged += other.acknowledged;
+        self.completed += other.completed;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.rerun += other.rerun;
+        self.steps_recorded += other.steps_recorded;
+        self.steps_interrupted += other.steps_interrupted;
+        self.stale_refused += other.stale_refused;
+        self.node_kills += other.node_kills;
+        for (cause, count) in other.restarts {
+            *self.restarts.entry(cause).or_default() += count;
+        }
+        self.node_recovery_ms.slower(other.node_recovery_ms);
+        self.agent_recovery_ms.slower(other.agent_recovery_ms);
+        self.hang_recovery_ms.slower(other.hang_recovery_ms);
+        self.complaints.extend(other.complaints);
     }
 
     /// Holds what was witnessed against the store and the trace.
