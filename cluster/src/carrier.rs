@@ -398,6 +398,7 @@ impl Carrying {
     fn tick(&mut self) {
         let commands = self.node.tick(self.now(), &mut self.rng);
         self.obey(commands);
+        self.say_again();
     }
 
     fn arrived(&mut self, from: &NodeName, bytes: &[u8]) {

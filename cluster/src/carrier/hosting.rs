@@ -55,6 +55,37 @@ impl Carrying {
         self.node.tell_spec(agent)
     }
 
+    /// Says once more that an agent runs here that is known to be elsewhere, or nowhere: the
+    /// last word of whoever had it before may have come later than this node's first.
+    pub(super) fn say_again(&mut self) {
+        let me = self.node.me().name.clone();
+        let is_here = |entry: &Entry| {
+            let placed = entry.placed.as_ref();
+            placed.is_some_and(|placed| placed.node == me.as_str())
+        };
+        let running = self
+            .node
+            .hosted()
+            .filter(|(.., stands)| *stands == Stands::Runs);
+        let unsaid: Vec<Entry> = running
+            .filter_map(|(agent, ..)| self.node.specs().get(agent))
+            .filter(|entry| entry.is_to_run() && !is_here(entry))
+            .cloned()
+            .collect();
+        for mut entry in unsaid {
+            let taking = Taking {
+                lost: false,
+                life: None,
+                reason: "start".to_owned(),
+                because: self.because(&entry),
+            };
+            take(&mut entry, me.as_str(), taking, self.shared.clock.now());
+            let agent = entry.spec.id.clone();
+            self.write(entry);
+            self.spread(&agent);
+        }
+    }
+
     /// Why an agent is here.
     fn because(&self, entry: &Entry) -> String {
         match &entry.spec.placement.node {
