@@ -8,6 +8,8 @@
 //! - *in two places*: agents that still ran on the lost node when they ran elsewhere.
 //!
 //! `REGROW_LOSS_TRIALS`: trials of each kind and size (5). `REGROW_LOSS_NODES`: sizes (`3,10`).
+//! `REGROW_LOSS_AUTHORITY`: `database`, or `quorum` for nodes without one; there, lives that were taken
+//! over and stale effects are not counted.
 
 #[path = "../tests/network/cluster.rs"]
 mod cluster;
@@ -29,7 +31,8 @@ use regrow_testnet::{Rules, admit, enter};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use self::cluster::{Cluster, Node, PATIENCE, Plan};
+use self::cluster::{Authority, Cluster, Node, PATIENCE, Plan};
+use self::witness::Seen;
 
 /// Agents placed, per node.
 const AGENTS: usize = 2;
@@ -61,6 +64,10 @@ async fn measure() {
         .parse()
         .expect("a number of trials");
     let sizes = setting("REGROW_LOSS_NODES", "3,10");
+    let authority = match setting("REGROW_LOSS_AUTHORITY", "database").as_str() {
+        "quorum" => Authority::Quorum,
+        _ => Authority::Database,
+    };
     let build = if cfg!(debug_assertions) {
         "debug"
     } else {
@@ -73,6 +80,7 @@ async fn measure() {
         let plan = Plan {
             seed: 1,
             nodes,
+            authority,
             life_term: None,
             dns: None,
         };
@@ -86,7 +94,7 @@ async fn measure() {
             all.entry(kind).or_default().extend(times);
         }
         trial.doubt(trials).await;
-        let seen = trial.cluster.witness.seen(&trial.cluster.schema).await;
+        let seen = trial.seen().await;
         let stale = seen.after_the_end + seen.under_a_lower_epoch + seen.owners_replaced;
         tell(&format!(
             "{nodes} nodes: {} in two places, {stale} stale effects; load {}",
@@ -153,14 +161,26 @@ impl Trials {
                 let twice = still.keys().filter(|id| agents.contains(*id)).count();
                 self.in_two_places += twice;
                 self.cluster.network.set_all(Rules::default());
-                // It finds that it was succeeded.
-                node.ended().await;
+                if self.cluster.authority() == Authority::Database {
+                    // It finds that it was succeeded.
+                    node.ended().await;
+                }
             }
         }
-        node.start();
+        if kind == Kind::Killed || self.cluster.authority() == Authority::Database {
+            node.start();
+        }
         node.until_ready().await;
+        self.cluster.until_all_heard().await;
         self.even_out().await;
         took
+    }
+
+    async fn seen(&self) -> Seen {
+        match &self.cluster.database {
+            Some(database) => database.seen().await,
+            None => Seen::default(),
+        }
     }
 
     /// A node that has agents, and those.
@@ -180,9 +200,19 @@ impl Trials {
     /// Waits until all agents run, after each node was given its share.
     async fn even_out(&self) {
         let nodes = &self.cluster.nodes;
-        let rebalanced = nodes[0].post("/v1/cluster/rebalance", &json!({})).await;
-        let (status, answer) = rebalanced.expect("an answer");
-        assert!((200..300).contains(&status), "{answer}");
+        let began = Instant::now();
+        loop {
+            let rebalanced = nodes[0].post("/v1/cluster/rebalance", &json!({})).await;
+            // Without a database nothing is decided until a quorum hears each other again.
+            if rebalanced
+                .as_ref()
+                .is_some_and(|(status, _)| (200..300).contains(status))
+            {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{rebalanced:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
         sleep(Duration::from_millis(500)).await;
         self.cluster.until_running(&self.agents, nodes.iter()).await;
     }
@@ -252,12 +282,7 @@ impl Trials {
 
     async fn watch(&self, time: Duration) -> Convictions {
         let began = Instant::now();
-        let before = self
-            .cluster
-            .witness
-            .seen(&self.cluster.schema)
-            .await
-            .taken_over;
+        let before = self.seen().await.taken_over;
         let given_up = || {
             let logs = self
                 .cluster
@@ -283,12 +308,7 @@ impl Trials {
             }
             sleep(Duration::from_millis(200)).await;
         }
-        let after = self
-            .cluster
-            .witness
-            .seen(&self.cluster.schema)
-            .await
-            .taken_over;
+        let after = self.seen().await.taken_over;
         convictions.lives = after - before;
         convictions.given_up = given_up() - given_up_before;
         convictions

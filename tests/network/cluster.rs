@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::schema::Schema;
 use super::tell;
-use super::witness::Witness;
+use super::witness::{Seen, Witness};
 
 /// Nothing that has to happen takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,11 +29,21 @@ const HTTP_PORT: u16 = 7400;
 pub(crate) const GOSSIP_PORT: u16 = 7410;
 const DATABASE_PORT: u16 = 5432;
 
+/// Who says whose an agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authority {
+    /// One PostgreSQL, which has the tasks, too.
+    Database,
+    /// A quorum of the nodes, each of which has a file for its own tasks.
+    Quorum,
+}
+
 /// How a cluster is made.
 pub(crate) struct Plan {
     /// Decides what the network does to packets.
     pub(crate) seed: u64,
     pub(crate) nodes: usize,
+    pub(crate) authority: Authority,
     /// How long a life lasts without renewal, if not as long as by default.
     pub(crate) life_term: Option<&'static str>,
     /// What nodes ask to find each other; otherwise each knows all addresses.
@@ -44,12 +54,18 @@ pub(crate) struct Plan {
 pub(crate) struct Cluster {
     pub(crate) network: Network,
     pub(crate) nodes: Vec<Arc<Node>>,
+    pub(crate) database: Option<Database>,
+    http: reqwest::Client,
+    dir: TempDir,
+}
+
+/// The database of a cluster.
+pub(crate) struct Database {
     pub(crate) schema: Schema,
     pub(crate) witness: Witness,
-    http: reqwest::Client,
+    /// Where it is for the nodes.
     url: String,
-    dir: TempDir,
-    _database: Forward,
+    _forward: Forward,
 }
 
 /// A node: a place for a process, which comes and goes.
@@ -71,36 +87,24 @@ impl Cluster {
 
     /// The same on a network that has other hosts already.
     pub(crate) async fn plan_on(network: Network, plan: &Plan) -> Self {
-        let schema = Schema::create().await;
-        let database = network.host(DATABASE).expect("a host");
-        let (before, rest) = schema.server().rsplit_once('@').expect("USER@HOST");
-        let (server, name) = rest.split_once('/').expect("a database in the address");
-        let target = match server.contains(':') {
-            true => server.to_owned(),
-            false => format!("{server}:5432"),
+        let database = match plan.authority {
+            Authority::Database => Some(Database::on(&network).await),
+            Authority::Quorum => None,
         };
-        let forward = Forward::out_of_host(&database, DATABASE_PORT, target).await;
-        let through = format!("{before}@{}:{DATABASE_PORT}/{name}", database.four());
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(3))
             .connect_timeout(Duration::from_secs(1))
             .build()
             .expect("a client");
         let dir = tempfile::tempdir().expect("a directory");
-        std::fs::write(
-            dir.path().join("secret"),
-            "of this cluster, made for one test alone",
-        )
-        .expect("written");
+        let secret = "of this cluster, made for one test alone";
+        std::fs::write(dir.path().join("secret"), secret).expect("written");
         let mut cluster = Self {
             network,
             nodes: Vec::new(),
-            url: schema.url_through(&through),
-            witness: Witness::of(&schema).await,
-            schema,
+            database,
             http,
             dir,
-            _database: forward.expect("the database is on the network"),
         };
         let names: Vec<String> = (1..=plan.nodes)
             .map(|number| format!("n{number}"))
@@ -122,7 +126,11 @@ impl Cluster {
                 }
                 None => ("REGROW_CLUSTER__SEEDS", seeds.join(",")),
             };
-            let node = cluster.node(name, host, plan, places).await;
+            let authority = match &cluster.database {
+                Some(database) => ("REGROW_STORE__DATABASE_URL", database.url.clone()),
+                None => ("REGROW_CLUSTER__FOUNDERS", names.join(",")),
+            };
+            let node = cluster.node(name, host, plan, [places, authority]).await;
             cluster.nodes.push(Arc::new(node));
         }
         cluster
@@ -133,6 +141,14 @@ impl Cluster {
         let cluster = Self::plan(plan).await;
         cluster.start_all().await;
         cluster
+    }
+
+    /// Who says whose an agent is.
+    pub(crate) fn authority(&self) -> Authority {
+        match self.database {
+            Some(_) => Authority::Database,
+            None => Authority::Quorum,
+        }
     }
 
     /// Starts all nodes, and waits until each hears all others.
@@ -175,7 +191,7 @@ impl Cluster {
         name: &str,
         host: Arc<Host>,
         plan: &Plan,
-        places: (&'static str, String),
+        own: [(&'static str, String); 2],
     ) -> Node {
         let listen = SocketAddr::from((host.four(), GOSSIP_PORT));
         let way = Forward::into_host(host.clone(), ([127, 0, 0, 1], HTTP_PORT).into()).await;
@@ -191,12 +207,10 @@ impl Cluster {
             ("REGROW_QUEUE__LOSSES_MAX", "1000".to_owned()),
             // Nodes are lost on purpose here, again and again; that is not held against them.
             ("REGROW_CLUSTER__WATCHDOG__THRESHOLD", "1000000".to_owned()),
-            ("REGROW_STORE__DATABASE_URL", self.url.clone()),
             ("REGROW_NODE__NAME", name.to_owned()),
             ("REGROW_HTTP__LISTEN", format!("127.0.0.1:{HTTP_PORT}")),
             ("REGROW_CLUSTER__LISTEN", listen.to_string()),
             ("REGROW_CLUSTER__SECRET_FILE", secret),
-            places,
         ];
         let term = plan
             .life_term
@@ -205,7 +219,7 @@ impl Cluster {
             name: name.to_owned(),
             dir: self.dir.path().join(name),
             host,
-            settings: settings.into_iter().chain(term).collect(),
+            settings: settings.into_iter().chain(own).chain(term).collect(),
             way: way.expect("a way to its HTTP"),
             http: self.http.clone(),
             process: Mutex::default(),
@@ -229,11 +243,19 @@ impl Cluster {
         for id in agents {
             let intensity = json!({ "restarts_max": 100, "within_ms": 10_000 });
             let spec = json!({ "id": id, "role": "worker", "intensity": intensity });
-            let (status, answer) = self.nodes[0]
-                .post("/v1/agents", &spec)
-                .await
-                .expect("an answer");
-            assert_eq!(status, 201, "{answer}");
+            let began = Instant::now();
+            loop {
+                let answer = self.nodes[0].post("/v1/agents", &spec).await;
+                // A quorum may have to meet first, and an answer may be lost.
+                match &answer {
+                    Some((201, _)) => break,
+                    Some((409, said)) if said["code"] == "agent_exists" => break,
+                    Some((503, _)) | None => {}
+                    Some(refused) => unreachable!("{id} is refused: {refused:?}"),
+                }
+                assert!(began.elapsed() < PATIENCE, "{id} is not taken: {answer:?}");
+                sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 
@@ -262,6 +284,32 @@ impl Cluster {
             );
             sleep(Duration::from_millis(10)).await;
         }
+    }
+}
+
+impl Database {
+    async fn on(network: &Network) -> Self {
+        let schema = Schema::create().await;
+        let host = network.host(DATABASE).expect("a host");
+        let (before, rest) = schema.server().rsplit_once('@').expect("USER@HOST");
+        let (server, name) = rest.split_once('/').expect("a database in the address");
+        let target = match server.contains(':') {
+            true => server.to_owned(),
+            false => format!("{server}:5432"),
+        };
+        let forward = Forward::out_of_host(&host, DATABASE_PORT, target).await;
+        let through = format!("{before}@{}:{DATABASE_PORT}/{name}", host.four());
+        Self {
+            url: schema.url_through(&through),
+            witness: Witness::of(&schema).await,
+            schema,
+            _forward: forward.expect("the database is on the network"),
+        }
+    }
+
+    /// What it saw so far.
+    pub(crate) async fn seen(&self) -> Seen {
+        self.witness.seen(&self.schema).await
     }
 }
 
@@ -381,10 +429,10 @@ impl Node {
         Some(known.collect())
     }
 
-    /// Nodes that it takes for up, itself among them.
+    /// Nodes that it takes for up and alive, itself among them.
     pub(crate) async fn heard_up(&self) -> BTreeSet<String> {
-        self.known(|node| node["here"] == true || node["heard"]["status"] == "up")
-            .await
+        let up = |node: &Value| node["here"] == true || node["heard"]["status"] == "up";
+        self.known(|node| up(node) && node["life"].is_u64()).await
     }
 
     /// Names of nodes of which it knows what is wanted.

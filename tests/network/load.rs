@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{Cluster, Node};
+use super::cluster::{Authority, Cluster, Node};
 use super::ledger::Witnessed;
 
 /// Customers at once.
@@ -40,6 +40,7 @@ impl Load {
             let customer = Customer {
                 name: number,
                 nodes: cluster.nodes.clone(),
+                authority: cluster.authority(),
                 agents: agents.iter().cloned().collect(),
                 witnessed: Arc::clone(&witnessed),
                 stop: stop.clone(),
@@ -71,6 +72,7 @@ impl Load {
 struct Customer {
     name: u64,
     nodes: Vec<Arc<Node>>,
+    authority: Authority,
     agents: Vec<String>,
     witnessed: Arc<Mutex<Witnessed>>,
     stop: CancellationToken,
@@ -93,22 +95,34 @@ impl Customer {
                 Some(agent) => format!("/v1/agents/{agent}/messages"),
                 None => "/v1/tasks".to_owned(),
             };
-            // Now and then twice on purpose.
-            for _ in 0..if rng.random_ratio(1, 10) { 2 } else { 1 } {
-                self.repeat(&path, &key, &payload, &mut rng).await;
+            // A task is known to its node alone where there is no database.
+            let bound = told.is_none() && self.authority == Authority::Quorum;
+            let node = bound.then(|| self.nodes.choose(&mut rng)).flatten();
+            // Now and then twice on purpose; not where a key is known only to a node that may be away.
+            let again = rng.random_ratio(1, 10) && (bound || self.authority == Authority::Database);
+            for _ in 0..if again { 2 } else { 1 } {
+                self.repeat(&path, &key, &payload, node, &mut rng).await;
             }
             sleep(PAUSE.mul_f64(rng.random())).await;
         }
     }
 
-    /// Until a node acknowledges it.
-    async fn repeat(&self, path: &str, key: &str, payload: &serde_json::Value, rng: &mut SmallRng) {
+    /// Until a node acknowledges it, any or this one.
+    async fn repeat(
+        &self,
+        path: &str,
+        key: &str,
+        payload: &serde_json::Value,
+        this: Option<&Arc<Node>>,
+        rng: &mut SmallRng,
+    ) {
         let body = json!({
             "kind": "rehearsal.journey", "payload": payload, "idempotency_key": key,
             "max_attempts": 1_000,
         });
         loop {
-            let node = self.nodes.choose(rng).expect("there are nodes");
+            let any = || self.nodes.choose(rng).expect("there are nodes");
+            let node = this.unwrap_or_else(any);
             if let Ok(Some((200 | 201, answer))) = timeout(ANSWER, node.post(path, &body)).await
                 && let Some(id) = answer["id"]
                     .as_str()

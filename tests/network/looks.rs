@@ -10,12 +10,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::{Cluster, Node};
 
 /// Longest wait for a node that may be frozen.
 const ANSWER: Duration = Duration::from_millis(250);
+/// How long a node that was paused may take to look at the clock, on a machine that is busy.
+const WAKING: Duration = Duration::from_secs(1);
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(15);
 
@@ -33,6 +35,9 @@ struct Latest {
 struct Found {
     looks: u64,
     twice: Vec<String>,
+    /// How often an agent ran twice right after its node had been paused.
+    waking: u64,
+    woke_at: Option<Instant>,
 }
 
 /// Looks until it is dropped.
@@ -52,10 +57,16 @@ impl Looks {
         }
     }
 
-    /// Looks so far, and what ran twice, in words.
-    pub(crate) fn so_far(&self) -> (u64, Vec<String>) {
+    /// A node goes on that was paused: it may run what is somebody else's until it looks at the
+    /// clock, which nobody can keep it from. What that has for effects is for others to find.
+    pub(crate) fn woke(&self) {
+        self.found.lock().woke_at = Some(Instant::now());
+    }
+
+    /// Looks so far; what ran twice, in words; and how often it did right after a pause.
+    pub(crate) fn so_far(&self) -> (u64, Vec<String>, u64) {
         let found = self.found.lock();
-        (found.looks, found.twice.clone())
+        (found.looks, found.twice.clone(), found.waking)
     }
 }
 
@@ -67,7 +78,11 @@ async fn look(nodes: Vec<Arc<Node>>, found: Arc<Mutex<Found>>) {
             let running = running.ok().flatten().unwrap_or_default();
             let mut found = found.lock();
             found.looks += 1;
-            found.twice.extend(note(&mut latest, &node.name, running));
+            let twice = note(&mut latest, &node.name, running);
+            match found.woke_at.is_some_and(|at| at.elapsed() < WAKING) {
+                true => found.waking += twice.len() as u64,
+                false => found.twice.extend(twice),
+            }
         }
         sleep(PAUSE).await;
     }

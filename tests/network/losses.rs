@@ -6,11 +6,12 @@ use nix::sys::signal::Signal;
 use regrow_testnet::Rules;
 use tokio::time::sleep;
 
+use super::cluster::{Authority, DATABASE};
 use super::run::{Run, seed_and_rounds};
 
-pub(crate) async fn a_node_that_is_killed_loses_nothing() {
+pub(crate) async fn a_node_that_is_killed_loses_nothing(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("kill -9", seed).await;
+    let mut run = Run::start("kill -9", seed, authority).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
         let node = run.any_owner().await;
@@ -23,41 +24,43 @@ pub(crate) async fn a_node_that_is_killed_loses_nothing() {
     run.finish().await;
 }
 
-pub(crate) async fn a_node_that_is_frozen_and_goes_on_has_no_effect_any_more() {
+pub(crate) async fn a_node_that_is_frozen_and_goes_on_has_no_effect_any_more(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("SIGSTOP", seed).await;
+    let mut run = Run::start("SIGSTOP", seed, authority).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
         let node = run.any_owner().await;
         node.signal(Signal::SIGSTOP);
         run.elsewhere(&node).await;
         run.go_on(0..1_000).await;
-        node.signal(Signal::SIGCONT);
-        // It finds that it was succeeded, and ends.
-        let status = node.ended().await;
-        assert_eq!(status.code(), Some(1), "{}", node.name);
-        node.start();
+        run.wake(&node);
+        if authority == Authority::Database {
+            // It finds that it was succeeded, and ends.
+            let status = node.ended().await;
+            assert_eq!(status.code(), Some(1), "{}", node.name);
+            node.start();
+        }
         run.recover().await;
     }
     run.finish().await;
 }
 
-pub(crate) async fn a_pause_shorter_than_the_term_costs_nothing() {
+pub(crate) async fn a_pause_shorter_than_the_term_costs_nothing(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("short SIGSTOP", seed).await;
+    let mut run = Run::start("short SIGSTOP", seed, authority).await;
     for _ in 0..rounds * 3 {
         run.go_on(300..800).await;
         let node = run.any_owner().await;
         node.signal(Signal::SIGSTOP);
         run.go_on(200..900).await;
-        node.signal(Signal::SIGCONT);
+        run.wake(&node);
     }
     run.finish().await;
 }
 
-pub(crate) async fn a_node_that_is_cut_off_is_succeeded_and_comes_back() {
+pub(crate) async fn a_node_that_is_cut_off_is_succeeded_and_comes_back(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("cut off", seed).await;
+    let mut run = Run::start("cut off", seed, authority).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
         let node = run.any_owner().await;
@@ -70,9 +73,9 @@ pub(crate) async fn a_node_that_is_cut_off_is_succeeded_and_comes_back() {
     run.finish().await;
 }
 
-pub(crate) async fn a_node_that_is_not_heard_is_succeeded_and_comes_back() {
+pub(crate) async fn a_node_that_is_not_heard_is_succeeded_and_comes_back(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("cut off, it hears the others", seed).await;
+    let mut run = Run::start("cut off, it hears the others", seed, authority).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
         let node = run.any_owner().await;
@@ -85,9 +88,9 @@ pub(crate) async fn a_node_that_is_not_heard_is_succeeded_and_comes_back() {
     run.finish().await;
 }
 
-pub(crate) async fn a_node_that_does_not_hear_is_succeeded_and_comes_back() {
+pub(crate) async fn a_node_that_does_not_hear_is_succeeded_and_comes_back(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("cut off, the others hear it", seed).await;
+    let mut run = Run::start("cut off, the others hear it", seed, authority).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
         let node = run.any_owner().await;
@@ -100,9 +103,9 @@ pub(crate) async fn a_node_that_does_not_hear_is_succeeded_and_comes_back() {
     run.finish().await;
 }
 
-pub(crate) async fn all_nodes_are_restarted_in_turn() {
+pub(crate) async fn all_nodes_are_restarted_in_turn(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("rolling restart", seed).await;
+    let mut run = Run::start("rolling restart", seed, authority).await;
     for _ in 0..rounds {
         for node in run.cluster.nodes.clone() {
             run.go_on(200..600).await;
@@ -116,6 +119,8 @@ pub(crate) async fn all_nodes_are_restarted_in_turn() {
             run.elsewhere(&node).await;
             node.start();
             node.until_ready().await;
+            // Without a database it has to be let in first: half of the nodes decide nothing.
+            run.cluster.until_all_heard().await;
         }
     }
     run.finish().await;
@@ -124,14 +129,14 @@ pub(crate) async fn all_nodes_are_restarted_in_turn() {
 /// Long enough for nodes to notice.
 pub(crate) const AWHILE: Duration = Duration::from_secs(8);
 
-pub(crate) async fn nodes_that_hear_each_other_but_not_the_database_act_no_more() {
+pub(crate) async fn nodes_that_hear_each_other_but_not_the_database_act_no_more(
+    authority: Authority,
+) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("database cut off from all", seed).await;
+    let mut run = Run::start("database cut off from all", seed, authority).await;
     for _ in 0..rounds {
         run.go_on(500..1_500).await;
-        run.cluster
-            .network
-            .set_around(super::cluster::DATABASE, Rules::CUT);
+        run.cluster.network.set_around(DATABASE, Rules::CUT);
         sleep(AWHILE / 2).await;
         for node in &run.cluster.nodes {
             let running = node.running().await.unwrap_or_default();

@@ -4,7 +4,10 @@
 //! answers. In the end nothing may be lost, done twice, written by a former owner, or have run in
 //! two places, and everything runs again. See `testnet/` for the network.
 //!
-//! `REGROW_NETWORK_ROUNDS` disturbs more often, `REGROW_NETWORK_SEED` repeats choices.
+//! They share a database (`Database::`), or have none and agree (`Quorum::`).
+//!
+//! `REGROW_NETWORK_ROUNDS` disturbs so often, and in some more ways; `REGROW_NETWORK_SEED` repeats
+//! choices.
 
 #[path = "../../src/demo/crash/ledger.rs"]
 #[expect(
@@ -22,6 +25,7 @@ mod load;
 mod looks;
 mod losses;
 mod names;
+mod quorum;
 mod run;
 mod versions;
 mod weather;
@@ -33,13 +37,19 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 use regrow_testnet::{admit, enter};
 
-macro_rules! scenarios {
-    ($($module:ident::$name:ident),* $(,)?) => {
-        [$((stringify!($name), || Box::pin($module::$name()))),*]
+type Running = Pin<Box<dyn Future<Output = ()>>>;
+
+type Scenario = fn() -> Running;
+
+/// Names of scenarios, and how each runs under an authority.
+macro_rules! under {
+    ($authority:ident, $($module:ident::$name:ident),* $(,)?) => {
+        [$((
+            concat!(stringify!($authority), "::", stringify!($name)),
+            (|| -> Running { Box::pin($module::$name(cluster::Authority::$authority)) }) as Scenario,
+        )),*]
     };
 }
-
-type Scenario = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
 fn main() -> ExitCode {
     // Before there are threads.
@@ -47,7 +57,9 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each has three nodes and a database to feed.
     arguments.test_threads = Some(1);
-    let scenarios: [(&'static str, Scenario); 12] = scenarios![
+    let mut scenarios: Vec<(&'static str, Scenario)> = Vec::new();
+    scenarios.extend(under![
+        Database,
         losses::a_node_that_is_killed_loses_nothing,
         losses::a_node_that_is_frozen_and_goes_on_has_no_effect_any_more,
         losses::a_pause_shorter_than_the_term_costs_nothing,
@@ -60,7 +72,23 @@ fn main() -> ExitCode {
         weather::a_link_that_comes_and_goes_makes_no_second_owner,
         weather::names_that_are_stale_partial_or_silent_break_nothing,
         versions::nodes_live_with_what_a_newer_version_says_and_writes,
-    ];
+    ]);
+    scenarios.extend(under![
+        Quorum,
+        losses::a_node_that_is_killed_loses_nothing,
+        losses::a_node_that_is_frozen_and_goes_on_has_no_effect_any_more,
+        losses::a_node_that_is_not_heard_is_succeeded_and_comes_back,
+        losses::all_nodes_are_restarted_in_turn,
+        weather::a_link_that_comes_and_goes_makes_no_second_owner,
+    ]);
+    if std::env::var_os("REGROW_NETWORK_ROUNDS").is_some() {
+        scenarios.extend(under![
+            Quorum,
+            losses::a_node_that_is_cut_off_is_succeeded_and_comes_back,
+            losses::a_node_that_does_not_hear_is_succeeded_and_comes_back,
+            weather::loss_and_delay_cost_time_and_nothing_else,
+        ]);
+    }
     let mut trials: Vec<Trial> = scenarios
         .into_iter()
         .map(|(name, scenario)| {
@@ -74,13 +102,22 @@ fn main() -> ExitCode {
             })
         })
         .collect();
-    trials.push(Trial::test(
-        "looks_tell_an_agent_that_runs_twice_from_one_that_moved",
-        || {
-            looks::looks_tell_an_agent_that_runs_twice_from_one_that_moved();
+    let judging: [(&str, fn()); 2] = [
+        (
+            "looks_tell_an_agent_that_runs_twice_from_one_that_moved",
+            looks::looks_tell_an_agent_that_runs_twice_from_one_that_moved,
+        ),
+        (
+            "an_act_under_an_epoch_after_a_later_one_is_stale",
+            quorum::an_act_under_an_epoch_after_a_later_one_is_stale,
+        ),
+    ];
+    trials.extend(judging.map(|(name, judge)| {
+        Trial::test(name, move || {
+            judge();
             Ok(())
-        },
-    ));
+        })
+    }));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

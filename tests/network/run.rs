@@ -8,10 +8,11 @@ use nix::sys::signal::Signal;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::accounts::Accounts;
-use super::cluster::{Cluster, Node, PATIENCE, Plan};
+use super::cluster::{Authority, Cluster, Node, PATIENCE, Plan};
 use super::load::Load;
 use super::looks::Looks;
 use super::tell;
@@ -43,10 +44,11 @@ pub(crate) fn seed_and_rounds() -> (u64, u32) {
 
 impl Run {
     /// Three nodes that find each other by their addresses, under load.
-    pub(crate) async fn start(scenario: &'static str, seed: u64) -> Self {
+    pub(crate) async fn start(scenario: &'static str, seed: u64, authority: Authority) -> Self {
         let plan = Plan {
             seed,
             nodes: 3,
+            authority,
             life_term: Some("2s"),
             dns: None,
         };
@@ -92,6 +94,12 @@ impl Run {
             }
             assert!(began.elapsed() < PATIENCE, "no node has an agent");
         }
+    }
+
+    /// Lets a node go on that was paused.
+    pub(crate) fn wake(&self, node: &Node) {
+        self.looks.woke();
+        node.signal(Signal::SIGCONT);
     }
 
     /// Lets the load go on for a while, by chance within bounds.
@@ -170,21 +178,21 @@ impl Run {
         let witnessed = self.load.finish().await;
         let began = Instant::now();
         loop {
-            let live = self
-                .cluster
-                .schema
-                .number("SELECT count(*) FROM task_run")
-                .await;
-            if live == 0 {
+            let live = live(&self.cluster).await;
+            if live == Some(0) {
                 break;
             }
-            assert!(began.elapsed() < PATIENCE, "{live} tasks do not end");
-            sleep(Duration::from_millis(50)).await;
+            assert!(began.elapsed() < PATIENCE, "{live:?} tasks do not end");
+            call_home(&self.cluster).await;
+            sleep(Duration::from_millis(200)).await;
         }
         let looks = self.looks.so_far();
         drop(self.looks);
-        // Before the orderly stop, which leaves the last one's life to nobody.
-        let seen = self.cluster.witness.seen(&self.cluster.schema).await;
+        // Before the orderly stop, after which others take the lives over.
+        let taken_over = match &self.cluster.database {
+            Some(database) => database.seen().await.taken_over,
+            None => 0,
+        };
         for node in &self.cluster.nodes {
             node.signal(Signal::SIGTERM);
         }
@@ -205,8 +213,49 @@ impl Run {
             self.restarted,
         );
         let mut accounts = accounts.await;
-        accounts.seen.taken_over = seen.taken_over;
+        accounts.seen.taken_over = taken_over;
         tell(&accounts.tell(self.scenario));
         accounts.assert_clean();
+    }
+}
+
+/// Tasks that have not ended; `None` if a node does not say.
+async fn live(cluster: &Cluster) -> Option<i64> {
+    if let Some(database) = &cluster.database {
+        return Some(
+            database
+                .schema
+                .number("SELECT count(*) FROM task_run")
+                .await,
+        );
+    }
+    let mut live = 0;
+    for node in &cluster.nodes {
+        let (_, queue) = node.get("/v1/queue").await?;
+        live += queue["size"].as_i64()?;
+    }
+    Some(live)
+}
+
+/// Where there is no database, a message that had been begun waits where its finished steps are
+/// on record until its agent is there again: as an operator would, asks the agent to go there.
+async fn call_home(cluster: &Cluster) {
+    if cluster.authority() == Authority::Database {
+        return;
+    }
+    for node in &cluster.nodes {
+        let here = node.running().await.unwrap_or_default();
+        for state in ["available", "retryable"] {
+            let waiting = node.get(&format!("/v1/tasks?state={state}")).await;
+            let (_, waiting) = waiting.unwrap_or_default();
+            let kinds = waiting["tasks"].as_array().into_iter().flatten();
+            for agent in kinds.filter_map(|task| task["kind"].as_str()?.strip_prefix("agent.")) {
+                if !here.contains_key(agent) {
+                    let to = json!({ "to": node.name });
+                    // Refused while it is on its way: asked again soon.
+                    let _ = node.post(&format!("/v1/agents/{agent}/handoff"), &to).await;
+                }
+            }
+        }
     }
 }

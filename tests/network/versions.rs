@@ -15,7 +15,7 @@ use regrow_testnet::Host;
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep};
 
-use super::cluster::{Cluster, GOSSIP_PORT, PATIENCE};
+use super::cluster::{Authority, Cluster, GOSSIP_PORT, PATIENCE};
 use super::run::{Run, seed_and_rounds};
 
 const NEWER: &str = "99.1.0";
@@ -108,18 +108,18 @@ async fn until_known(cluster: &Cluster) {
     }
 }
 
-pub(crate) async fn nodes_live_with_what_a_newer_version_says_and_writes() {
+pub(crate) async fn nodes_live_with_what_a_newer_version_says_and_writes(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("mixed versions", seed).await;
+    let mut run = Run::start("mixed versions", seed, authority).await;
     let host = run.cluster.network.host("newer").expect("a host");
-    let schema = &run.cluster.schema;
+    let sql = async |run: &Run, statement: &str| {
+        let database = run.cluster.database.as_ref().expect("it has one");
+        database.schema.run(statement).await;
+    };
     // An agent that this version cannot read is nobody's to take.
-    schema
-        .run(
-            "INSERT INTO agent (id, revision, epoch, owner, entry, changed_at) VALUES \
-             ('of tomorrow', 1, nextval('agent_epoch'), NULL, '{\"plan\": {\"kind\": 2}}', now())",
-        )
-        .await;
+    let tomorrow = "INSERT INTO agent (id, revision, epoch, owner, entry, changed_at) VALUES \
+        ('of tomorrow', 1, nextval('agent_epoch'), NULL, '{\"plan\": {\"kind\": 2}}', now())";
+    sql(&run, tomorrow).await;
     for _ in 0..rounds {
         let newer = Newer::join(&run.cluster, &host);
         until_known(&run.cluster).await;
@@ -144,7 +144,7 @@ pub(crate) async fn nodes_live_with_what_a_newer_version_says_and_writes() {
         // A node that a newer version's database outlived is told to become that version.
         let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
             execution_time) VALUES (9999, 'of tomorrow', true, '', 0)";
-        run.cluster.schema.run(later).await;
+        sql(&run, later).await;
         let node = run.any_owner().await;
         node.signal(Signal::SIGKILL);
         node.ended().await;
@@ -158,13 +158,14 @@ pub(crate) async fn nodes_live_with_what_a_newer_version_says_and_writes() {
             "{log}"
         );
         let back = "DELETE FROM _sqlx_migrations WHERE version = 9999";
-        run.cluster.schema.run(back).await;
+        sql(&run, back).await;
         node.start();
         run.recover().await;
         drop(newer);
     }
     let untouched = "SELECT count(*) FROM agent WHERE id = 'of tomorrow' AND revision = 1 \
         AND owner IS NULL";
-    assert_eq!(run.cluster.schema.number(untouched).await, 1);
+    let database = run.cluster.database.as_ref().expect("it has one");
+    assert_eq!(database.schema.number(untouched).await, 1);
     run.finish().await;
 }

@@ -7,15 +7,15 @@ use hickory_server::proto::rr::RecordType;
 use nix::sys::signal::Signal;
 use regrow_testnet::{Flapping, Rules};
 
-use super::cluster::{Cluster, Plan};
+use super::cluster::{Authority, Cluster, Plan};
 use super::losses::AWHILE;
 use super::names::{Names, Reply};
 use super::run::{Run, seed_and_rounds};
 use super::tell;
 
-pub(crate) async fn loss_and_delay_cost_time_and_nothing_else() {
+pub(crate) async fn loss_and_delay_cost_time_and_nothing_else(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("20 % loss, 50 ms delay", seed).await;
+    let mut run = Run::start("20 % loss, 50 ms delay", seed, authority).await;
     let rules = Rules {
         loss: 0.2,
         delay: Duration::from_millis(50),
@@ -33,9 +33,9 @@ pub(crate) async fn loss_and_delay_cost_time_and_nothing_else() {
     run.finish().await;
 }
 
-pub(crate) async fn a_link_that_comes_and_goes_makes_no_second_owner() {
+pub(crate) async fn a_link_that_comes_and_goes_makes_no_second_owner(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
-    let mut run = Run::start("flapping link", seed).await;
+    let mut run = Run::start("flapping link", seed, authority).await;
     for _ in 0..rounds {
         let node = run.any_owner().await;
         // Around the life's term: now it can renew itself in time, now it cannot.
@@ -59,7 +59,7 @@ pub(crate) async fn a_link_that_comes_and_goes_makes_no_second_owner() {
 
 const NAME: &str = "nodes.test";
 
-pub(crate) async fn names_that_are_stale_partial_or_silent_break_nothing() {
+pub(crate) async fn names_that_are_stale_partial_or_silent_break_nothing(authority: Authority) {
     let (seed, rounds) = seed_and_rounds();
     tell(&format!("DNS: seed {seed}"));
     // Its address is needed before there are nodes, so it is the first host.
@@ -69,6 +69,7 @@ pub(crate) async fn names_that_are_stale_partial_or_silent_break_nothing() {
     let plan = Plan {
         seed,
         nodes: 3,
+        authority,
         life_term: Some("2s"),
         dns: Some((NAME, host.four())),
     };
