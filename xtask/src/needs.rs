@@ -6,7 +6,7 @@ use regrow_local_postgres::is_root;
 
 use crate::{Failed, report};
 
-/// Checks for a C compiler, and for the languages of the example workers.
+/// Checks for a C compiler, the languages of the example workers, and what makes networks.
 pub(crate) fn check() -> Result<(), Failed> {
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     if !runs(&compiler) {
@@ -15,12 +15,18 @@ pub(crate) fn check() -> Result<(), Failed> {
              install one (Debian: `apt-get install gcc`, macOS: `xcode-select --install`) or set CC"
         ));
     }
-    for (program, package) in [("python3", "python3"), ("node", "nodejs")] {
-        if !runs(program) {
-            let advice = format!(
-                "no `{program}`: the example workers are tested in their languages; install it \
-                 (Debian: `apt-get install {package}`)"
-            );
+    let languages = "the example workers are tested in their languages";
+    let network = "nodes are tested on hosts of their own, in namespaces";
+    for (program, version, package, why) in [
+        ("python3", "--version", "python3", languages),
+        ("node", "--version", "nodejs", languages),
+        ("ip", "-V", "iproute2", network),
+    ] {
+        // Only Linux has namespaces.
+        let is_wanted = program != "ip" || cfg!(target_os = "linux");
+        if is_wanted && !answers(program, version) {
+            let advice =
+                format!("no `{program}`: {why}; install it (Debian: `apt-get install {package}`)");
             install(package, &advice)?;
         }
     }
@@ -28,7 +34,11 @@ pub(crate) fn check() -> Result<(), Failed> {
 }
 
 fn runs(program: &str) -> bool {
-    let answer = Command::new(program).arg("--version").output();
+    answers(program, "--version")
+}
+
+fn answers(program: &str, flag: &str) -> bool {
+    let answer = Command::new(program).arg(flag).output();
     answer.is_ok_and(|answer| answer.status.success())
 }
 
