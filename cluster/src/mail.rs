@@ -27,7 +27,7 @@ use regrow_runtime::ids::{AgentId, TaskId};
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::Queue;
 use regrow_runtime::queue::error::AdmitError;
-use regrow_runtime::queue::task::{Lane, NewTask, TaskBody, TaskTerms};
+use regrow_runtime::queue::task::{Lane, NewTask, TaskBody, TaskState, TaskTerms, TaskView};
 use regrow_runtime::store::StoreError;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -115,8 +115,9 @@ pub enum MailError {
 enum Question {
     /// Take this message, you who own the agent.
     Tell { agent: AgentId, letter: String },
-    /// Take this message, whoever owns the agent: it was on its way to you.
-    Move { letter: String },
+    /// Take this message, whoever owns the agent: it was on its way to you, and is this task
+    /// here.
+    Move { letter: String, from: TaskId },
     /// Have you a task under this key?
     Knows { tenant: String, key: String },
 }
@@ -191,6 +192,12 @@ impl Letter {
             .strip_prefix(MOVED)?
             .parse()
             .ok()
+    }
+
+    /// The key of a message that comes back to where its own key names the task as which it
+    /// left: that of the task which it was last.
+    fn comes_back(&mut self, from: TaskId) {
+        self.idempotency_key = Some(format!("{MOVED}{from}"));
     }
 
     fn into_task(self) -> NewTask {
@@ -366,26 +373,59 @@ impl Mail {
                 }
                 letter
             }
-            Question::Move { letter } => letter,
-        };
-        let task = match serde_json::from_str::<Letter>(&letter) {
-            Ok(letter) => {
-                // It came back to where it began, and was never gone from there.
-                if let Some(id) = letter.origin()
-                    && let Ok(Some(_)) = self.queue.task(id).await
-                {
-                    return Answer::Taken(self.taken(id, true));
-                }
-                letter.into_task()
-            }
-            Err(error) => {
-                let why = format!("it cannot be read: {error}; do both run the same version?");
-                return Answer::Refused {
-                    why,
-                    retry_after_ms: None,
+            Question::Move { letter, from } => {
+                return match serde_json::from_str(&letter) {
+                    Ok(letter) => self.arrived(letter, from).await,
+                    Err(error) => unreadable(&error),
                 };
             }
         };
+        match serde_json::from_str::<Letter>(&letter) {
+            Ok(letter) => self.keep(letter.into_task()).await,
+            Err(error) => unreadable(&error),
+        }
+    }
+
+    /// A message came from another queue, where it is task `from`.
+    ///
+    /// It may have been here before, and its key then names a task of this queue. If that one
+    /// waits here, it is the message, which was never gone. If it left, its end only says where
+    /// to, and the message is taken as another task. While it is on its way, nobody can tell.
+    async fn arrived(&self, mut letter: Letter, from: TaskId) -> Answer {
+        let before = match (letter.origin(), &letter.idempotency_key) {
+            (Some(origin), _) => Ok(Some(origin)),
+            (None, Some(key)) => {
+                let tenant = letter.tenant.as_deref().unwrap_or("default");
+                self.by_key(tenant, key).await
+            }
+            (None, None) => Ok(None),
+        };
+        let before = match before {
+            Ok(Some(id)) => self.queue.task(id).await,
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match before {
+            Ok(None) => {}
+            Ok(Some(task)) if has_left(&task) => letter.comes_back(from),
+            Ok(Some(task)) if task.state() == TaskState::Executing => {
+                return Answer::Refused {
+                    why: format!("task {} is at work or on its way here", task.body.id),
+                    retry_after_ms: Some(1_000),
+                };
+            }
+            Ok(Some(task)) => return Answer::Taken(self.taken(task.body.id, true)),
+            Err(error) => {
+                return Answer::Refused {
+                    why: regrow_runtime::causes::chain(&error),
+                    retry_after_ms: Some(1_000),
+                };
+            }
+        }
+        self.keep(letter.into_task()).await
+    }
+
+    async fn keep(&self, task: NewTask) -> Answer {
         match self.queue.submit(task).await {
             Ok(taken) => Answer::Taken(self.taken(taken.id, taken.repeated)),
             Err(refused) => Answer::Refused {
@@ -427,6 +467,28 @@ fn retry_after(refused: &AdmitError) -> Option<u64> {
         | AdmitError::Dependency { .. }
         | AdmitError::Store(_) => None,
     }
+}
+
+fn unreadable(error: &serde_json::Error) -> Answer {
+    Answer::Refused {
+        why: format!("it cannot be read: {error}; do both run the same version?"),
+        retry_after_ms: None,
+    }
+}
+
+/// What the end of a task says that left for another queue.
+#[derive(Debug, Serialize, Deserialize)]
+struct Departure {
+    /// To which node.
+    moved_to: String,
+    /// As which task.
+    r#as: TaskId,
+}
+
+/// Whether a task ended only because it is another one elsewhere now.
+fn has_left(task: &TaskView) -> bool {
+    let result = task.end.as_ref().and_then(|end| end.result.as_ref());
+    result.is_some_and(|result| result.decode::<Departure>().is_ok())
 }
 
 /// Plain data; it cannot fail to be JSON.

@@ -15,11 +15,10 @@ use regrow_runtime::json::Json;
 use regrow_runtime::queue::ClaimRequest;
 use regrow_runtime::queue::task::Lease;
 use regrow_runtime::registry::Standing;
-use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use super::{Answer, Letter, Mail, Question, TELL_DEADLINE};
+use super::{Answer, Departure, Letter, Mail, Question, TELL_DEADLINE};
 use crate::member::NodeName;
 
 /// How often is looked what waits here for agents elsewhere.
@@ -119,12 +118,16 @@ async fn take_one(mail: &Mail, lease: &Lease, owner: &NodeName) -> bool {
     };
     let question = Question::Move {
         letter: super::json(&Letter::moved(&lease.task)),
+        from: id,
     };
     let destination = NodeName::from(destination.as_str());
     match mail.ask(&destination, &question, TELL_DEADLINE).await {
         Ok(Answer::Taken(taken)) => {
             info!(task = %id, to = %taken.node, r#as = %taken.id, "a message follows its agent");
-            let moved = json!({ "moved_to": taken.node, "as": taken.id });
+            let moved = Departure {
+                moved_to: taken.node,
+                r#as: taken.id,
+            };
             let moved = Json::of(&moved).unwrap_or_else(|_| Json::null());
             if let Err(reason) = mail.queue.complete(id, epoch, moved).await {
                 // The next courier finds that it was taken.
