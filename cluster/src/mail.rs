@@ -392,15 +392,7 @@ impl Mail {
     /// waits here, it is the message, which was never gone. If it left, its end only says where
     /// to, and the message is taken as another task. While it is on its way, nobody can tell.
     async fn arrived(&self, mut letter: Letter, from: TaskId) -> Answer {
-        let before = match (letter.origin(), &letter.idempotency_key) {
-            (Some(origin), _) => Ok(Some(origin)),
-            (None, Some(key)) => {
-                let tenant = letter.tenant.as_deref().unwrap_or("default");
-                self.by_key(tenant, key).await
-            }
-            (None, None) => Ok(None),
-        };
-        let before = match before {
+        let before = match self.before(&letter).await {
             Ok(Some(id)) => self.queue.task(id).await,
             Ok(None) => Ok(None),
             Err(error) => Err(error),
@@ -423,6 +415,20 @@ impl Mail {
             }
         }
         self.keep(letter.into_task()).await
+    }
+
+    /// The task of this queue that a message was before: where it began, or where it passed.
+    async fn before(&self, letter: &Letter) -> Result<Option<TaskId>, StoreError> {
+        if let Some(origin) = letter.origin()
+            && self.queue.task(origin).await?.is_some()
+        {
+            return Ok(Some(origin));
+        }
+        let Some(key) = &letter.idempotency_key else {
+            return Ok(None);
+        };
+        let tenant = letter.tenant.as_deref().unwrap_or("default");
+        self.by_key(tenant, key).await
     }
 
     async fn keep(&self, task: NewTask) -> Answer {
