@@ -426,7 +426,8 @@ async fn no_secret_is_in_a_log_that_tells_everything() {
         .header("x-csrf-token", &csrf)
         .json(&json!({}));
     assert_eq!(paused.send().await.expect("an answer").status(), 200);
-    let mistyped = format!("{}x", &admin[..admin.len() - 1]);
+    let last = if admin.ends_with('x') { 'y' } else { 'x' };
+    let mistyped = format!("{}{last}", &admin[..admin.len() - 1]);
     assert_eq!(status(&node, &mistyped, "/v1/queue").await, 401);
     let refused = call(post, "/session").json(&json!({ "token": mistyped }));
     assert_eq!(refused.send().await.expect("an answer").status(), 401);
