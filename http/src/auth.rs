@@ -4,10 +4,18 @@
 //! machine reaches it. From the first token on every route but two needs one, also from this
 //! machine. What operators do is recorded before it is done, and again with its outcome; when
 //! it cannot be recorded it is not done.
+//!
+//! A node without a token does not listen to proxies that say that they are one: whoever uses
+//! the machine may do everything, and a proxy speaks for others. One that says nothing cannot
+//! be told from a neighbour.
 
 pub(crate) mod attempts;
-mod needs;
+pub(crate) mod entrance;
+mod masked;
+pub(crate) mod needs;
+mod recorded;
 pub(crate) mod session;
+pub(crate) mod source;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,23 +30,24 @@ use axum::middleware::Next;
 use axum::response::Response;
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
-use regrow_runtime::access::audit::chain::{Action, By, Outcome};
+use regrow_runtime::access::audit::chain::By;
 use regrow_runtime::access::keyring::Refused;
-use regrow_runtime::access::scope::Scope;
+use regrow_runtime::access::scope::{Scope, Scopes};
 use regrow_runtime::access::token::Token;
-use tracing::{error, warn};
+use tracing::warn;
 
 use self::attempts::Attempts;
+use self::entrance::Entrance;
 use self::needs::Need;
-use self::session::{Session, Sessions};
+use self::recorded::{Refusals, Underway, recorded};
+use self::session::{CookieName, Session, Sessions};
+use self::source::{Source, is_passed_on};
 use crate::error::{ApiError, Code};
-use crate::relay::{CALLER, Relayed};
+use crate::relay::{self, Relayed};
 use crate::state::ApiState;
 
 /// Between two looks at whether the token of a request that lasts still holds.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
-/// Longest path or request id that is recorded, in characters.
-const RECORDED_MAX: usize = 300;
 
 /// From where a connection comes.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +64,17 @@ pub(crate) enum Caller {
     Local,
     /// Whoever holds this token.
     Token(Arc<Token>),
-    /// Another node, for somebody whose token it looked at.
-    Node(String),
+    /// Another node, for somebody.
+    Node(Sender),
+}
+
+/// For whom another node asks, as it says itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    /// The token's name, or what the node calls whoever uses its machine.
+    pub(crate) name: String,
+    /// The token that the node looked at, if it has tokens: its id, and what it is for.
+    pub(crate) token: Option<(String, Scopes)>,
 }
 
 impl Caller {
@@ -64,9 +82,9 @@ impl Caller {
     pub(crate) fn by(&self) -> By {
         match self {
             Self::Local => By::local(),
-            Self::Node(name) => By {
-                name: format!("{name}, through another node"),
-                token: None,
+            Self::Node(sender) => By {
+                name: format!("{}, through another node", sender.name),
+                token: sender.token.as_ref().map(|(id, _)| id.clone()),
             },
             Self::Token(token) => By {
                 name: token.name.clone(),
@@ -74,14 +92,47 @@ impl Caller {
             },
         }
     }
+
+    /// Name and scopes of the token that was looked at, here or at the node that asks.
+    fn scopes(&self) -> Option<(&str, &Scopes)> {
+        match self {
+            Self::Local => None,
+            Self::Node(sender) => {
+                let (_, scopes) = sender.token.as_ref()?;
+                Some((&sender.name, scopes))
+            }
+            Self::Token(token) => Some((&token.name, &token.scopes)),
+        }
+    }
+
+    /// Whose token was looked at; `None` for whoever uses the machine.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.scopes().map(|(name, _)| name)
+    }
 }
 
 /// What this node remembers of callers.
-#[derive(Default)]
 pub(crate) struct Gate {
     attempts: Mutex<Attempts>,
     pub(crate) sessions: Sessions,
+    pub(crate) entrance: Entrance,
+    pub(crate) underway: Underway,
+    refusals: Mutex<Refusals>,
     hasher: RandomState,
+}
+
+impl Gate {
+    /// Nobody called yet.
+    pub(crate) fn new(cookie: CookieName) -> Self {
+        Self {
+            attempts: Mutex::default(),
+            sessions: Sessions::new(cookie),
+            entrance: Entrance::default(),
+            underway: Underway::default(),
+            refusals: Mutex::default(),
+            hasher: RandomState::new(),
+        }
+    }
 }
 
 /// Lets a request through to its route, if its caller may have that.
@@ -95,30 +146,31 @@ pub(crate) async fn authorise(
     let need = need(request.method(), route.as_deref())?;
     let bare = match need {
         Need::Nothing => true,
-        Need::ReadFromAfar => !state.config.is_reachable_by_others(),
+        Need::ReadFromAfar => {
+            !state.config.is_reachable_by_others() && !is_passed_on(request.headers())
+        }
         Need::Token | Need::Scope(_) => false,
     };
     if bare {
         return Ok(next.run(request).await);
     }
-    let caller = match relayed(&request, need)? {
-        Some(caller) => caller,
+    let (caller, session) = match relayed(&state, &request, need)? {
+        Some(caller) => (caller, None),
         None => identify(&state, &request)?,
     };
-    let scope = match need {
-        Need::Scope(scope) => Some(scope),
-        Need::ReadFromAfar => Some(Scope::Read),
-        Need::Nothing | Need::Token => None,
+    let allowed = match &session {
+        Some(session) => vouched(request.method(), request.headers(), session),
+        None => Ok(()),
     };
-    if let (Caller::Token(token), Some(scope)) = (&caller, scope)
-        && !token.scopes.allow(scope)
-    {
-        warn!(token = token.name, route, %scope, "token lacks a scope");
-        let detail = format!(
-            "this needs the scope `{scope}`; the token `{}` has {}",
-            token.name, token.scopes
-        );
-        return Err(ApiError::new(Code::MissingScope, detail).with("scope", scope.as_str()));
+    if let Err(refusal) = allowed.and_then(|()| allowed_by(&caller, need)) {
+        let (token, code) = (caller.name(), refusal.code().as_str());
+        warn!(token, route, code, "token does not allow this");
+        let route = route.as_deref().unwrap_or_default();
+        if needs::is_operators(need) {
+            let (parts, _) = request.into_parts();
+            recorded::refused(&state, &caller, route, &parts, &refusal).await;
+        }
+        return Err(refusal);
     }
     request.extensions_mut().insert(caller.clone());
     if let Some(route) = &route
@@ -134,6 +186,22 @@ pub(crate) async fn authorise(
         biased;
         response = next.run(request) => Ok(no_longer(response, state.clone(), token)),
         refusal = ended(state.clone(), token.clone()) => Err(refused(refusal)),
+    }
+}
+
+fn allowed_by(caller: &Caller, need: Need) -> Result<(), ApiError> {
+    let scope = match need {
+        Need::Scope(scope) => scope,
+        Need::ReadFromAfar => Scope::Read,
+        Need::Nothing | Need::Token => return Ok(()),
+    };
+    match caller.scopes() {
+        Some((name, scopes)) if !scopes.allow(scope) => {
+            let detail =
+                format!("this needs the scope `{scope}`; the token `{name}` has {scopes}");
+            Err(ApiError::new(Code::MissingScope, detail).with("scope", scope.as_str()))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -175,8 +243,9 @@ fn need(method: &Method, route: Option<&str>) -> Result<Need, ApiError> {
 }
 
 /// For whom another node asks, if one does: the gateway knows its peers. No node asks for what
-/// an admin does.
-fn relayed(request: &Request, need: Need) -> Result<Option<Caller>, ApiError> {
+/// an admin does; and none that has no tokens asks one that has some, or it would be a way past
+/// them.
+fn relayed(state: &ApiState, request: &Request, need: Need) -> Result<Option<Caller>, ApiError> {
     if request.extensions().get::<Relayed>().is_none() {
         return Ok(None);
     }
@@ -184,21 +253,37 @@ fn relayed(request: &Request, need: Need) -> Result<Option<Caller>, ApiError> {
         let detail = "one node does not ask another for this";
         return Err(ApiError::new(Code::MissingScope, detail));
     }
-    let name = request.headers().get(CALLER);
-    let name = name.and_then(|name| name.to_str().ok());
-    Ok(Some(Caller::Node(name.unwrap_or("somebody").to_owned())))
+    let sender = relay::sender(request.headers());
+    if sender.token.is_none() && !state.access.keyring.is_empty() {
+        let node = &state.node;
+        let detail = format!(
+            "node {node} has tokens, and the node that passed this on has none: make a token \
+             there with `regrow token create`, or ask node {node} itself with one of its own"
+        );
+        return Err(ApiError::new(Code::TokenRequired, detail));
+    }
+    Ok(Some(Caller::Node(sender)))
 }
 
 /// Who calls, by his token or his session.
-fn identify(state: &ApiState, request: &Request) -> Result<Caller, ApiError> {
+fn identify(state: &ApiState, request: &Request) -> Result<(Caller, Option<Session>), ApiError> {
     let keyring = &state.access.keyring;
     if keyring.is_empty() && !state.config.is_reachable_by_others() {
-        return Ok(Caller::Local);
+        if is_passed_on(request.headers()) {
+            return Err(ApiError::new(
+                Code::BehindProxy,
+                "a proxy passed this on, and this node has no token, so that nobody but its \
+                 machine is listened to: make one with `regrow token create admin --scope \
+                 admin`, and name the proxy by http.public_url",
+            ));
+        }
+        return Ok((Caller::Local, None));
     }
     let headers = request.headers();
     if headers.contains_key(AUTHORIZATION) {
         let text = bearer(headers).unwrap_or_default();
-        return check(state, text, source(state, request)).map(Caller::Token);
+        let token = check(state, text, source(state, request))?;
+        return Ok((Caller::Token(token), None));
     }
     let Some(session) = state.gate.sessions.find(headers, state.queue.clock().now()) else {
         return Err(ApiError::new(
@@ -207,8 +292,7 @@ fn identify(state: &ApiState, request: &Request) -> Result<Caller, ApiError> {
         ));
     };
     let token = keyring.token(&session.token).map_err(refused)?;
-    vouched(request.method(), headers, &session)?;
-    Ok(Caller::Token(token))
+    Ok((Caller::Token(token), Some(session)))
 }
 
 /// Whoever changes something by a session sends its CSRF token, from the node's own pages.
@@ -241,28 +325,33 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then_some(token.trim())
 }
 
-/// The token that `text` is the secret of, unless whoever sent it guesses too often.
-pub(crate) fn check(state: &ApiState, text: &str, from: IpAddr) -> Result<Arc<Token>, ApiError> {
-    let admitted = state.gate.attempts.lock().admit(from, Instant::now());
-    if let Err(pause) = admitted {
-        let detail = format!(
-            "too many wrong tokens came from {from}; nothing from there is looked at for {} s",
-            pause.as_secs() + 1
-        );
-        return Err(ApiError::new(Code::TooManyAttempts, detail).retry_after(pause));
+/// The token that `text` is the secret of. One that somebody was given is taken whoever guessed
+/// from the same place; of the others only so many are looked at.
+pub(crate) fn check(state: &ApiState, text: &str, from: Source) -> Result<Arc<Token>, ApiError> {
+    let reason = match state.access.keyring.check(text) {
+        Err(reason @ (Refused::Malformed(_) | Refused::Unknown)) => reason,
+        known => return known.map_err(refused),
+    };
+    let (guess, now) = (state.gate.hasher.hash_one(text), Instant::now());
+    let shut = {
+        let mut attempts = state.gate.attempts.lock();
+        attempts.admit(from, now).map(|()| attempts.wrong(from, guess, now))
+    };
+    match shut {
+        Ok(shut) => {
+            metrics::counter!(crate::observe::WRONG_TOKENS).increment(1);
+            warn!(%from, %reason, shut, "wrong token");
+            Err(refused(reason))
+        }
+        Err(pause) => {
+            let detail = format!(
+                "too many wrong tokens came from {from}, and this is another; none is looked at \
+                 for {} s",
+                pause.as_secs() + 1
+            );
+            Err(ApiError::new(Code::TooManyAttempts, detail).retry_after(pause))
+        }
     }
-    let outcome = state.access.keyring.check(text);
-    if let Err(reason @ (Refused::Malformed(_) | Refused::Unknown)) = &outcome {
-        let guess = state.gate.hasher.hash_one(text);
-        let shut = state
-            .gate
-            .attempts
-            .lock()
-            .wrong(from, guess, Instant::now());
-        metrics::counter!(crate::observe::WRONG_TOKENS).increment(1);
-        warn!(%from, %reason, shut, "wrong token");
-    }
-    outcome.map_err(refused)
 }
 
 fn refused(refused: Refused) -> ApiError {
@@ -279,51 +368,8 @@ fn refused(refused: Refused) -> ApiError {
 }
 
 /// From where a request comes. A proxy on this machine says whom it speaks for.
-pub(crate) fn source(state: &ApiState, request: &Request) -> IpAddr {
+pub(crate) fn source(state: &ApiState, request: &Request) -> Source {
     let peer = request.extensions().get::<Peer>();
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0.ip());
-    if state.config.public_url.is_none() || !peer.is_loopback() {
-        return peer;
-    }
-    let lines = request.headers().get_all("x-forwarded-for").iter();
-    let last = lines.filter_map(|line| line.to_str().ok()).next_back();
-    // What the proxy itself added stands last; the rest anybody may have written.
-    let last = last.and_then(|line| line.rsplit(',').next());
-    last.and_then(|text| text.trim().parse().ok())
-        .unwrap_or(peer)
-}
-
-/// Carries out what an operator asks for, between two entries of the record.
-async fn recorded(
-    state: &ApiState,
-    caller: &Caller,
-    route: &str,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let short = |text: &str| text.chars().take(RECORDED_MAX).collect::<String>();
-    let id = request.headers().get("x-request-id");
-    let action = Action {
-        what: format!("{} {route}", request.method()),
-        target: short(request.uri().path()),
-        request: id.and_then(|id| id.to_str().ok()).map(short),
-    };
-    let audit = &state.access.audit;
-    let asked = audit.asked(caller.by(), action.clone()).await?;
-    let response = next.run(request).await;
-    let outcome = Outcome {
-        status: response.status().as_u16(),
-        detail: match response.extensions().get::<Noted>() {
-            Some(Noted(text)) => Some(text.clone()),
-            None => response
-                .extensions()
-                .get::<Code>()
-                .map(|code| code.as_str().to_owned()),
-        },
-    };
-    let told = audit.answered(asked, caller.by(), action, outcome).await;
-    if let Err(reason) = told {
-        error!(%reason, route, "what came of an operator's action is not recorded");
-    }
-    Ok(response)
+    Source::of(peer, request.headers(), state.config.public_url.is_some())
 }

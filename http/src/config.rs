@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::auth::session::CookieName;
+
 /// How the server listens, and what it bears.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpConfig {
@@ -68,6 +70,13 @@ impl HttpConfig {
         self.public_url.as_ref().is_some_and(|url| url.secure)
     }
 
+    /// What the cookies of this node's sessions are called.
+    pub(crate) fn cookie_name(&self) -> CookieName {
+        let public = self.public_url.as_ref();
+        let port = public.map_or(self.address.port(), PublicUrl::port);
+        CookieName::of(port, self.is_behind_tls())
+    }
+
     /// Everything that is wrong with the values, each line naming key, value and range.
     /// Empty when they are sound.
     #[must_use]
@@ -120,6 +129,13 @@ impl PublicUrl {
     #[must_use]
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// The port that browsers connect to.
+    fn port(&self) -> u16 {
+        let host = self.authority.rsplit_once(']').map_or(&*self.authority, |(_, port)| port);
+        let named = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        named.unwrap_or(if self.secure { 443 } else { 80 })
     }
 
     /// An origin of that scheme and authority is this one.
@@ -190,6 +206,28 @@ mod tests {
         config.public_url = None;
         config.address = ([0, 0, 0, 0], 7400).into();
         assert!(config.is_reachable_by_others() && !config.is_behind_tls());
+    }
+
+    #[test]
+    fn cookies_are_named_by_the_port_that_browsers_connect_to() {
+        let named = |public: Option<&str>| {
+            let public_url = public.map(|url| url.parse().expect("an address"));
+            let config = HttpConfig {
+                public_url,
+                ..HttpConfig::default()
+            };
+            config.cookie_name()
+        };
+        assert_eq!(named(None), CookieName::of(7400, false));
+        for (public, port, secure) in [
+            ("https://regrow.example", 443, true),
+            ("http://regrow.example", 80, false),
+            ("https://regrow.example:8443", 8443, true),
+            ("https://[2001:db8::1]", 443, true),
+            ("http://[2001:db8::1]:81", 81, false),
+        ] {
+            assert_eq!(named(Some(public)), CookieName::of(port, secure), "{public}");
+        }
     }
 
     #[test]

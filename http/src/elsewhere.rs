@@ -29,6 +29,7 @@ use regrow_runtime::ids::TaskId;
 use serde_json::Value;
 
 pub(crate) use self::forwarding::Forwarded;
+use crate::auth::Caller;
 use crate::error::{ApiError, Code};
 use crate::input;
 use crate::relay::{Asked, Relayed, Told, ask};
@@ -76,9 +77,13 @@ pub(crate) async fn elsewhere(
     let is_alone = state.queue.is_shared() || state.nodes.others().is_empty();
     match subject(&request) {
         Some(Subject::Lease(task)) => {
+            let caller = request.extensions().get::<Caller>().cloned();
+            let caller = caller.unwrap_or(Caller::Local);
             let response = next.run(request).await;
             match code(&response) {
-                Some(Code::TaskNotFound | Code::StaleEpoch) => lease(&state, task, response).await,
+                Some(Code::TaskNotFound | Code::StaleEpoch) => {
+                    lease(&state, task, &caller, response).await
+                }
                 Some(_) | None => Ok(response),
             }
         }
@@ -113,6 +118,8 @@ async fn copied(state: &ApiState, request: Request) -> Result<(Asked, Request), 
 /// What all the others say about something that is unknown here.
 struct Search {
     found: Option<(NodeName, Told)>,
+    /// One that does not listen to whoever asks, and may have it.
+    refused: Option<(NodeName, Told)>,
     /// Those that did not answer, or are not there.
     away: Vec<NodeName>,
     /// Of these, those that may have done what was asked.
@@ -133,13 +140,15 @@ async fn search(state: &ApiState, asked: &Asked) -> Search {
             (peer, told)
         })
         .collect();
-    let mut unsure = Vec::new();
+    let (mut unsure, mut refused) = (Vec::new(), None);
     while let Some((peer, told)) = asking.next().await {
         match told {
+            Ok(told) if told.is_refusal() => refused = Some((peer, told)),
             Ok(told) if !told.is_unknown => {
                 let found = Some((peer, told));
                 return Search {
                     found,
+                    refused,
                     away,
                     unsure,
                 };
@@ -155,6 +164,7 @@ async fn search(state: &ApiState, asked: &Asked) -> Search {
     }
     Search {
         found: None,
+        refused,
         away,
         unsure,
     }
@@ -163,14 +173,15 @@ async fn search(state: &ApiState, asked: &Asked) -> Search {
 /// What each other node says to a look, by name; what is not there is not known, and why.
 pub(crate) async fn gathered(
     state: &ApiState,
+    caller: &Caller,
     target: &str,
 ) -> BTreeMap<String, Result<Value, String>> {
-    let asked = Asked::get(target);
+    let asked = Asked::get(target, caller);
     let asking = state.exchange.connected().into_iter().map(|peer| {
         let asked = &asked;
         async move {
             let told = match ask(state, &peer, asked, LOOK, None).await {
-                Ok(told) => serde_json::from_slice(&told.body).map_err(|error| error.to_string()),
+                Ok(told) => heard(&told),
                 Err(error) => Err(error.to_string()),
             };
             (peer.to_string(), told)
@@ -184,6 +195,15 @@ pub(crate) async fn gathered(
     gathered
 }
 
+/// What a node said, unless it does not listen.
+fn heard(told: &Told) -> Result<Value, String> {
+    let said: Value = serde_json::from_slice(&told.body).map_err(|error| error.to_string())?;
+    match told.is_refusal() {
+        true => Err(said["detail"].as_str().unwrap_or("it does not say why").to_owned()),
+        false => Ok(said),
+    }
+}
+
 /// The answer of the node that has it; `unknown` is what this node would say.
 async fn known(state: &ApiState, asked: &Asked, unknown: Response) -> Result<Response, ApiError> {
     let search = search(state, asked).await;
@@ -191,12 +211,20 @@ async fn known(state: &ApiState, asked: &Asked, unknown: Response) -> Result<Res
         Some((node, told)) => Ok(told.into_response(&node)),
         None if !search.unsure.is_empty() => Err(ApiError::unsure(&search.unsure)),
         None if !search.away.is_empty() => Err(ApiError::away(&search.away)),
-        None => Ok(unknown),
+        None => Ok(match search.refused {
+            Some((node, told)) => told.into_response(&node),
+            None => unknown,
+        }),
     }
 }
 
 /// Which node gave the lease, if it was another one; `refused` is what this node would say.
-async fn lease(state: &ApiState, task: TaskId, refused: Response) -> Result<Response, ApiError> {
+async fn lease(
+    state: &ApiState,
+    task: TaskId,
+    caller: &Caller,
+    refused: Response,
+) -> Result<Response, ApiError> {
     if state.queue.is_shared() {
         return match state.queue.whose(task).await? {
             Some(node) => Err(ApiError::wrong_node(
@@ -210,7 +238,7 @@ async fn lease(state: &ApiState, task: TaskId, refused: Response) -> Result<Resp
     if code(&refused) != Some(Code::TaskNotFound) || state.nodes.others().is_empty() {
         return Ok(refused);
     }
-    let search = search(state, &Asked::get(format!("/v1/tasks/{task}"))).await;
+    let search = search(state, &Asked::get(format!("/v1/tasks/{task}"), caller)).await;
     match search.found {
         Some((node, _)) => {
             let node = node.as_str();

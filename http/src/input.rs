@@ -11,6 +11,7 @@ use std::collections::btree_map::Entry;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -388,11 +389,38 @@ impl FromRequest<ApiState> for Fields {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiError> {
-        Self::parse(&read_json(request, state).await?)
+        Self::parse(&read_json(request, Bounds::of(state)).await?)
     }
 }
 
-async fn read_json(request: Request, state: &ApiState) -> Result<Vec<u8>, ApiError> {
+impl Fields {
+    /// Of a request whose body is short: `max` bytes, within `patience`.
+    pub(crate) async fn short(
+        request: Request,
+        max: usize,
+        patience: Duration,
+    ) -> Result<Self, ApiError> {
+        Self::parse(&read_json(request, Bounds { max, patience }).await?)
+    }
+}
+
+/// How large a body may be, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    max: usize,
+    patience: Duration,
+}
+
+impl Bounds {
+    fn of(state: &ApiState) -> Self {
+        Self {
+            max: state.config.body_bytes_max,
+            patience: state.config.body_timeout,
+        }
+    }
+}
+
+async fn read_json(request: Request, bounds: Bounds) -> Result<Vec<u8>, ApiError> {
     let (parts, body) = request.into_parts();
     let declared = content_type(&parts.headers);
     if !declared.is_some_and(is_json) {
@@ -402,7 +430,7 @@ async fn read_json(request: Request, state: &ApiState) -> Result<Vec<u8>, ApiErr
             format!("content-type is {found}, must be application/json"),
         ));
     }
-    read(&parts.headers, body, state).await
+    read_within(&parts.headers, body, bounds).await
 }
 
 /// A request that carries nothing; an empty JSON object is let pass.
@@ -431,13 +459,21 @@ fn is_json(content_type: &str) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
-/// The whole of a body, within the bounds of size and time.
+/// The whole of a body, within the bounds of size and time that the node sets.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: Body,
     state: &ApiState,
 ) -> Result<Vec<u8>, ApiError> {
-    let (max, patience) = (state.config.body_bytes_max, state.config.body_timeout);
+    read_within(headers, body, Bounds::of(state)).await
+}
+
+async fn read_within(
+    headers: &HeaderMap,
+    body: Body,
+    bounds: Bounds,
+) -> Result<Vec<u8>, ApiError> {
+    let Bounds { max, patience } = bounds;
     let discard_max = max.saturating_mul(DISCARD_FACTOR);
     let too_large = || {
         ApiError::new(

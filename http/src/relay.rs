@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -20,9 +20,10 @@ use regrow_cluster::exchange::{Answers, AskError, Topic};
 use regrow_cluster::member::NodeName;
 use regrow_cluster::transport::{Incoming, OperationId, Rejection};
 use regrow_cluster::wire::codec;
+use regrow_runtime::access::scope::Scopes;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::Caller;
+use crate::auth::{Caller, Sender};
 use crate::error::{ApiError, Code};
 use crate::routes::WAIT_MAX;
 use crate::state::ApiState;
@@ -31,8 +32,11 @@ use crate::state::ApiState;
 const NODE: HeaderName = HeaderName::from_static("x-regrow-node");
 /// What is passed on of a request.
 const ASKED_HEADERS: [&str; 4] = ["content-type", "x-request-id", "traceparent", "tracestate"];
-/// Who asked the node that passes a request on. Believed of other nodes only.
-pub(crate) const CALLER: &str = "x-regrow-caller";
+/// Who asked the node that passes a request on, and the id and the scopes of the token that it
+/// looked at; no token where it has none. Believed of other nodes only.
+const CALLER: &str = "x-regrow-caller";
+const TOKEN: &str = "x-regrow-token";
+const SCOPES: &str = "x-regrow-scopes";
 /// What is passed on of an answer.
 const TOLD_HEADERS: [HeaderName; 3] = [CONTENT_TYPE, LOCATION, RETRY_AFTER];
 
@@ -50,12 +54,12 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// To look at something.
-    pub(crate) fn get(target: impl Into<String>) -> Self {
+    /// To look at something for whoever asks this node.
+    pub(crate) fn get(target: impl Into<String>, caller: &Caller) -> Self {
         Self {
             method: Method::GET.as_str().to_owned(),
             target: target.into(),
-            headers: Vec::new(),
+            headers: sent_by(caller),
             body: Vec::new(),
         }
     }
@@ -70,7 +74,7 @@ impl Asked {
         let mut headers: Vec<_> = ASKED_HEADERS.iter().filter_map(passed).collect();
         // His token was looked at here; the other node has tokens of its own.
         if let Some(caller) = request.extensions.get::<Caller>() {
-            headers.push((CALLER.to_owned(), caller.by().name));
+            headers.extend(sent_by(caller));
         }
         Self {
             method: request.method.as_str().to_owned(),
@@ -105,6 +109,30 @@ impl Asked {
         let mut request = request.body(Body::from(self.body))?;
         request.extensions_mut().insert(Relayed);
         Ok(request)
+    }
+}
+
+/// How a caller's token is told to the node that is asked.
+fn sent_by(caller: &Caller) -> Vec<(String, String)> {
+    let by = caller.by();
+    let mut headers = vec![(CALLER.to_owned(), by.name)];
+    if let Caller::Token(token) = caller {
+        let scopes = token.scopes.to_string();
+        headers.push((TOKEN.to_owned(), token.id.clone()));
+        headers.push((SCOPES.to_owned(), scopes));
+    }
+    headers
+}
+
+/// For whom another node asks.
+pub(crate) fn sender(headers: &HeaderMap) -> Sender {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let scopes = text(SCOPES).unwrap_or_default().split(", ");
+    // Of a scope that this node does not know yet nothing follows here.
+    let scopes = Scopes::of(scopes.filter_map(|scope| scope.parse().ok()));
+    Sender {
+        name: text(CALLER).unwrap_or("somebody").to_owned(),
+        token: text(TOKEN).map(|id| (id.to_owned(), scopes)),
     }
 }
 
@@ -155,6 +183,11 @@ impl Told {
             is_unknown: false,
             body: problem.to_string().into_bytes(),
         }
+    }
+
+    /// The node does not listen to whoever asks through this one.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED.as_u16()
     }
 
     /// Whether what was asked for was done.
@@ -289,6 +322,38 @@ mod tests {
             let found = to_bytes(response.into_body(), 1_000).await.expect("short");
             assert_eq!(found, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn whose_token_a_request_was_let_in_with_is_told_and_read_back() {
+        use regrow_runtime::access::keyring::{Keyring, NewToken};
+        use regrow_runtime::access::place::Place;
+        use regrow_runtime::access::scope::Scope::{Submit, Work};
+        let place = Place::Alone(regrow_runtime::store::Store::volatile());
+        let clock = regrow_runtime::clock::Clock::system();
+        let keyring = Keyring::open(place, clock).await.expect("readable");
+        let new = NewToken {
+            name: "ci".to_owned(),
+            scopes: Scopes::of([Submit, Work]),
+            term: None,
+        };
+        let (token, _) = keyring.create(new, "local").await.expect("made");
+        let travels = |caller: &Caller| {
+            let request = Asked::get("/v1/queue", caller).into_request();
+            sender(request.expect("a request").headers())
+        };
+        let known = Caller::Token(std::sync::Arc::new(token.clone()));
+        let expected = Sender {
+            name: "ci".to_owned(),
+            token: Some((token.id, token.scopes)),
+        };
+        assert_eq!(travels(&known), expected);
+        assert_eq!(travels(&Caller::Local).token, None);
+        let mut newer = HeaderMap::new();
+        newer.insert(TOKEN, HeaderValue::from_static("x"));
+        newer.insert(SCOPES, HeaderValue::from_static("dream, work"));
+        let (_, scopes) = sender(&newer).token.expect("a token");
+        assert_eq!(scopes, Scopes::of([Work]));
     }
 
     #[test]

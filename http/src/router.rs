@@ -3,7 +3,7 @@
 //! From the outside in: request id, observation, panic catcher, guard against foreign web
 //! pages, who may pass, then per route a place among those in flight, a deadline, and other
 //! nodes for what this one does not have. Health and metrics
-//! need no place: they answer when everything else is refused.
+//! need no place: they answer when everything else is refused. Sessions have places of their own.
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 
 use crate::auth::authorise;
+use crate::auth::entrance::at_the_door;
 use crate::config::HttpConfig;
 use crate::elsewhere::elsewhere;
 use crate::error::{ApiError, Code};
@@ -114,12 +115,14 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/audit", get(audit::list))
         .route("/v1/audit/{chain}", get(audit::show))
+        .route_layer(from_fn_with_state(state.clone(), elsewhere))
+        .route_layer(from_fn_with_state(state.clone(), bounded));
+    let door = Router::new()
         .route(
             "/session",
             get(session::show).post(session::open).delete(session::end),
         )
-        .route_layer(from_fn_with_state(state.clone(), elsewhere))
-        .route_layer(from_fn_with_state(state.clone(), bounded));
+        .route_layer(from_fn_with_state(state.clone(), at_the_door));
     // They take a place among the waiting requests once they wait.
     let waiting = Router::new()
         .route("/v1/leases", post(leases::claim))
@@ -135,6 +138,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
     Router::new()
         .merge(ordinary)
         .merge(waiting)
+        .merge(door)
         .merge(always)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -178,7 +182,8 @@ async fn timely(
     within(state.config.request_timeout, request, next).await
 }
 
-async fn within(limit: Duration, request: Request, next: Next) -> Result<Response, ApiError> {
+/// An answer before `limit` is over, or a problem that says so.
+pub(crate) async fn within(limit: Duration, request: Request, next: Next) -> Result<Response, ApiError> {
     tokio::time::timeout(limit, next.run(request))
         .await
         .map_err(|_elapsed| {

@@ -130,7 +130,7 @@ impl Server {
     /// while workers may still complete theirs.
     ///
     /// Dropping the future cuts every connection at once; what was acknowledged is durable.
-    pub async fn serve(self, mut parts: ApiParts, shutdown: impl Future<Output = ()>) -> Served {
+    pub async fn serve(mut self, mut parts: ApiParts, shutdown: impl Future<Output = ()>) -> Served {
         let metrics = parts.metrics.clone();
         let (access, retention) = (parts.access.clone(), self.config.audit_retention);
         let mut keeping = JoinSet::new();
@@ -138,7 +138,10 @@ impl Server {
         let lifecycle = parts.lifecycle.of_one_server();
         parts.lifecycle = lifecycle.clone();
         let (exchange, node) = (parts.exchange.clone(), parts.node.clone());
-        let router = surface(ApiState::new(parts, self.config.clone()));
+        // With the port that port 0 became.
+        self.config.address = self.address;
+        let state = ApiState::new(parts, self.config.clone());
+        let router = surface(state.clone());
         // Other nodes ask the same routes, for as long as this serves.
         let desk = Desk::new(router.clone(), node);
         let _desk = exchange.answers(Topic::Desk, Arc::new(desk));
@@ -177,6 +180,8 @@ impl Server {
         let finished = async {
             graceful.shutdown().await;
             while connections.join_next().await.is_some() {}
+            // What operators asked for who did not wait for its end.
+            state.gate.underway.ended().await;
         };
         let in_time = tokio::time::timeout(self.config.shutdown_grace, finished).await;
         let cut = if in_time.is_ok() {

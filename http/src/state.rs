@@ -281,7 +281,7 @@ impl ApiState {
         Self(Arc::new(Inner {
             queue: parts.queue,
             access: parts.access,
-            gate: Gate::default(),
+            gate: Gate::new(config.cookie_name()),
             agents: parts.agents,
             node: parts.node,
             cluster: parts.cluster,

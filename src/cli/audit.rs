@@ -261,9 +261,10 @@ struct Looked {
     problem: Option<String>,
 }
 
-fn noted(expect: &[Noted], chain: &str) -> Option<(u64, String)> {
-    let found = expect.iter().find(|noted| noted.chain == chain);
-    found.map(|noted| (noted.n, noted.hash.clone()))
+/// All that was noted of a chain.
+fn noted(expect: &[Noted], chain: &str) -> Vec<(u64, String)> {
+    let found = expect.iter().filter(|noted| noted.chain == chain);
+    found.map(|noted| (noted.n, noted.hash.clone())).collect()
 }
 
 fn unseen(looked: &mut Vec<Looked>, expect: &[Noted]) {

@@ -210,6 +210,7 @@ async fn recorded(local: &Local, verb: &TokenVerb) -> Result<Value, Failure> {
         what: what.to_owned(),
         target: target.clone(),
         request: None,
+        body: None,
     };
     let audit = local.audit();
     let asked = audit.asked(By::local(), action.clone()).await;

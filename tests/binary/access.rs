@@ -346,8 +346,19 @@ async fn a_node_with_tokens_of_its_own_believes_another_that_it_asked_for_one() 
         let create = ["token", "create", name, "--scope", "admin"];
         verb(node, "", &create).out.trim().to_owned()
     };
-    let (root, ann) = (create(one, "root"), create(two, "ann"));
+    let root = create(one, "root");
     let cancel = ["tasks", "cancel", id];
+    // A node without tokens is no way past those of its neighbours, not even to look.
+    let past = verb(two, "", &["tasks", "show", id]);
+    assert_eq!(past.code, Some(1), "{}", past.out);
+    assert!(past.err.contains("node a has tokens"), "{}", past.err);
+    assert_eq!(verb(two, "", &cancel).code, Some(1), "nor to order");
+    let (status, seen) = two.get("/v1/agents?cluster=true").await;
+    assert_eq!(status, 200, "{seen}");
+    let why = seen["unknown"]["a"].as_str().expect("a reason");
+    assert!(why.contains("node a has tokens"), "{seen}");
+
+    let ann = create(two, "ann");
     assert_eq!(verb(one, &ann, &cancel).code, Some(1), "unknown there");
     assert_eq!(verb(two, "", &cancel).code, Some(1), "nobody's");
     let cancelled = verb(two, &ann, &cancel);

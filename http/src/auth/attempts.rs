@@ -1,14 +1,15 @@
 //! How often somebody may guess (pure).
 //!
 //! Counted are different wrong tokens: a program that goes on with the one token that was
-//! taken from it guesses nothing, and locks out nobody who shares its address. Who guessed
-//! [`GUESSES_MAX`] times within [`WINDOW`] is not listened to for as long, whatever he sends.
-//! When [`SIEGE`] guesses came from everywhere together, one is enough. An address from which
-//! nobody guessed is always listened to.
+//! taken from it guesses nothing. From where [`GUESSES_MAX`] came within [`WINDOW`] no further
+//! one is looked at for as long; a right token is taken from there all the same, or whoever
+//! guesses from behind a proxy would lock out all others behind it. When [`SIEGE`] guesses came
+//! from everywhere together, one is enough.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use super::source::Source;
 
 /// Wrong tokens from one address before it is not listened to.
 pub(crate) const GUESSES_MAX: usize = 10;
@@ -24,7 +25,7 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 /// Who guessed lately.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
-    addresses: HashMap<IpAddr, Guesses>,
+    addresses: HashMap<Source, Guesses>,
     /// Guesses from everywhere, and since when they are counted.
     all: Option<(usize, Instant)>,
     swept_at: Option<Instant>,
@@ -50,8 +51,8 @@ impl Attempts {
     /// # Errors
     ///
     /// How long not.
-    pub(crate) fn admit(&self, from: IpAddr, now: Instant) -> Result<(), Duration> {
-        let known = self.addresses.get(&network(from));
+    pub(crate) fn admit(&self, from: Source, now: Instant) -> Result<(), Duration> {
+        let known = self.addresses.get(&from.network());
         match known.and_then(|guesses| guesses.shut_until) {
             Some(until) if now < until => Err(until - now),
             Some(_) | None => Ok(()),
@@ -60,9 +61,9 @@ impl Attempts {
 
     /// Counts a wrong token, of which `guess` is a hash. True when the address is not
     /// listened to from now on.
-    pub(crate) fn wrong(&mut self, from: IpAddr, guess: u64, now: Instant) -> bool {
+    pub(crate) fn wrong(&mut self, from: Source, guess: u64, now: Instant) -> bool {
         let sieged = self.is_sieged(now);
-        let from = network(from);
+        let from = from.network();
         if self.addresses.get(&from).is_some_and(|it| it.is_over(now)) {
             self.addresses.remove(&from);
         }
@@ -112,24 +113,18 @@ impl Attempts {
     }
 }
 
-/// Whoever has an IPv6 address has all that share its first 64 bits.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let mut parts = address.segments();
-            parts[4..].fill(0);
-            IpAddr::from(parts)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
-    fn address(n: u32) -> IpAddr {
-        std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into()
+    fn address(n: u32) -> Source {
+        at(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n))
+    }
+
+    fn at(address: impl Into<IpAddr>) -> Source {
+        Source::Address(address.into())
     }
 
     #[test]
@@ -184,11 +179,11 @@ mod tests {
         let (mut attempts, now) = (Attempts::default(), Instant::now());
         for n in 0..10_u16 {
             let from = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, n);
-            attempts.wrong(from.into(), u64::from(n), now);
+            attempts.wrong(at(from), u64::from(n), now);
         }
         let other = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 9, 9, 9, 9);
-        assert!(attempts.admit(other.into(), now).is_err());
+        assert!(attempts.admit(at(other), now).is_err());
         let mapped = std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped();
-        assert_eq!(network(mapped.into()), address(1));
+        assert_eq!(at(mapped).network(), address(1));
     }
 }

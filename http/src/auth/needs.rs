@@ -123,9 +123,14 @@ pub(crate) fn has_route(route: &str) -> bool {
     NEEDS.iter().any(|(_, path, _)| *path == route)
 }
 
+/// It is an operator's or an admin's alone.
+pub(crate) fn is_operators(need: Need) -> bool {
+    matches!(need, OPERATE | ADMIN)
+}
+
 /// What operators do is recorded: everything that changes something and is theirs alone.
 pub(crate) fn is_recorded(method: &Method, need: Need) -> bool {
-    !method.is_safe() && matches!(need, OPERATE | ADMIN)
+    !method.is_safe() && is_operators(need)
 }
 
 #[cfg(test)]

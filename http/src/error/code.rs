@@ -47,6 +47,8 @@ pub enum Code {
     WrongHost,
     /// A web page of another origin asked for a change.
     CrossOrigin,
+    /// A proxy passed the request on to a node that has no token.
+    BehindProxy,
     /// The request brings no token.
     TokenRequired,
     /// The token is unknown, expired or revoked.
@@ -109,7 +111,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -131,6 +133,7 @@ impl Code {
         Self::MethodNotAllowed,
         Self::WrongHost,
         Self::CrossOrigin,
+        Self::BehindProxy,
         Self::TokenRequired,
         Self::TokenRefused,
         Self::MissingScope,
@@ -247,6 +250,11 @@ impl Code {
                 "cross_origin",
                 S::FORBIDDEN,
                 "pages of other origins may not change anything",
+            ),
+            Self::BehindProxy => (
+                "behind_proxy",
+                S::FORBIDDEN,
+                "this node listens to no proxy while it has no token",
             ),
             Self::TokenRequired => ("token_required", S::UNAUTHORIZED, "a token is needed"),
             Self::TokenRefused => ("token_refused", S::UNAUTHORIZED, "the token is not taken"),

@@ -3,7 +3,7 @@
 use axum::extract::{FromRequest, Request};
 use serde_json::value::RawValue;
 
-use super::{Fields, read_json};
+use super::{Bounds, Fields, read_json};
 use crate::error::{ApiError, Code};
 use crate::state::ApiState;
 
@@ -41,7 +41,7 @@ impl FromRequest<ApiState> for OneOrMany {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiError> {
-        Self::parse(&read_json(request, state).await?)
+        Self::parse(&read_json(request, Bounds::of(state)).await?)
     }
 }
 

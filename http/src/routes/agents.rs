@@ -1,9 +1,11 @@
 //! `/v1/agents` and `/v1/tree`: who runs, and under whom.
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use serde_json::{Map, Value, json};
 
 use super::{Answer, ok};
+use crate::auth::Caller;
 use crate::elsewhere;
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
@@ -13,7 +15,11 @@ use crate::state::{ApiState, Fault, InjectError};
 /// `GET /v1/agents`: the agents that run on this node, and those that the cluster places,
 /// wherever they are; all, or those of one role. With `cluster=true` those that run on the other
 /// nodes as well, each with its node.
-pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
+pub(crate) async fn list(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    mut params: Params,
+) -> Answer {
     let role = params.text("role");
     let whole = params.parsed::<bool>("cluster").unwrap_or(false);
     params.finish()?;
@@ -31,7 +37,7 @@ pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> A
     on_node(&mut agents, &state.node);
     let mut placed = serde_json::to_value(placed).unwrap_or_default();
     let mut unknown = Map::new();
-    for (node, said) in elsewhere::gathered(&state, "/v1/agents").await {
+    for (node, said) in elsewhere::gathered(&state, &caller, "/v1/agents").await {
         match said {
             Ok(mut said) => {
                 let mut there = said["agents"].take();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use regrow_runtime::ids::TaskId;
 use regrow_runtime::queue::approval::{
@@ -17,6 +18,7 @@ use super::leases::epoch;
 use super::steps::key;
 use super::{Answer, ok};
 use crate::amounts::{amount, amounts};
+use crate::auth::Caller;
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
 use crate::params::{ApprovalPath, Params, TaskPath};
@@ -140,6 +142,7 @@ pub(crate) async fn show(
 /// `POST /v1/approvals/{id}`: a person decides. Deciding twice is refused.
 pub(crate) async fn decide(
     State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
     ApprovalPath(id): ApprovalPath,
     mut fields: Fields,
 ) -> Answer {
@@ -156,15 +159,34 @@ pub(crate) async fn decide(
         approved,
         choice: fields.text("choice", true),
         note: fields.text("note", true),
-        by: fields
-            .text("by", false)
-            .unwrap_or_else(|| "operator".to_owned()),
+        by: fields.text("by", false).unwrap_or_default(),
         token: fields.text("token", false),
         grant: amounts(&mut fields, "grant"),
     };
     fields.finish()?;
+    let decided = signed(decided, caller.name());
     let row = state.queue.answer(id, decided).await?;
     ok(&ApprovalJson::from(&row))
+}
+
+/// Who decides is whose token it is; in whose name he says that he does is a note of his. Where
+/// there are no tokens his word is all that is known.
+fn signed(mut decided: Decided, token: Option<&str>) -> Decided {
+    let said = std::mem::take(&mut decided.by);
+    let said = Some(said).filter(|said| !said.is_empty());
+    decided.by = match (token, &said) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(said)) => said.clone(),
+        (None, None) => "operator".to_owned(),
+    };
+    if let (Some(token), Some(said)) = (token, said)
+        && token != said
+    {
+        let note = decided.note.take();
+        let before = note.map(|note| format!("{note} ")).unwrap_or_default();
+        decided.note = Some(format!("{before}(in the name of {said})"));
+    }
+    decided
 }
 
 /// `POST /v1/leases/{id}/ask`: lets the task wait for a person, without the lease. If the

@@ -1,18 +1,24 @@
 //! `/v1/cluster`: the nodes, what they are asked to do, and why agents are where they are.
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use regrow_cluster::nodes::Stance;
 use regrow_runtime::ids::AgentId;
 use serde_json::json;
 
 use super::{Answer, health, ok};
+use crate::auth::Caller;
 use crate::elsewhere;
 use crate::input::Fields;
 use crate::params::Params;
 use crate::state::ApiState;
 
 /// `GET /v1/cluster/nodes`: who is there; with `health=true` also how each is, as it says itself.
-pub(crate) async fn nodes(State(state): State<ApiState>, mut params: Params) -> Answer {
+pub(crate) async fn nodes(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    mut params: Params,
+) -> Answer {
     let with_health = params.parsed::<bool>("health").unwrap_or(false);
     params.finish()?;
     let listed = state.nodes.list(&state.node).await?;
@@ -21,7 +27,7 @@ pub(crate) async fn nodes(State(state): State<ApiState>, mut params: Params) -> 
     }
     let ((_, here), mut others) = tokio::join!(
         health::report(&state),
-        elsewhere::gathered(&state, "/health/deep")
+        elsewhere::gathered(&state, &caller, "/health/deep")
     );
     let mut nodes = Vec::with_capacity(listed.len());
     for node in listed {

@@ -1,7 +1,7 @@
 //! `/session`: a browser's way in, and out.
 
 use axum::Extension;
-use axum::extract::{FromRequest as _, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -10,7 +10,8 @@ use serde_json::json;
 use tracing::info;
 
 use super::{Answer, json as answer};
-use crate::auth::session::{Session, set_cookie};
+use crate::auth::entrance;
+use crate::auth::session::Session;
 use crate::auth::{self, Caller};
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
@@ -38,7 +39,7 @@ fn unkept(response: &mut Response) {
 /// `POST /session`: opens a session for the token in the body.
 pub(crate) async fn open(State(state): State<ApiState>, request: Request) -> Answer {
     let from = auth::source(&state, &request);
-    let mut fields = Fields::from_request(request, &state).await?;
+    let mut fields = Fields::short(request, entrance::BYTES_MAX, entrance::PATIENCE).await?;
     let text = fields.text("token", false);
     if text.is_none() {
         fields.problem("token", "is missing");
@@ -49,7 +50,7 @@ pub(crate) async fn open(State(state): State<ApiState>, request: Request) -> Ans
     let (cookie, session) = state.gate.sessions.open(&token.id, now);
     info!(token = token.name, %from, "session opened");
     let mut response = told(StatusCode::CREATED, &token, &session)?;
-    let header = set_cookie(Some(&cookie), state.config.is_behind_tls());
+    let header = state.gate.sessions.cookie().set(Some(&cookie));
     response
         .headers_mut()
         .extend(header.map(|it| (SET_COOKIE, it)));
@@ -83,7 +84,7 @@ pub(crate) async fn show(
 pub(crate) async fn end(State(state): State<ApiState>, headers: HeaderMap) -> Response {
     state.gate.sessions.end(&headers);
     let mut response = StatusCode::NO_CONTENT.into_response();
-    let header = set_cookie(None, state.config.is_behind_tls());
+    let header = state.gate.sessions.cookie().set(None);
     response
         .headers_mut()
         .extend(header.map(|it| (SET_COOKIE, it)));

@@ -156,7 +156,7 @@ async fn whoever_waits_or_follows_events_is_let_go_when_his_token_ends() {
 }
 
 #[tokio::test]
-async fn whoever_guesses_is_not_listened_to_and_others_are() {
+async fn whoever_guesses_is_not_listened_to_and_shuts_out_no_right_token() {
     let node = Node::volatile().await;
     let secret = token(&node.access, "ops", &[Scope::Read]).await;
     // A program that goes on with the one token it has guesses nothing.
@@ -177,11 +177,15 @@ async fn whoever_guesses_is_not_listened_to_and_others_are() {
         "{answers:?}"
     );
     assert_eq!(answers.last(), Some(&429));
-    let right = node.get("/v1/queue").bearer_auth(&secret);
-    let right = right.send().await.expect("an answer");
-    assert!(!header(&right, "retry-after").is_empty());
-    let right = (right.status().as_u16(), body(right).await);
-    assert_problem(&right, 429, "too_many_attempts");
+    let guess = node.get("/v1/queue").bearer_auth(Secret::generate().reveal());
+    let guess = guess.send().await.expect("an answer");
+    assert!(!header(&guess, "retry-after").is_empty());
+    let guess = (guess.status().as_u16(), body(guess).await);
+    assert_problem(&guess, 429, "too_many_attempts");
+    // Whoever else is behind the same address is let in with the right one, and so is a browser.
+    assert_eq!(with(&node, "/v1/queue", &secret).await.0, 200);
+    let right = json!({ "token": secret });
+    assert_eq!(node.send("/session", right).await.0, 201);
     let entering = json!({ "token": Secret::generate().reveal() });
     let entering = node.send("/session", entering).await;
     assert_problem(&entering, 429, "too_many_attempts");
@@ -296,7 +300,7 @@ async fn behind_a_proxy_the_cookie_is_for_tls_metrics_need_a_token_and_its_name_
     let rebound = Node::ask(rebound.bearer_auth(&secret)).await;
     assert_problem(&rebound, 421, "wrong_host");
     let (ann, set) = Browser::enter(&node, &secret).await;
-    assert!(set.starts_with("__Host-regrow_session="), "{set}");
+    assert!(set.starts_with("__Host-regrow_session_443="), "{set}");
     assert!(set.ends_with("; Secure"), "{set}");
     assert_eq!(Node::ask(ann.asks(Method::GET, "/v1/queue")).await.0, 200);
 
@@ -309,8 +313,18 @@ async fn behind_a_proxy_the_cookie_is_for_tls_metrics_need_a_token_and_its_name_
     for _ in 0..12 {
         speaking("198.51.100.7", Secret::generate().reveal()).await;
     }
-    assert_eq!(speaking("198.51.100.7", &secret).await.0, 429);
-    assert_eq!(speaking("198.51.100.8", &secret).await.0, 200);
+    let guess = || Secret::generate().reveal().to_owned();
+    assert_eq!(speaking("198.51.100.7", &guess()).await.0, 429);
+    assert_eq!(speaking("198.51.100.7:4711", &guess()).await.0, 429);
+    assert_eq!(speaking("198.51.100.8", &guess()).await.0, 401);
+    assert_eq!(speaking("198.51.100.7", &secret).await.0, 200);
+    // What cannot be read is somebody, and neither this machine nor the one before it.
+    for _ in 0..12 {
+        speaking("unknown", &guess()).await;
+    }
+    assert_eq!(speaking("also unknown", &guess()).await.0, 429);
+    assert_eq!(speaking("198.51.100.9", &guess()).await.0, 401);
+    assert_eq!(with(&node, "/v1/queue", &guess()).await.0, 401, "no proxy at all");
 }
 
 async fn recorded(node: &Node) -> Vec<Value> {

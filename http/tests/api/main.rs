@@ -9,6 +9,7 @@ mod access;
 mod agents;
 mod approvals;
 mod bad_input;
+mod doors;
 mod families;
 mod health;
 mod leases;

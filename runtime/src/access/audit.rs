@@ -124,15 +124,29 @@ impl Audit {
         action: Action,
         outcome: Outcome,
     ) -> Result<(), StoreError> {
-        let outcome = Some((asked.0, outcome));
+        let outcome = Some((Some(asked.0), outcome));
         self.append(by, action, outcome).await.map(drop)
+    }
+
+    /// Writes down what somebody asked for and was refused at once. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the entry may have been kept.
+    pub async fn refused(
+        &self,
+        by: By,
+        action: Action,
+        outcome: Outcome,
+    ) -> Result<(), StoreError> {
+        self.append(by, action, Some((None, outcome))).await.map(drop)
     }
 
     async fn append(
         &self,
         by: By,
         action: Action,
-        outcome: Option<(u64, Outcome)>,
+        outcome: Option<(Option<u64>, Outcome)>,
     ) -> Result<u64, StoreError> {
         let inner = &*self.0;
         let (done, told) = oneshot::channel();
@@ -152,7 +166,7 @@ impl Audit {
                 node: inner.node.clone(),
                 by,
                 action,
-                answers,
+                answers: answers.flatten(),
                 outcome,
                 prev: before.hash.clone(),
             };

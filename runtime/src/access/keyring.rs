@@ -9,7 +9,7 @@
 //! Crash: nothing but when tokens were last used, which is written down every few minutes.
 //! At most [`TOKENS_MAX`] tokens are kept; one more takes the place of one that has ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,9 +108,12 @@ struct Inner {
     changing: tokio::sync::Mutex<()>,
 }
 
+#[derive(Default)]
 struct Known {
     tokens: HashMap<String, Arc<Token>>,
-    read_at: Instant,
+    /// Those that cannot be understood, by id: nobody's, and yet there.
+    unreadable: BTreeSet<String>,
+    read_at: Option<Instant>,
 }
 
 impl Keyring {
@@ -123,10 +126,7 @@ impl Keyring {
         let keyring = Self(Arc::new(Inner {
             place,
             clock,
-            known: RwLock::new(Known {
-                tokens: HashMap::new(),
-                read_at: Instant::now(),
-            }),
+            known: RwLock::default(),
             uses: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }));
@@ -134,10 +134,12 @@ impl Keyring {
         Ok(keyring)
     }
 
-    /// No token was ever made here: there is nothing to check callers against.
+    /// No token was ever made here: there is nothing to check callers against. One that cannot
+    /// be read was made.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.known.read().tokens.is_empty()
+        let known = self.0.known.read();
+        known.tokens.is_empty() && known.unreadable.is_empty()
     }
 
     /// The token that `text` is the secret of, if it holds.
@@ -164,7 +166,9 @@ impl Keyring {
     }
 
     fn holds(&self, token: Option<Arc<Token>>) -> Result<Arc<Token>, Refused> {
-        let unread = self.0.known.read().read_at.elapsed();
+        // Nobody has a keyring before its first reading.
+        let read_at = self.0.known.read().read_at;
+        let unread = read_at.map_or(Duration::ZERO, |at| at.elapsed());
         if TRUST < unread && self.0.place.is_shared() {
             return Err(Refused::Unsure(unread));
         }
@@ -342,27 +346,36 @@ impl Keyring {
             .filter_map(|use_| Some((use_.key, use_.body.decode().ok()?)))
             .collect();
         let mut tokens = HashMap::with_capacity(found.len());
+        let mut unreadable = BTreeMap::new();
         for document in found {
             let stored = document.body.decode::<Stored>();
-            let understood = stored.map(|stored| stored.understood(document.key.clone()));
-            let mut token = match understood {
-                Ok(Some(token)) => token,
-                Ok(None) => {
-                    return Err(unreadable(&"its digest is not the one it was stored under"));
+            match stored.map(|stored| stored.understood(document.key.clone())) {
+                Ok(Some(mut token)) => {
+                    token.used_at = uses.get(&document.key).copied();
+                    tokens.insert(document.key, Arc::new(token));
                 }
-                Err(cause) => return Err(unreadable(&cause)),
-            };
-            token.used_at = uses.get(&document.key).copied();
-            tokens.insert(document.key, Arc::new(token));
+                Ok(None) => {
+                    let why = "its digest is not the one it was stored under".to_owned();
+                    unreadable.insert(document.key, why);
+                }
+                Err(cause) => drop(unreadable.insert(document.key, cause.to_string())),
+            }
         }
         let mut known = self.0.known.write();
         // Of two readings the one that was begun later knows more.
-        if known.read_at <= asked_at {
-            *known = Known {
-                tokens,
-                read_at: asked_at,
-            };
+        if known.read_at.is_some_and(|at| asked_at < at) {
+            return Ok(());
         }
+        for (id, reason) in &unreadable {
+            if !known.unreadable.contains(id) {
+                warn!(token = id, reason, "token cannot be read, and is not taken");
+            }
+        }
+        *known = Known {
+            tokens,
+            unreadable: unreadable.into_keys().collect(),
+            read_at: Some(asked_at),
+        };
         Ok(())
     }
 }
@@ -405,6 +418,37 @@ mod tests {
             scopes: Scopes::of([Scope::Read]),
             term: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_cannot_be_read_is_not_taken_and_all_others_are() {
+        let (place, clock) = (Place::Alone(Store::volatile()), Clock::system());
+        let ring = Keyring::open(place.clone(), clock).await.expect("readable");
+        let (_, secret) = ring.create(new("ci"), "local").await.expect("made");
+        let (lost, lost_secret) = ring.create(new("lost"), "local").await.expect("made");
+        let (other, other_secret) = ring.create(new("other"), "local").await.expect("made");
+        let now = clock.now();
+        let broken = |id: &str, body: Json| DocumentRow {
+            space: SPACE,
+            key: id.to_owned(),
+            body: Some(body),
+            at: now,
+        };
+        // One in words of another version, and one that another one was copied over.
+        let foreign = Json::of(&serde_json::json!({ "v": 2 })).expect("JSON");
+        let taken = Json::of(&Stored::of(&lost)).expect("JSON");
+        let rows = vec![broken(&lost.id, foreign), broken(&other.id, taken)];
+        place.write(rows).await.expect("open");
+
+        assert_eq!(ring.list().await.expect("the others are read").len(), 1);
+        assert_eq!(ring.check(secret.reveal()).expect("taken").name, "ci");
+        for gone in [lost_secret, other_secret] {
+            assert_eq!(ring.check(gone.reveal()), Err(Refused::Unknown));
+        }
+        place.write(vec![gone(SPACE, &secret.digest().id(), now)]).await.expect("open");
+        let again = Keyring::open(place, clock).await.expect("readable");
+        assert_eq!(again.list().await.expect("readable").len(), 0);
+        assert!(!again.is_empty(), "there are tokens, so nobody comes in without one");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::json::Json;
 
@@ -50,6 +51,9 @@ pub struct Action {
     pub target: String,
     /// The request's id.
     pub request: Option<String>,
+    /// What was sent along, with secrets taken out and cut short; none when nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
 }
 
 /// What came of it.
@@ -76,9 +80,10 @@ pub struct Entry {
     pub by: By,
     /// For what.
     pub action: Action,
-    /// The entry that this one tells the outcome of; none when it tells of the asking.
+    /// The entry that this one tells the outcome of; none when it tells of the asking, or of an
+    /// action that was refused at once.
     pub answers: Option<u64>,
-    /// The outcome.
+    /// The outcome; none when it tells of the asking.
     pub outcome: Option<Outcome>,
     /// The hash of the entry before.
     pub prev: String,
@@ -178,6 +183,19 @@ pub enum Break {
     /// A head noted elsewhere says otherwise.
     #[error("entry {0} is not the one that was noted elsewhere")]
     NotAsNoted(u64),
+    /// An entry that was noted elsewhere lies before the first that is kept: it may have been
+    /// past its time, or somebody says so who sealed the rest anew.
+    #[error(
+        "entry {n}, which was noted elsewhere, is said to be past its time: the chain begins with \
+         entry {first}. Nothing proves that; compare with an export that still has entry {n}, and \
+         note later entries, before `http.audit_retention` is over"
+    )]
+    NotedIsGone {
+        /// What was noted.
+        n: u64,
+        /// Where the chain begins.
+        first: u64,
+    },
     /// It cannot be read.
     #[error("the entry behind {0} cannot be read")]
     Unreadable(u64),
@@ -189,19 +207,31 @@ pub struct Verifier {
     chain: String,
     n: u64,
     hash: String,
-    /// A number and the hash that was noted of it.
-    noted: Option<(u64, String)>,
+    first: u64,
+    /// Numbers and the hashes that were noted of them.
+    noted: Vec<(u64, String)>,
 }
 
 impl Verifier {
-    /// For a chain of which `head` says where it begins.
+    /// For a chain of which `head` says where it begins; `noted` are numbers of entries and
+    /// their hashes that somebody kept elsewhere, as many as there are.
     #[must_use]
-    pub fn new(chain: &str, head: &Head, noted: Option<(u64, String)>) -> Self {
+    pub fn new(chain: &str, head: &Head, noted: Vec<(u64, String)>) -> Self {
         Self {
             chain: chain.to_owned(),
             n: head.first.saturating_sub(1),
             hash: head.anchor.clone(),
+            first: head.first,
             noted,
+        }
+    }
+
+    /// What was noted of the entry with the present number says the same.
+    fn is_as_noted(&self) -> Result<(), Break> {
+        let differs = |(n, hash): &(u64, String)| *n == self.n && *hash != self.hash;
+        match self.noted.iter().any(differs) {
+            true => Err(Break::NotAsNoted(self.n)),
+            false => Ok(()),
         }
     }
 
@@ -233,15 +263,13 @@ impl Verifier {
         if entry.prev != self.hash {
             return Err(Break::Replaced(entry.n));
         }
-        if let Some((n, noted)) = &self.noted
-            && *n == entry.n
-            && *noted != line.hash
-        {
-            return Err(Break::NotAsNoted(entry.n));
+        if self.n + 1 == self.first {
+            // The anchor stands for the last entry that is gone.
+            self.is_as_noted()?;
         }
         self.n = entry.n;
         self.hash.clone_from(&line.hash);
-        Ok(())
+        self.is_as_noted()
     }
 
     /// Compares the end with the head. More than the head knew of may have come since.
@@ -257,12 +285,19 @@ impl Verifier {
         if self.n == head.n && self.hash != head.hash {
             return Err(Break::OtherEnd(self.n));
         }
-        match self.noted {
-            Some((n, _)) if self.n < n => Err(Break::Cut {
-                expected: n,
-                found: self.n,
-            }),
-            _ => Ok(()),
+        if self.n + 1 == self.first {
+            self.is_as_noted()?;
+        }
+        if let Some((n, _)) = self.noted.iter().find(|(n, _)| n + 1 < self.first) {
+            let (n, first) = (*n, self.first);
+            return Err(Break::NotedIsGone { n, first });
+        }
+        match self.noted.iter().map(|(n, _)| *n).max() {
+            Some(expected) if self.n < expected => {
+                let found = self.n;
+                Err(Break::Cut { expected, found })
+            }
+            Some(_) | None => Ok(()),
         }
     }
 }
@@ -287,6 +322,7 @@ mod tests {
                     what: "POST /v1/queue/pause".into(),
                     target: "/v1/queue/pause".into(),
                     request: None,
+                    body: None,
                 },
                 answers: None,
                 outcome: None,
@@ -300,7 +336,7 @@ mod tests {
     }
 
     fn verify(lines: &[Line], head: &Head) -> Result<(), Break> {
-        let mut verifier = Verifier::new("c", head, None);
+        let mut verifier = Verifier::new("c", head, Vec::new());
         lines.iter().try_for_each(|line| verifier.follow(line))?;
         verifier.finish(head)
     }
@@ -340,10 +376,11 @@ mod tests {
     #[test]
     fn whoever_seals_the_whole_chain_anew_is_found_by_a_head_noted_elsewhere() {
         let (lines, head) = chain(4);
-        let mut verifier = Verifier::new("c", &head, Some((3, "0".repeat(64))));
+        let mut verifier = Verifier::new("c", &head, vec![(3, "0".repeat(64))]);
         let found = lines.iter().try_for_each(|line| verifier.follow(line));
         assert_eq!(found, Err(Break::NotAsNoted(3)));
-        let verifier = Verifier::new("c", &Head::default(), Some((3, lines[2].hash.clone())));
+        let noted = vec![(3, lines[2].hash.clone())];
+        let verifier = Verifier::new("c", &Head::default(), noted);
         let gone = verifier.finish(&Head::default());
         assert_eq!(
             gone,
@@ -352,6 +389,45 @@ mod tests {
                 found: 0
             })
         );
+    }
+
+    #[test]
+    fn every_note_is_heeded_and_one_of_an_entry_that_is_said_to_be_gone_proves_nothing() {
+        let (lines, head) = chain(9);
+        let look = |lines: &[Line], head: &Head, noted: &[(u64, String)]| {
+            let mut verifier = Verifier::new("c", head, noted.to_vec());
+            lines.iter().try_for_each(|line| verifier.follow(line))?;
+            verifier.finish(head)
+        };
+        let note = |n: usize| (n as u64, lines[n - 1].hash.clone());
+        let wrong = |n: usize| (n as u64, "0".repeat(64));
+        let all = [note(2), note(5), note(9)];
+        assert_eq!(look(&lines, &head, &all), Ok(()));
+        let second = look(&lines, &head, &[note(2), wrong(5), note(9)]);
+        assert_eq!(second, Err(Break::NotAsNoted(5)));
+        // Two notes of one entry cannot both be right.
+        let both = look(&lines, &head, &[note(5), wrong(5)]);
+        assert_eq!(both, Err(Break::NotAsNoted(5)));
+        let later = look(&lines, &head, &[(12, "0".repeat(64)), note(2)]);
+        assert!(matches!(later, Err(Break::Cut { expected: 12, .. })), "{later:?}");
+
+        let pruned = Head {
+            first: 5,
+            anchor: lines[3].hash.clone(),
+            ..head.clone()
+        };
+        let gone = look(&lines[4..], &pruned, &[note(3)]);
+        assert_eq!(gone, Err(Break::NotedIsGone { n: 3, first: 5 }));
+        // The last one that is gone is still named by the first that is there.
+        assert_eq!(look(&lines[4..], &pruned, &[note(4)]), Ok(()));
+        let other = look(&lines[4..], &pruned, &[wrong(4)]);
+        assert_eq!(other, Err(Break::NotAsNoted(4)));
+        let none = Head {
+            first: 10,
+            anchor: lines[8].hash.clone(),
+            ..head
+        };
+        assert_eq!(look(&[], &none, &[wrong(9)]), Err(Break::NotAsNoted(9)));
     }
 
     #[derive(Clone, Debug)]

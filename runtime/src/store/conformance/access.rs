@@ -77,6 +77,7 @@ fn action(target: &str) -> Action {
         what: "POST /v1/queue/pause".into(),
         target: target.into(),
         request: Some("r".into()),
+        body: None,
     }
 }
 
@@ -96,7 +97,7 @@ async fn verify(place: &Place, limit: usize) -> Result<u64, Break> {
     let [(name, head)] = known.as_slice() else {
         panic!("{known:?}")
     };
-    let mut verifier = Verifier::new(name, head, None);
+    let mut verifier = Verifier::new(name, head, Vec::new());
     loop {
         let lines = page(place, name, verifier.n(), limit).await;
         let lines = lines.expect("readable").expect("there");
