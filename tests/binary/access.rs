@@ -157,8 +157,8 @@ async fn the_command_line_makes_uses_and_revokes_tokens_and_checks_the_record() 
         assert!(shown.out.contains(expected), "{expected}: {}", shown.out);
     }
     let exported = verb(&node, &admin, &["audit", "export"]);
-    // Two each: the local token, the other one, pausing, revoking.
-    assert_eq!(exported.out.lines().count(), 8, "{}", exported.out);
+    // Two each: the local token, the other one, pausing, revoking; and a refusal.
+    assert_eq!(exported.out.lines().count(), 9, "{}", exported.out);
     node.kill().await;
 
     let check = |text: &str, more: &[&str]| {

@@ -103,7 +103,7 @@ fn action(
 async fn act(
     state: &ApiState,
     by: By,
-    action: Action,
+    mut action: Action,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -123,6 +123,8 @@ async fn act(
         },
     };
     let what = action.what.clone();
+    // What was sent stands where it was asked for.
+    action.body = None;
     if let Err(reason) = audit.answered(asked, by, action, outcome).await {
         error!(%reason, what, "what came of an operator's action is not recorded");
     }
