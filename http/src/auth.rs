@@ -197,8 +197,7 @@ fn allowed_by(caller: &Caller, need: Need) -> Result<(), ApiError> {
     };
     match caller.scopes() {
         Some((name, scopes)) if !scopes.allow(scope) => {
-            let detail =
-                format!("this needs the scope `{scope}`; the token `{name}` has {scopes}");
+            let detail = format!("this needs the scope `{scope}`; the token `{name}` has {scopes}");
             Err(ApiError::new(Code::MissingScope, detail).with("scope", scope.as_str()))
         }
         Some(_) | None => Ok(()),
@@ -335,7 +334,9 @@ pub(crate) fn check(state: &ApiState, text: &str, from: Source) -> Result<Arc<To
     let (guess, now) = (state.gate.hasher.hash_one(text), Instant::now());
     let shut = {
         let mut attempts = state.gate.attempts.lock();
-        attempts.admit(from, now).map(|()| attempts.wrong(from, guess, now))
+        attempts
+            .admit(from, now)
+            .map(|()| attempts.wrong(from, guess, now))
     };
     match shut {
         Ok(shut) => {

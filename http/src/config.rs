@@ -133,8 +133,13 @@ impl PublicUrl {
 
     /// The port that browsers connect to.
     fn port(&self) -> u16 {
-        let host = self.authority.rsplit_once(']').map_or(&*self.authority, |(_, port)| port);
-        let named = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let host = self
+            .authority
+            .rsplit_once(']')
+            .map_or(&*self.authority, |(_, port)| port);
+        let named = host
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok());
         named.unwrap_or(if self.secure { 443 } else { 80 })
     }
 
@@ -226,7 +231,11 @@ mod tests {
             ("https://[2001:db8::1]", 443, true),
             ("http://[2001:db8::1]:81", 81, false),
         ] {
-            assert_eq!(named(Some(public)), CookieName::of(port, secure), "{public}");
+            assert_eq!(
+                named(Some(public)),
+                CookieName::of(port, secure),
+                "{public}"
+            );
         }
     }
 

@@ -199,7 +199,10 @@ pub(crate) async fn gathered(
 fn heard(told: &Told) -> Result<Value, String> {
     let said: Value = serde_json::from_slice(&told.body).map_err(|error| error.to_string())?;
     match told.is_refusal() {
-        true => Err(said["detail"].as_str().unwrap_or("it does not say why").to_owned()),
+        true => Err(said["detail"]
+            .as_str()
+            .unwrap_or("it does not say why")
+            .to_owned()),
         false => Ok(said),
     }
 }

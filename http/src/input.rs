@@ -468,11 +468,7 @@ pub(crate) async fn read(
     read_within(headers, body, Bounds::of(state)).await
 }
 
-async fn read_within(
-    headers: &HeaderMap,
-    body: Body,
-    bounds: Bounds,
-) -> Result<Vec<u8>, ApiError> {
+async fn read_within(headers: &HeaderMap, body: Body, bounds: Bounds) -> Result<Vec<u8>, ApiError> {
     let Bounds { max, patience } = bounds;
     let discard_max = max.saturating_mul(DISCARD_FACTOR);
     let too_large = || {

@@ -183,7 +183,11 @@ async fn timely(
 }
 
 /// An answer before `limit` is over, or a problem that says so.
-pub(crate) async fn within(limit: Duration, request: Request, next: Next) -> Result<Response, ApiError> {
+pub(crate) async fn within(
+    limit: Duration,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     tokio::time::timeout(limit, next.run(request))
         .await
         .map_err(|_elapsed| {

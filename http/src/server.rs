@@ -130,7 +130,11 @@ impl Server {
     /// while workers may still complete theirs.
     ///
     /// Dropping the future cuts every connection at once; what was acknowledged is durable.
-    pub async fn serve(mut self, mut parts: ApiParts, shutdown: impl Future<Output = ()>) -> Served {
+    pub async fn serve(
+        mut self,
+        mut parts: ApiParts,
+        shutdown: impl Future<Output = ()>,
+    ) -> Served {
         let metrics = parts.metrics.clone();
         let (access, retention) = (parts.access.clone(), self.config.audit_retention);
         let mut keeping = JoinSet::new();

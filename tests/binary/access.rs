@@ -208,7 +208,7 @@ async fn the_command_line_makes_uses_and_revokes_tokens_and_checks_the_record() 
     let told: Value = serde_json::from_str(&sound.out).expect("JSON");
     assert_eq!(
         (&told[0]["n"], &told[0]["sound"]),
-        (&json!(10), &json!(true))
+        (&json!(11), &json!(true))
     );
     assert!(!sound.out.contains(&after));
 }

@@ -125,7 +125,10 @@ mod tests {
         }
         let held = taken.iter().flatten().count();
         assert_eq!(held, OPENING_MAX);
-        assert!(entrance.look().is_some(), "whoever was let in is not shut out");
+        assert!(
+            entrance.look().is_some(),
+            "whoever was let in is not shut out"
+        );
         drop(taken);
         assert!(entrance.open(at(1)).is_some());
         assert!(entrance.0.lock().opening.is_empty(), "nothing is left over");

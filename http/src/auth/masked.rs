@@ -124,9 +124,7 @@ fn without_secrets(text: &str) -> String {
     let mut after_bearer = false;
     // Words end where neither tokens nor addresses go on; what separates them stays.
     for part in text.split_inclusive(|c: char| c.is_whitespace() || "\"'`,;()<>{}".contains(c)) {
-        let word = part.trim_end_matches(|c: char| {
-            c.is_whitespace() || "\"'`,;()<>{}".contains(c)
-        });
+        let word = part.trim_end_matches(|c: char| c.is_whitespace() || "\"'`,;()<>{}".contains(c));
         let end = &part[word.len()..];
         if after_bearer && !word.is_empty() {
             clean.push_str(HIDDEN);
@@ -134,7 +132,9 @@ fn without_secrets(text: &str) -> String {
             clean.push_str(&without_secret(word));
         }
         clean.push_str(end);
-        let scheme = ["bearer", "basic"].iter().any(|it| word.eq_ignore_ascii_case(it));
+        let scheme = ["bearer", "basic"]
+            .iter()
+            .any(|it| word.eq_ignore_ascii_case(it));
         after_bearer = scheme || (after_bearer && word.is_empty());
     }
     clean
@@ -214,7 +214,10 @@ mod tests {
             })
         );
         assert_eq!(masked(b" \n"), None);
-        assert_eq!(masked(b"{\"token\": \"x"), Some(json!("[12 bytes that are not JSON]")));
+        assert_eq!(
+            masked(b"{\"token\": \"x"),
+            Some(json!("[12 bytes that are not JSON]"))
+        );
         let key = json!({ secret.reveal(): 1 });
         assert_eq!(kept(&key), json!({ "[hidden]": 1 }));
     }

@@ -85,11 +85,7 @@ pub(super) async fn recorded(
     })
 }
 
-fn action(
-    method: &axum::http::Method,
-    route: &str,
-    parts: &axum::http::request::Parts,
-) -> Action {
+fn action(method: &axum::http::Method, route: &str, parts: &axum::http::request::Parts) -> Action {
     let short = |text: &str| text.chars().take(RECORDED_MAX).collect::<String>();
     let id = parts.headers.get("x-request-id");
     Action {
@@ -142,7 +138,11 @@ pub(super) async fn refused(
     let by = caller.by();
     let key = by.token.as_deref().unwrap_or_default();
     let place = format!("{} {route}", parts.method);
-    let admitted = state.gate.refusals.lock().admit(key, &place, Instant::now());
+    let admitted = state
+        .gate
+        .refusals
+        .lock()
+        .admit(key, &place, Instant::now());
     if !admitted {
         return;
     }
@@ -196,6 +196,9 @@ mod tests {
         assert_eq!(of_one.count(), OF_ONE_MAX - 2);
         let of_all = (0..500).filter(|n| refusals.admit(&n.to_string(), "GET /x", now));
         assert_eq!(of_all.count(), OF_ALL_MAX - OF_ONE_MAX - 1);
-        assert!(refusals.admit("a", "GET /x", now + WINDOW), "a window later");
+        assert!(
+            refusals.admit("a", "GET /x", now + WINDOW),
+            "a window later"
+        );
     }
 }

@@ -171,13 +171,19 @@ mod tests {
     fn a_session_is_found_by_its_cookie_until_its_time_is_over() {
         let (sessions, now) = (sessions(), Timestamp(1_000));
         let (cookie, session) = sessions.open("t", now);
-        let headers = carrying(&format!("a=b; regrow_session_7400={}; c=d", cookie.reveal()));
+        let headers = carrying(&format!(
+            "a=b; regrow_session_7400={}; c=d",
+            cookie.reveal()
+        ));
         assert_eq!(sessions.find(&headers, now).expect("open").token, "t");
         let end = session.ends_at();
         assert!(sessions.find(&headers, end).is_none());
         sessions.end(&headers);
         assert!(sessions.find(&headers, now).is_none());
-        let other = carrying(&format!("regrow_session_7400={}", Secret::generate().reveal()));
+        let other = carrying(&format!(
+            "regrow_session_7400={}",
+            Secret::generate().reveal()
+        ));
         assert!(sessions.find(&other, now).is_none());
     }
 
@@ -234,7 +240,10 @@ mod tests {
         assert!(!plain.contains("Secure"));
         let secure = CookieName::of(443, true).set(None).expect("a header");
         let secure = secure.to_str().expect("text");
-        assert!(secure.starts_with("__Host-regrow_session_443=;"), "{secure}");
+        assert!(
+            secure.starts_with("__Host-regrow_session_443=;"),
+            "{secure}"
+        );
         assert!(secure.contains("Max-Age=0; Secure"), "{secure}");
     }
 

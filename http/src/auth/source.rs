@@ -129,7 +129,10 @@ mod tests {
         ] {
             assert_eq!(behind(&[line.as_bytes()]), at(expected), "{line}");
         }
-        assert_eq!(behind(&[b"203.0.113.9", b"198.51.100.7"]), at("198.51.100.7"));
+        assert_eq!(
+            behind(&[b"203.0.113.9", b"198.51.100.7"]),
+            at("198.51.100.7")
+        );
         assert_eq!(behind(&[]), at("127.0.0.1"), "it was not the proxy");
     }
 
@@ -165,7 +168,13 @@ mod tests {
 
     #[test]
     fn every_header_of_a_proxy_tells_that_it_is_one() {
-        for name in ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "Via", "X-Real-IP"] {
+        for name in [
+            "Forwarded",
+            "X-Forwarded-For",
+            "X-Forwarded-Host",
+            "Via",
+            "X-Real-IP",
+        ] {
             let name: axum::http::HeaderName = name.parse().expect("a name");
             let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("x"))]);
             assert!(is_passed_on(&headers), "{headers:?}");

@@ -177,7 +177,9 @@ async fn whoever_guesses_is_not_listened_to_and_shuts_out_no_right_token() {
         "{answers:?}"
     );
     assert_eq!(answers.last(), Some(&429));
-    let guess = node.get("/v1/queue").bearer_auth(Secret::generate().reveal());
+    let guess = node
+        .get("/v1/queue")
+        .bearer_auth(Secret::generate().reveal());
     let guess = guess.send().await.expect("an answer");
     assert!(!header(&guess, "retry-after").is_empty());
     let guess = (guess.status().as_u16(), body(guess).await);
@@ -324,7 +326,11 @@ async fn behind_a_proxy_the_cookie_is_for_tls_metrics_need_a_token_and_its_name_
     }
     assert_eq!(speaking("also unknown", &guess()).await.0, 429);
     assert_eq!(speaking("198.51.100.9", &guess()).await.0, 401);
-    assert_eq!(with(&node, "/v1/queue", &guess()).await.0, 401, "no proxy at all");
+    assert_eq!(
+        with(&node, "/v1/queue", &guess()).await.0,
+        401,
+        "no proxy at all"
+    );
 }
 
 async fn recorded(node: &Node) -> Vec<Value> {

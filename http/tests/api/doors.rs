@@ -181,7 +181,10 @@ async fn the_record_says_what_was_sent_without_its_secrets() {
     assert_eq!(entries[0]["action"]["body"], json!({ "max_size": 77 }));
     let to = &entries[2]["action"]["body"]["to"];
     assert_eq!(*to, json!("postgres://[hidden]@127.0.0.1:1/x"));
-    assert!(!format!("{entries:?}").contains("s3cret-word"), "{entries:?}");
+    assert!(
+        !format!("{entries:?}").contains("s3cret-word"),
+        "{entries:?}"
+    );
 }
 
 #[tokio::test]
@@ -289,7 +292,10 @@ async fn paths_that_climb_and_headers_that_smuggle_reach_nothing() {
     let many = "x-a: 1\r\n".repeat(20_000);
     let many = format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{many}\r\n");
     let answer = told(&node, many.as_bytes()).await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
     assert_eq!(node.look("/health").await.0, 200);
 }
 

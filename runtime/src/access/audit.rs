@@ -139,7 +139,9 @@ impl Audit {
         action: Action,
         outcome: Outcome,
     ) -> Result<(), StoreError> {
-        self.append(by, action, Some((None, outcome))).await.map(drop)
+        self.append(by, action, Some((None, outcome)))
+            .await
+            .map(drop)
     }
 
     async fn append(

@@ -445,10 +445,16 @@ mod tests {
         for gone in [lost_secret, other_secret] {
             assert_eq!(ring.check(gone.reveal()), Err(Refused::Unknown));
         }
-        place.write(vec![gone(SPACE, &secret.digest().id(), now)]).await.expect("open");
+        place
+            .write(vec![gone(SPACE, &secret.digest().id(), now)])
+            .await
+            .expect("open");
         let again = Keyring::open(place, clock).await.expect("readable");
         assert_eq!(again.list().await.expect("readable").len(), 0);
-        assert!(!again.is_empty(), "there are tokens, so nobody comes in without one");
+        assert!(
+            !again.is_empty(),
+            "there are tokens, so nobody comes in without one"
+        );
     }
 
     #[tokio::test]

@@ -409,7 +409,10 @@ mod tests {
         let both = look(&lines, &head, &[note(5), wrong(5)]);
         assert_eq!(both, Err(Break::NotAsNoted(5)));
         let later = look(&lines, &head, &[(12, "0".repeat(64)), note(2)]);
-        assert!(matches!(later, Err(Break::Cut { expected: 12, .. })), "{later:?}");
+        assert!(
+            matches!(later, Err(Break::Cut { expected: 12, .. })),
+            "{later:?}"
+        );
 
         let pruned = Head {
             first: 5,
