@@ -30,7 +30,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
-const HOMES: [(&str, &[&str]); 14] = [
+const HOMES: [(&str, &[&str]); 15] = [
     (
         "rusqlite",
         &["runtime/src/store/", "runtime/tests/database/"],
@@ -70,6 +70,7 @@ const HOMES: [(&str, &[&str]); 14] = [
     ),
     ("rcgen", &["cluster/src/certificates", "cluster/tests/"]),
     ("axum", &["http/"]),
+    ("maud", &["http/src/pages"]),
     ("pulldown_cmark", &["actors/src/audit/"]),
     ("ignore", &["actors/src/audit/"]),
     ("clap", &["src/", "xtask/"]),

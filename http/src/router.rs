@@ -23,6 +23,7 @@ use crate::elsewhere::elsewhere;
 use crate::error::{ApiError, Code};
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
+use crate::pages;
 use crate::routes::{
     WAIT_MAX, agents, approvals, audit, budgets, children, cluster, events, health, leases,
     metrics, placed, queue, rules, session, steps, store, submit, tasks, tokens,
@@ -135,16 +136,19 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .route("/health/deep", get(health::deep))
         .route("/metrics", get(metrics::render))
         .route_layer(from_fn_with_state(state.clone(), timely));
+    let seen = pages::routes().route_layer(from_fn_with_state(state.clone(), bounded));
     Router::new()
         .merge(ordinary)
         .merge(waiting)
         .merge(door)
         .merge(always)
+        .merge(seen)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(state.clone(), authorise))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state.clone(), pages::failure::dress))
         .layer(from_fn(observe))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))

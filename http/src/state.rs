@@ -26,6 +26,7 @@ use crate::auth::Gate;
 use crate::config::HttpConfig;
 use crate::elsewhere::Forwarded;
 use crate::error::ApiError;
+use crate::pages::Shown;
 use crate::routes::health::StoreProbe;
 use crate::routes::metrics::Exposition;
 
@@ -262,6 +263,7 @@ pub(crate) struct Inner {
     pub(crate) config: HttpConfig,
     pub(crate) started_at: Timestamp,
     pub(crate) store_probe: StoreProbe,
+    pub(crate) pages: Shown,
     pub(crate) requests: Arc<Semaphore>,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -296,6 +298,7 @@ impl ApiState {
             version: parts.version,
             started_at,
             store_probe: StoreProbe::default(),
+            pages: Shown::default(),
             requests: Arc::new(Semaphore::new(config.requests_max)),
             waits: Arc::new(Semaphore::new(config.waits_max)),
             streams: Arc::new(Semaphore::new(config.streams_max)),

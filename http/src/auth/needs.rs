@@ -1,7 +1,10 @@
-//! What each route needs: the one table. A route that is not in it serves nobody.
+//! What each route needs: the one table, and beside it the pages. A route that is in neither
+//! serves nobody.
 
 use axum::http::Method;
 use regrow_runtime::access::scope::Scope;
+
+use crate::pages;
 
 /// What a caller has to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,12 +118,20 @@ pub(crate) fn of(method: &Method, route: &str) -> Option<Need> {
     let found = NEEDS
         .iter()
         .find(|(known, path, _)| *known == method && *path == route);
-    found.map(|(_, _, need)| *need)
+    found
+        .map(|(_, _, need)| *need)
+        .or_else(|| page(method, route))
+}
+
+/// What a page needs; pages are only looked at.
+fn page(method: &str, route: &str) -> Option<Need> {
+    let needs_read = pages::needs_read(route).filter(|_| method == "GET");
+    needs_read.map(|needs_read| if needs_read { READ } else { Need::Nothing })
 }
 
 /// The route knows other methods than this one.
 pub(crate) fn has_route(route: &str) -> bool {
-    NEEDS.iter().any(|(_, path, _)| *path == route)
+    NEEDS.iter().any(|(_, path, _)| *path == route) || pages::needs_read(route).is_some()
 }
 
 /// It is an operator's or an admin's alone.

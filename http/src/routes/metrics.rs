@@ -67,6 +67,11 @@ impl Exposition {
             .set_buckets_for_metric(Matcher::Full(names::STORE_BATCH.to_owned()), &callers)
     }
 
+    /// What was measured, as `/metrics` tells it.
+    pub(crate) fn text(&self) -> String {
+        self.0.render()
+    }
+
     /// Folds samples into their histograms; unread ones pile up otherwise.
     pub(crate) fn upkeep(&self) {
         self.0.run_upkeep();

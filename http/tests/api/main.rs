@@ -15,6 +15,7 @@ mod health;
 mod leases;
 mod node;
 mod operate;
+mod pages;
 mod scheduling;
 mod server;
 mod steps;
