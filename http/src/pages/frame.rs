@@ -87,7 +87,7 @@ fn content_of(visit: &Visit, place: Option<Place>, content: &str) -> Markup {
     let content = PreEscaped(content);
     match place {
         Some(_) => {
-            let seen = format!(r#"{{"Last-Event-ID":"{}"}}"#, stamp(&content.0));
+            let seen = format!(r#"{{"Last-Event-ID":"{}"}}"#, stamp(content.0));
             html! {
                 main #main tabindex="-1" hx-sse:connect=(visit.target) hx-swap="innerMorph"
                     hx-headers=(seen) { (content) }

@@ -27,7 +27,7 @@ pub(crate) fn several(number: u64, one: &str, many: &str) -> String {
 /// A number with as many decimals as say something.
 pub(crate) fn decimal(number: f64) -> String {
     match number.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size < 0.01 => format!("{number:.4}"),
         size if size < 10.0 => format!("{number:.2}"),
         size if size < 100.0 => format!("{number:.1}"),

@@ -18,11 +18,10 @@ pub(super) fn orders(visit: &Visit, view: &TaskView) -> Markup {
         text: "Cancel",
         to: &format!("/v1/tasks/{id}/cancel"),
         with: "",
-        question: Some(match state {
-            TaskState::Executing => {
-                "Cancel this task? Its worker is asked to stop; what it has recorded stays."
-            }
-            _ => "Cancel this task? It will not run, and what depends on it is cancelled as well.",
+        question: Some(if state == TaskState::Executing {
+            "Cancel this task? Its worker is asked to stop; what it has recorded stays."
+        } else {
+            "Cancel this task? It will not run, and what depends on it is cancelled as well."
         }),
         done: "Cancel asked for",
         barred: barred.or(match (state.is_terminal(), asked) {
