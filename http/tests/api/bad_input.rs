@@ -201,7 +201,7 @@ async fn claims_and_effects_check_their_bounds() {
 async fn wrong_paths_methods_types_and_queries_are_refused() {
     let node = Node::volatile().await;
     for path in [
-        "/",
+        "/nowhere",
         "/v1",
         "/v1/nothing",
         "/v1/tasks/",
