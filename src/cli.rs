@@ -12,6 +12,7 @@ mod audit;
 mod budget;
 mod cluster;
 mod dead_letters;
+mod diagnostics;
 pub(crate) mod failure;
 mod health;
 pub(crate) mod node;
@@ -54,6 +55,8 @@ pub(crate) enum ClientVerb {
     Audit(audit::AuditArgs),
     /// Ask a node how it is
     Health(health::HealthArgs),
+    /// Write how a node stands into one archive, to hand on
+    Diagnostics(diagnostics::DiagnosticsArgs),
 }
 
 /// Why a verb did not succeed.
@@ -103,6 +106,7 @@ pub(crate) async fn execute(verb: ClientVerb) -> ExitCode {
         ClientVerb::Token(args) => (args.node.json, token::run(args).await),
         ClientVerb::Audit(args) => (args.node.json, audit::run(args).await),
         ClientVerb::Health(args) => (args.node.json, health::run(args).await),
+        ClientVerb::Diagnostics(args) => (args.node.json, diagnostics::run(args).await),
     };
     let Err(failure) = outcome else {
         return ExitCode::SUCCESS;

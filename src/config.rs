@@ -7,6 +7,7 @@ mod cluster;
 mod founders;
 mod offer;
 mod reader;
+mod telemetry;
 mod watchdog;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use tracing_subscriber::EnvFilter;
 pub(crate) use self::cluster::ClusterSettings;
 use self::reader::{Effective, Problem, Reader};
 pub(crate) use self::watchdog::WatchdogSettings;
+use crate::telemetry::ExportSettings;
 
 /// The file that is read when it exists and no other is named.
 pub(crate) const DEFAULT_FILE: &str = "regrow.toml";
@@ -75,6 +77,10 @@ pub(crate) struct NodeConfig {
     pub(crate) founders: Option<Settings>,
     /// Logs.
     pub(crate) log: TelemetryConfig,
+    /// What is sent to a receiver of telemetry, if there is one.
+    pub(crate) export: Option<ExportSettings>,
+    /// All of this as it is shown: with where each value came from, and without secrets.
+    pub(crate) shown: serde_json::Value,
     /// Injects faults and runs journeys; only for rehearsals of recovery.
     pub(crate) rehearsal: bool,
 }
@@ -179,7 +185,9 @@ pub(crate) fn load(
             Err(cause) => return Err(unreadable(DEFAULT_FILE.as_ref(), cause)),
         },
     }
-    reader.environment(environment);
+    let variables: Vec<(String, String)> = environment.collect();
+    reader.standard(&variables, &telemetry::STANDARD);
+    reader.environment(variables.into_iter());
     reader.flag("node.name", "--name", overrides.name.clone());
     if let Some(path) = &overrides.data_dir {
         reader.path_flag("node.data_dir", "--data-dir", path);
@@ -203,7 +211,9 @@ pub(crate) fn load(
     relations(&mut reader, &config);
     let (problems, effective) = reader.finish();
     if problems.is_empty() {
-        Ok(Loaded { config, effective })
+        let mut loaded = Loaded { config, effective };
+        loaded.config.shown = loaded.to_json();
+        Ok(loaded)
     } else {
         Err(ConfigError(problems))
     }
@@ -368,6 +378,8 @@ fn settings(reader: &mut Reader) -> NodeConfig {
                 |text| text.parse::<EnvFilter>().is_ok(),
             ),
         },
+        export: telemetry::settings(reader),
+        shown: serde_json::Value::Null,
         rehearsal: reader.switch("rehearsal.enabled", false),
     }
 }

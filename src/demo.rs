@@ -129,7 +129,7 @@ async fn audit(arguments: &DemoArguments, path: &Path, base: PathBuf) -> ExitCod
         Err(error) => return failed(&error, arguments.json),
     };
     "warn".clone_into(&mut config.log.filter);
-    if let Err(error) = telemetry::init(&config.log) {
+    if let Err(error) = telemetry::init(&config.log, None) {
         return failed(&error, arguments.json);
     }
     let node = match Node::start(&config, false).await {

@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod demo;
 mod node;
+mod telemetry;
 
 use std::process::ExitCode;
 

@@ -168,6 +168,8 @@ impl Node {
         if let Some(cluster) = &config.cluster {
             peers::is_free(cluster.listen).await?;
         }
+        // First, so that whatever is measured finds its place.
+        let exposition = http.then(exposition).transpose()?;
         let store = open_store(config, &mut data_dir).await?;
         let (clock, bus) = (store.clock().await?, EventBus::default());
         let writer = Writer::new(store);
@@ -225,7 +227,7 @@ impl Node {
         let mail = agreed
             .clone()
             .map(|agreed| Mail::new(agreed, queue.clone(), exchange.clone()));
-        if let Some(server) = server {
+        if let Some((server, metrics)) = server.zip(exposition) {
             let parts = ApiParts {
                 queue: queue.clone(),
                 access,
@@ -236,8 +238,9 @@ impl Node {
                 exchange: exchange.clone(),
                 mail: mail.clone(),
                 context: context.clone(),
-                metrics: exposition()?,
+                metrics,
                 lifecycle: lifecycle.clone(),
+                settings: config.shown.clone(),
                 data_dir: Some(config.data_dir.clone()),
                 version: env!("CARGO_PKG_VERSION"),
             };

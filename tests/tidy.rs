@@ -30,7 +30,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
-const HOMES: [(&str, &[&str]); 15] = [
+const HOMES: [(&str, &[&str]); 17] = [
     (
         "rusqlite",
         &["runtime/src/store/", "runtime/tests/database/"],
@@ -71,6 +71,8 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("rcgen", &["cluster/src/certificates", "cluster/tests/"]),
     ("axum", &["http/"]),
     ("maud", &["http/src/pages"]),
+    ("opentelemetry", &["src/telemetry"]),
+    ("opentelemetry_otlp", &["src/telemetry"]),
     ("pulldown_cmark", &["actors/src/audit/"]),
     ("ignore", &["actors/src/audit/"]),
     ("clap", &["src/", "xtask/"]),

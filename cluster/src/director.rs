@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::json::Json;
+use regrow_runtime::metrics as names;
 use regrow_runtime::registry::{AgentChange, Change, Standing};
 use regrow_runtime::store::StoreError;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -262,6 +263,7 @@ impl Following<'_> {
         };
         let steps = decide(&me, &standing, &self.locals, place, roster.clock().now());
         let busy: BTreeSet<AgentId> = self.busy.values().cloned().collect();
+        self.gauge(&me, &standing, &busy);
         for (id, step) in steps {
             if busy.contains(&id) {
                 continue;
@@ -290,6 +292,18 @@ impl Following<'_> {
             self.running().chain(begun).cloned().collect()
         });
         Ok(())
+    }
+
+    /// Those under way are between two owners, rightly.
+    fn gauge(&self, me: &Me, standing: &Standing, busy: &BTreeSet<AgentId>) {
+        let owned = |id: &AgentId| {
+            let row = standing.agents.get(id);
+            row.is_some_and(|row| row.owner == Some(me.life))
+        };
+        let settled = self.running().filter(|id| !busy.contains(*id));
+        let not_owned = settled.filter(|id| !owned(id)).count();
+        metrics::gauge!(names::PLACED).set(self.running().count() as f64);
+        metrics::gauge!(names::PLACED_NOT_OWNED).set(not_owned as f64);
     }
 
     /// What has not ended, as far as it was told.
@@ -352,8 +366,13 @@ async fn carry_out(
             decision,
         }),
         Step::Start { entry, epoch } => {
+            let begun = Instant::now();
             return match hosting.start(&entry, epoch).await {
-                Ok(()) => Effect::Started,
+                Ok(()) => {
+                    metrics::counter!(names::PLACED_STARTED).increment(1);
+                    metrics::histogram!(names::PLACED_START_SECONDS).record(begun.elapsed());
+                    Effect::Started
+                }
                 Err(reason) => Effect::StartFailed(reason),
             };
         }
@@ -371,13 +390,17 @@ async fn carry_out(
         // An entry is plain data; it cannot fail to be JSON.
         return Effect::None;
     };
+    let gives = matches!(change, Change::Give { .. });
     let asked = AgentChange {
         id: id.clone(),
         revision: seen,
         change,
     };
     match roster.change(&asked).await {
-        Ok(_) => Effect::None,
+        Ok(_) => {
+            metrics::counter!(names::PLACED_ASSIGNED).increment(u64::from(gives));
+            Effect::None
+        }
         Err(reason) => {
             debug!(agent = %id, %reason, "cannot change an agent's row");
             tokio::time::sleep(RETRY_PAUSE).await;

@@ -16,6 +16,7 @@ mod auth;
 pub mod config;
 mod elsewhere;
 pub mod error;
+mod exposition;
 mod follow;
 mod guard;
 mod input;
@@ -30,4 +31,4 @@ pub mod server;
 pub mod state;
 mod view;
 
-pub use routes::metrics::{Exposition, ExpositionError};
+pub use exposition::{Exposition, ExpositionError};

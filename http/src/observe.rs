@@ -4,12 +4,15 @@
 use std::any::Any;
 use std::convert::Infallible;
 
-use axum::extract::{FromRequestParts, MatchedPath, Request};
-use axum::http::HeaderMap;
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use regrow_runtime::trace::TraceContext;
+use regrow_runtime::clock::{Clock, Timestamp};
+use regrow_runtime::exemplars::{self, Exemplar};
+use regrow_runtime::spans::{self, FinishedSpan};
+use regrow_runtime::trace::{SpanId, TraceContext};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, debug, info_span};
 
@@ -42,9 +45,13 @@ impl Traced {
     }
 
     /// Around everything that is logged meanwhile.
-    fn span(self) -> Span {
+    fn span(self, own: Option<SpanId>) -> Span {
         match self.0 {
-            Some(trace) => info_span!("request", trace_id = %trace.trace_id()),
+            Some(trace) => info_span!(
+                "request",
+                trace_id = %trace.trace_id(),
+                span_id = own.map(tracing::field::display),
+            ),
             None => Span::none(),
         }
     }
@@ -59,12 +66,65 @@ impl<S: Send + Sync> FromRequestParts<S> for Traced {
 }
 
 /// Measures a request, and has what is logged meanwhile say which trace it belongs to.
-pub(crate) async fn observe(request: Request, next: Next) -> Response {
-    let span = Traced::of(request.headers()).span();
-    measured(request, next).instrument(span).await
+pub(crate) async fn observe(
+    State(clock): State<Clock>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let traced = Traced::of(request.headers());
+    let answering = traced.0.and_then(|caller| Answering::of(caller, &clock));
+    if let Some(answering) = &answering
+        && let Ok(said) = HeaderValue::from_str(&answering.own.to_string())
+    {
+        // What follows from the request is caused by its answering, here and on other nodes.
+        request.headers_mut().insert("traceparent", said);
+    }
+    let span = traced.span(answering.as_ref().map(|it| it.own.span_id()));
+    let measured = measured(request, next, traced, answering, &clock);
+    measured.instrument(span).await
 }
 
-async fn measured(request: Request, next: Next) -> Response {
+/// The answering of a request whose caller keeps its trace: a span of its own.
+struct Answering {
+    own: TraceContext,
+    caller: SpanId,
+    started_at: Timestamp,
+}
+
+impl Answering {
+    fn of(caller: TraceContext, clock: &Clock) -> Option<Self> {
+        spans::are_kept(&caller).then(|| Self {
+            own: caller.caused_by(SpanId::new(rand::random())),
+            caller: caller.span_id(),
+            started_at: clock.now(),
+        })
+    }
+
+    fn finish(self, method: &'static str, route: &str, status: u16, ended_at: Timestamp) {
+        spans::finish(&self.own, || FinishedSpan {
+            context: self.own,
+            parent: Some(self.caller),
+            name: format!("{method} {route}"),
+            is_server: true,
+            started_at: self.started_at,
+            ended_at,
+            attributes: vec![
+                ("http.request.method", method.into()),
+                ("http.route", route.into()),
+                ("http.response.status_code", u64::from(status).into()),
+            ],
+            error: (500 <= status).then(|| status.to_string()),
+        });
+    }
+}
+
+async fn measured(
+    request: Request,
+    next: Next,
+    traced: Traced,
+    answering: Option<Answering>,
+    clock: &Clock,
+) -> Response {
     let started = Instant::now();
     let method = method_label(&request);
     let path = request.extensions().get::<MatchedPath>();
@@ -82,7 +142,15 @@ async fn measured(request: Request, next: Next) -> Response {
         REQUESTS, "route" => route.clone(), "method" => method, "status" => status.to_string()
     )
     .increment(1);
-    metrics::histogram!(REQUEST_SECONDS, "route" => route.clone()).record(took.as_secs_f64());
+    let seconds = took.as_secs_f64();
+    metrics::histogram!(REQUEST_SECONDS, "route" => route.clone()).record(seconds);
+    if let Some(trace) = traced.0 {
+        let (trace, at) = (trace.trace_id(), clock.now());
+        exemplars::note(REQUEST_SECONDS, &route, Exemplar { trace, seconds, at });
+    }
+    if let Some(answering) = answering {
+        answering.finish(method, &route, status, clock.now());
+    }
     debug!(method, route, status, ?took, request_id, "request answered");
     response
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use axum::{Router, http};
@@ -25,7 +25,7 @@ use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::pages;
 use crate::routes::{
-    WAIT_MAX, agents, approvals, audit, budgets, children, cluster, events, health, leases,
+    WAIT_MAX, agents, approvals, audit, budgets, children, cluster, config, events, health, leases,
     metrics, placed, queue, rules, session, steps, store, submit, tasks, tokens,
 };
 use crate::state::{ApiParts, ApiState};
@@ -111,6 +111,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
         )
         .route("/v1/cluster/nodes/{name}/release", post(cluster::release))
         .route("/v1/tree", get(agents::tree))
+        .route("/v1/config", get(config::show))
         .route("/v1/events", get(events::all))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
@@ -149,7 +150,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state.clone(), pages::failure::dress))
-        .layer(from_fn(observe))
+        .layer(from_fn_with_state(state.queue.clock(), observe))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(state)

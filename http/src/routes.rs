@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod budgets;
 pub(crate) mod children;
 pub(crate) mod cluster;
+pub(crate) mod config;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod leases;

@@ -27,8 +27,8 @@ use crate::config::HttpConfig;
 use crate::elsewhere::Forwarded;
 use crate::error::ApiError;
 use crate::pages::Shown;
+use crate::exposition::Exposition;
 use crate::routes::health::StoreProbe;
-use crate::routes::metrics::Exposition;
 
 /// One agent as an operator sees it.
 #[derive(Clone, Debug, Serialize)]
@@ -236,6 +236,8 @@ pub struct ApiParts {
     pub lifecycle: Lifecycle,
     /// The directory whose disk is watched, if there is one.
     pub data_dir: Option<PathBuf>,
+    /// The settings in force, with where each came from and without secrets: JSON to show.
+    pub settings: serde_json::Value,
     /// The version to tell.
     pub version: &'static str,
 }
@@ -259,6 +261,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Exposition,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) settings: serde_json::Value,
     pub(crate) version: &'static str,
     pub(crate) config: HttpConfig,
     pub(crate) started_at: Timestamp,
@@ -295,6 +298,7 @@ impl ApiState {
             metrics: parts.metrics,
             lifecycle: parts.lifecycle,
             data_dir: parts.data_dir,
+            settings: parts.settings,
             version: parts.version,
             started_at,
             store_probe: StoreProbe::default(),

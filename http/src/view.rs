@@ -6,7 +6,7 @@ use regrow_runtime::clock::Timestamp;
 use regrow_runtime::ids::{Epoch, TaskId};
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::task::{
-    Lane, OnChildFailure, TaskBody, TaskEvent, TaskEventKind, TaskState, TaskView,
+    Lane, Lease, OnChildFailure, TaskEvent, TaskEventKind, TaskState, TaskView,
 };
 use serde::{Serialize, Serializer};
 
@@ -175,8 +175,9 @@ pub(crate) struct WorkJson<'a> {
     deadline: Option<Instant>,
 }
 
-impl<'a> From<&'a TaskBody> for WorkJson<'a> {
-    fn from(body: &'a TaskBody) -> Self {
+impl<'a> From<&'a Lease> for WorkJson<'a> {
+    fn from(lease: &'a Lease) -> Self {
+        let body = &lease.task;
         Self {
             id: body.id,
             kind: &body.kind,
@@ -186,7 +187,7 @@ impl<'a> From<&'a TaskBody> for WorkJson<'a> {
             class: &body.class,
             tenant: &body.tenant,
             parent: body.parent,
-            traceparent: body.trace().to_string(),
+            traceparent: lease.trace().to_string(),
             depends_on: &body.depends_on,
             max_attempts: body.max_attempts,
             submitted_at: Instant(body.submitted_at),

@@ -6,7 +6,8 @@
 //! tasks, [`context`] is what their agents know together, [`registry`] which agents there are
 //! to be and whose they are, and [`store`] makes all of it durable; [`access`] knows who may do
 //! what, and keeps a record of it; [`events`], [`observe`] and [`telemetry`] tell whoever watches,
-//! and [`trace`] which of it belongs together.
+//! and [`trace`] and [`spans`] which of it belongs together; [`exemplars`] leads from a histogram to
+//! a trace.
 
 pub mod access;
 pub mod actor;
@@ -16,6 +17,7 @@ pub mod clock;
 pub mod concurrency;
 pub mod context;
 pub mod events;
+pub mod exemplars;
 pub mod health;
 pub mod ids;
 pub mod journal;
@@ -27,6 +29,7 @@ pub mod queue;
 pub mod registry;
 pub mod role;
 mod slots;
+pub mod spans;
 pub mod store;
 pub mod supervision;
 pub mod telemetry;

@@ -5,18 +5,23 @@
 //! the surrounding spans (`trace_id`, `task_id`, `parent_task_id`, `agent_id`; inner ones
 //! win) and the event's own, on one level.
 //!
-//! Left out: metrics (`metrics`), traces to other systems, where the configuration comes from.
+//! Left out: metrics (`metrics`), what is sent to other systems (a [`LogSink`] takes it there), where
+//! the configuration comes from.
 
+mod forwarded;
 mod json_lines;
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
+use self::forwarded::Forwarded;
+pub use self::forwarded::{LogLine, LogSink};
 use self::json_lines::JsonLines;
 
 /// How a log line looks.
@@ -76,14 +81,17 @@ pub enum TelemetryError {
     AlreadyInstalled,
 }
 
-/// Sets logging up for the whole process. Call it once, early.
+/// Sets logging up for the whole process; `sink` gets each line as well. Call it once, early.
 ///
 /// # Errors
 ///
 /// [`TelemetryError`]
-pub fn init(config: &TelemetryConfig) -> Result<(), TelemetryError> {
+pub fn init(
+    config: &TelemetryConfig,
+    sink: Option<Arc<dyn LogSink>>,
+) -> Result<(), TelemetryError> {
     let filter = filter(&config.filter)?;
-    let registry = Registry::default().with(filter);
+    let registry = Registry::default().with(filter).with(sink.map(Forwarded));
     let installed = match config.format {
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal();
@@ -124,9 +132,9 @@ mod tests {
             filter: "off".to_owned(),
             ..TelemetryConfig::default()
         };
-        let first = init(&config);
+        let first = init(&config, None);
         assert!(first.is_ok() || matches!(first, Err(TelemetryError::AlreadyInstalled)));
-        let second = init(&config);
+        let second = init(&config, None);
         assert!(matches!(second, Err(TelemetryError::AlreadyInstalled)));
     }
 

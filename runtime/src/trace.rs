@@ -44,11 +44,73 @@ impl TraceContext {
     pub fn trace_id(&self) -> TraceId {
         TraceId(self.trace)
     }
+
+    /// The span that causes what follows.
+    #[must_use]
+    pub fn span_id(&self) -> SpanId {
+        SpanId(self.span)
+    }
+
+    /// The same trace, with another span as the cause of what follows, and said to be kept.
+    #[must_use]
+    pub fn caused_by(self, span: SpanId) -> Self {
+        Self {
+            span: span.0,
+            flags: self.flags | Self::SAMPLED,
+            ..self
+        }
+    }
+
+    /// It began with a task; what others sent along is of theirs.
+    #[must_use]
+    pub fn began_here(&self) -> bool {
+        self.span == self.trace as u64
+    }
+
+    /// Whoever sent it along keeps his part of it.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.flags & Self::SAMPLED != 0
+    }
+
+    const SAMPLED: u8 = 1;
+}
+
+/// A span's id within its trace; never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpanId(u64);
+
+impl SpanId {
+    /// The id with this value; 0 is no id and becomes 1.
+    #[must_use]
+    pub fn new(value: u64) -> Self {
+        Self(value.max(1))
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn as_u64(&self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
 }
 
 /// A trace's id, as logs have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceId(u128);
+
+impl TraceId {
+    /// Its value.
+    #[must_use]
+    pub fn as_u128(&self) -> u128 {
+        self.0
+    }
+}
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

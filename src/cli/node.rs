@@ -5,15 +5,15 @@ use std::process::ExitCode;
 
 use clap::Args;
 use regrow_runtime::supervision::RootExit;
-use regrow_runtime::telemetry;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use super::failure::{FAILED, USAGE, failed, report};
 use super::output;
-use crate::config::{self, Loaded, Overrides};
+use crate::config::{self, Loaded, NodeConfig, Overrides};
 use crate::node::Node;
+use crate::telemetry;
 
 /// Prints; the exit code tells of success whether or not anybody reads.
 fn print(text: &str) {
@@ -118,9 +118,17 @@ pub(crate) async fn run(arguments: NodeArguments) -> ExitCode {
 
 async fn serve(arguments: &NodeArguments, loaded: &Loaded) -> ExitCode {
     let config = &loaded.config;
-    if let Err(error) = telemetry::init(&config.log) {
-        return failed(&error, arguments.json);
-    }
+    let export = telemetry::init(&config.log, config.export.as_ref(), &config.name);
+    let export = match export {
+        Ok(export) => export,
+        Err(error) => return failed(&error, arguments.json),
+    };
+    let code = run_to_its_end(arguments, config).await;
+    export.finish().await;
+    code
+}
+
+async fn run_to_its_end(arguments: &NodeArguments, config: &NodeConfig) -> ExitCode {
     let signals = signal(SignalKind::terminate())
         .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     let (mut term, mut interrupt) = match signals {

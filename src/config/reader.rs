@@ -127,6 +127,20 @@ impl Reader {
         }
     }
 
+    /// Lays variables over what is there that are called otherwise than ours by some standard.
+    pub(crate) fn standard(&mut self, variables: &[(String, String)], keys: &[(&str, &str)]) {
+        for (name, value) in variables {
+            let key = keys.iter().find(|(standard, _)| standard == name);
+            if let Some((_, key)) = key.filter(|_| !value.is_empty()) {
+                let set = (
+                    Value::String(value.clone()),
+                    Source::Environment(name.clone()),
+                );
+                self.values.insert((*key).to_owned(), set);
+            }
+        }
+    }
+
     /// Lays a flag over what is there.
     pub(crate) fn flag(&mut self, key: &str, flag: &'static str, value: Option<String>) {
         if let Some(value) = value {
@@ -241,6 +255,26 @@ impl Reader {
             Value::String(text) if check(text) => Ok(text.clone()),
             _ => Err(expected(value, allowed)),
         })
+    }
+
+    /// A part, from 0 to 1.
+    pub(crate) fn part(&mut self, key: &str, default: f64) -> f64 {
+        self.take(
+            key,
+            default,
+            |part| format!("{part:?}"),
+            |value| {
+                let found = match value {
+                    Value::Float(number) => Some(*number),
+                    Value::Integer(number) => Some(*number as f64),
+                    Value::String(text) => text.parse().ok(),
+                    _ => None,
+                };
+                found
+                    .filter(|part| (0.0..=1.0).contains(part))
+                    .ok_or_else(|| expected(value, "a part from 0.0 to 1.0"))
+            },
+        )
     }
 
     /// Several texts: a list, or one text with commas between them.

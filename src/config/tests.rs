@@ -220,3 +220,45 @@ fn founders_are_a_list_or_one_text_and_nothing_else() {
     let refused = loaded(&file("[1]"), &[]).expect_err("no names").to_string();
     assert!(refused.contains("cluster.founders: found [1]"), "{refused}");
 }
+
+#[test]
+fn telemetry_is_off_until_somebody_names_a_receiver_and_our_names_go_before_the_standard_ones() {
+    let export = |file: &str, environment: &[(&str, &str)]| {
+        let loaded = loaded(file, environment).expect("valid");
+        loaded.config.export
+    };
+    assert_eq!(export("", &[]), None);
+    let standard = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
+        ("OTEL_SERVICE_NAME", "shop"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+    ];
+    let found = export(
+        "[telemetry]\nendpoint = \"http://file:1\"\nlogs = false\n",
+        &standard,
+    );
+    let found = found.expect("on");
+    assert_eq!(found.endpoint, "http://127.0.0.1:4318");
+    assert_eq!((&*found.service, found.sample_ratio), ("shop", 0.25));
+    assert!(found.traces && !found.logs);
+    let ours = ("REGROW_TELEMETRY__ENDPOINT", "http://ours:4318");
+    let found = export("", &[standard[0], ours]).expect("on");
+    assert_eq!(found.endpoint, "http://ours:4318");
+    assert_eq!(
+        export("", &[standard[0], ("REGROW_TELEMETRY__ENDPOINT", "")]),
+        None
+    );
+
+    let wrong = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://far:4318"),
+        ("REGROW_TELEMETRY__SAMPLE_RATIO", "1.5"),
+    ];
+    let text = loaded("", &wrong).expect_err("refused").to_string();
+    for expected in [
+        "telemetry.endpoint: found \"https://far:4318\"",
+        "(from $OTEL_EXPORTER_OTLP_ENDPOINT)",
+        "telemetry.sample_ratio: found \"1.5\", expected a part from 0.0 to 1.0",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+}

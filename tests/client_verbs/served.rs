@@ -94,6 +94,7 @@ impl Node {
             metrics: Exposition::detached().expect("metrics"),
             lifecycle,
             data_dir: None,
+            settings: serde_json::json!({}),
             version: "1.2.3",
         };
         let mut running = JoinSet::new();

@@ -10,7 +10,9 @@ use regrow_runtime::queue::asking::{AskError, Asking};
 use regrow_runtime::queue::budget::Shortfall;
 use regrow_runtime::queue::error::LeaseError;
 use regrow_runtime::queue::task::Lease;
+use regrow_runtime::spans;
 use regrow_runtime::store::StoreError;
+use regrow_runtime::trace::SpanId;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -93,6 +95,7 @@ pub(super) async fn run(
                     let span = info_span!(
                         "task",
                         trace_id = %task.trace().trace_id(),
+                        span_id = span_of(&lease).map(tracing::field::display),
                         task_id = %task.id,
                         parent_task_id = task.parent.map(tracing::field::display),
                         agent_id = %args.id,
@@ -118,6 +121,12 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// The span of the work under a lease, where such spans are kept.
+fn span_of(lease: &Lease) -> Option<SpanId> {
+    let kept = spans::are_kept(&lease.task.trace());
+    kept.then(|| spans::of_attempt(lease.task.id, lease.epoch))
 }
 
 /// Claims, while the node takes work; while it takes none, only what no other node can do.

@@ -79,6 +79,7 @@ const NEEDS: &[(&str, &str, Need)] = &[
     ("DELETE", "/v1/queue/rates/{key}", OPERATE),
     ("PUT", "/v1/queue/resources/{name}", OPERATE),
     ("DELETE", "/v1/queue/resources/{name}", OPERATE),
+    ("GET", "/v1/config", ADMIN),
     ("GET", "/v1/store/promote", READ),
     ("POST", "/v1/store/promote", ADMIN),
     ("GET", "/v1/agents", READ),

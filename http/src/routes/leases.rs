@@ -89,7 +89,7 @@ pub(crate) async fn claim(State(state): State<ApiState>, mut fields: Fields) -> 
     let answer: Vec<LeaseJson<'_>> = leases
         .iter()
         .map(|lease| LeaseJson {
-            task: WorkJson::from(&*lease.task),
+            task: WorkJson::from(lease),
             epoch: lease.epoch,
             attempt: lease.attempt,
             losses: lease.losses,

@@ -179,6 +179,7 @@ impl Node {
             metrics: Exposition::detached().expect("metrics"),
             lifecycle: lifecycle.clone(),
             data_dir: dir.as_ref().map(|dir| dir.path().to_owned()),
+            settings: serde_json::json!({}),
             version: "1.2.3",
         };
         let (stop, stopped) = oneshot::channel::<()>();

@@ -150,6 +150,19 @@ pub enum Verdict {
     Healed(Duration),
 }
 
+impl Verdict {
+    /// Its name in labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspected => "suspected",
+            Self::Convicted => "convicted",
+            Self::Stalled => "stalled",
+            Self::Healed(_) => "healed",
+        }
+    }
+}
+
 /// What to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {

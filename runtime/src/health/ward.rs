@@ -109,6 +109,7 @@ impl Ward {
     fn begin_round(&mut self) {
         let now = self.clock.now();
         let mut present = HashSet::new();
+        let mut depths: BTreeMap<Arc<str>, (usize, usize)> = BTreeMap::new();
         for child in self.tree.probes() {
             let path: Arc<str> = child.path().into();
             present.insert(Arc::clone(&path));
@@ -124,6 +125,10 @@ impl Ward {
                 absent: false,
             });
             bed.state = state;
+            if let Some(depth) = child.mailbox_depth() {
+                let (sum, max) = depths.entry(Arc::clone(&bed.role)).or_default();
+                (*sum, *max) = (*sum + depth, depth.max(*max));
+            }
             if std::mem::take(&mut bed.absent) {
                 // Somebody started it again and vouches for it.
                 bed.patient = Patient::new(now);
@@ -136,6 +141,10 @@ impl Ward {
                 bed.patient
                     .observe(policy, child.generation(), Sign::Down, now, now);
             }
+        }
+        for (role, (sum, max)) in depths {
+            metrics::gauge!(names::MAILBOX_DEPTH, "role" => Arc::clone(&role)).set(sum as f64);
+            metrics::gauge!(names::MAILBOX_DEPTH_MAX, "role" => role).set(max as f64);
         }
         self.discharge(&present);
         self.look_further();
@@ -221,6 +230,8 @@ impl Ward {
         };
         let (agent, role) = (&**path, &*bed.role);
         let cause = bed.patient.cause().unwrap_or_default();
+        let (of, found) = (Arc::clone(&bed.role), verdict.as_str());
+        metrics::counter!(names::VERDICTS, "role" => of, "verdict" => found).increment(1);
         let what = match verdict {
             Verdict::Suspected => {
                 warn!(agent, role, cause, "agent suspected");

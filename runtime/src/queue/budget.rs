@@ -37,6 +37,17 @@ impl Unit {
     /// All units.
     pub const ALL: [Self; 4] = [Self::Tokens, Self::Micros, Self::Calls, Self::Millis];
 
+    /// Its name in JSON and labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokens",
+            Self::Micros => "micros",
+            Self::Calls => "calls",
+            Self::Millis => "millis",
+        }
+    }
+
     /// An amount of this unit as a person reads it.
     #[must_use]
     pub fn in_words(self, amount: u64) -> String {

@@ -116,6 +116,15 @@ impl Queue {
         }
         metrics::gauge!(names::QUEUE_UTILIZATION).set(stats.utilization());
         metrics::gauge!(names::QUEUE_PARKED).set(stats.parked as f64);
+        metrics::gauge!(names::QUEUE_SIZE).set(stats.size as f64);
+        metrics::gauge!(names::QUEUE_MAX_SIZE).set(stats.max_size as f64);
+        metrics::gauge!(names::QUEUE_BYTES).set(stats.bytes as f64);
+        metrics::gauge!(names::QUEUE_PAUSED).set(u32::from(stats.paused));
+        metrics::gauge!(names::QUEUE_DRAINING).set(u32::from(stats.draining));
+        let fullest = self.0.machine.lock().fullest_budgets(self.0.clock.now());
+        for ((scope, unit), used) in fullest {
+            metrics::gauge!(names::BUDGET_USED, "scope" => scope, "unit" => unit).set(used);
+        }
         named.show(&stats.fairness);
     }
 }

@@ -69,7 +69,6 @@ impl Queue {
             if !self.0.line.is_empty() {
                 self.0.line.call(&machine.claimable(kinds));
             }
-            metrics::counter!(crate::metrics::LEASES_GIVEN).increment(leases.len() as u64);
             self.0.pool.look();
         }
         Ok(leases)
@@ -95,9 +94,6 @@ impl Queue {
         } = request;
         let leased = machine.claim_bound(kinds, worker, *lease, self.0.clock.now());
         self.hand_over(&mut machine);
-        if leased.is_some() {
-            metrics::counter!(crate::metrics::LEASES_GIVEN).increment(1);
-        }
         Ok(leased)
     }
 

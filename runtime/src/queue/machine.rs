@@ -22,6 +22,7 @@ mod fund;
 mod hand_over;
 mod lease;
 mod load;
+mod measures;
 mod parts;
 mod passage;
 mod rate;
@@ -39,6 +40,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use self::measures::Measures;
 use self::rate::Rate;
 use self::roll::Roll;
 use super::backlog::{Backlog, Place};
@@ -128,6 +130,15 @@ struct Entry {
     /// What it needs of which gate.
     needs: Box<[Need]>,
     timer: Option<Timestamp>,
+    /// When it entered its state, as far as this node knows.
+    since: Timestamp,
+}
+
+impl Entry {
+    /// Nobody has worked on it yet, here or elsewhere.
+    fn is_new(&self) -> bool {
+        self.staged && self.run.epoch == Epoch::NEVER
+    }
 }
 
 type Key = (Arc<str>, String);
@@ -196,6 +207,10 @@ pub(crate) struct Machine {
     /// Numbers of reservations, within this life. Unlike epochs they are never raised by
     /// those of other nodes.
     next_reservation: u64,
+    /// How long things take.
+    measures: Measures,
+    /// Why the lease that is being taken away was lost.
+    losing: Option<&'static str>,
     rng: SmallRng,
     outbox: Outbox,
 }
@@ -229,6 +244,8 @@ impl Machine {
             next_seq: 1,
             next_epoch: u64::from(boot) << 32,
             next_reservation: u64::from(boot) << 32,
+            measures: Measures::new(),
+            losing: None,
             rng: SmallRng::seed_from_u64(seed),
             outbox: Outbox::default(),
         }
@@ -261,7 +278,12 @@ impl Machine {
         let mut ended = [0; TaskState::ALL.len()];
         for one in published {
             match one {
-                Published::Task(id) => self.publish_task(*id, now),
+                Published::Task(id) => {
+                    if let Some(new) = self.tasks.get(id).filter(|entry| entry.is_new()) {
+                        self.measures.accepted(new.body.priority);
+                    }
+                    self.publish_task(*id, now);
+                }
                 Published::Ended(id) => {
                     if let Some(state) = self.publish_end(*id, now) {
                         ended[state as usize] += 1;
@@ -405,6 +427,8 @@ impl Machine {
         self.states[entry.run.state as usize] -= 1;
         self.states[state as usize] += 1;
         let was = std::mem::replace(&mut entry.run.state, state);
+        let since = std::mem::replace(&mut entry.since, now);
+        self.measures.entered(entry, was, since, self.losing, now);
         if state != TaskState::Executing {
             entry.run.lease_until = None;
             entry.run.worker = None;

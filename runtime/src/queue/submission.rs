@@ -35,7 +35,7 @@ impl Queue {
                 _ => break submitted,
             }
         };
-        counted(submitted)
+        told(submitted)
     }
 
     /// Accepts tasks, each of them or not, in one commit and in the order given. Those that
@@ -56,19 +56,7 @@ impl Queue {
                 })
                 .await;
             return match decided {
-                Ok(decided) => {
-                    let is_new = |one: &&_| {
-                        matches!(
-                            one,
-                            Ok(Submitted {
-                                repeated: false,
-                                ..
-                            })
-                        )
-                    };
-                    count_accepted(decided.iter().filter(is_new).count());
-                    decided.into_iter().map(told).collect()
-                }
+                Ok(decided) => decided.into_iter().map(told).collect(),
                 Err(error) => (0..count).map(|_| Err(error.clone().into())).collect(),
             };
         }
@@ -112,7 +100,7 @@ impl Queue {
                 {
                     self.submit(spare).await
                 }
-                _ => counted(submitted),
+                _ => told(submitted),
             };
             answers[at] = Some(answer);
         }
@@ -191,23 +179,6 @@ impl Queue {
         let state = found.map(|view| view.state());
         Ok(state.is_some_and(|state| ended.insert(dependency, state) != Some(state)))
     }
-}
-
-fn counted(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {
-    if matches!(
-        submitted,
-        Ok(Submitted {
-            repeated: false,
-            ..
-        })
-    ) {
-        count_accepted(1);
-    }
-    told(submitted)
-}
-
-fn count_accepted(tasks: usize) {
-    metrics::counter!(crate::metrics::TASKS_ACCEPTED).increment(tasks as u64);
 }
 
 fn told(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {

@@ -11,6 +11,7 @@ use super::budget::Limits;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
+use crate::spans;
 use crate::trace::TraceContext;
 
 /// Urgency. A task of a higher lane starts first unless one of a lower lane has waited
@@ -456,6 +457,19 @@ pub struct Lease {
     pub losses: u32,
     /// When the lease ends unless it is renewed.
     pub expires_at: Timestamp,
+}
+
+impl Lease {
+    /// For its holder to go on with: what he causes is caused by his work under this lease, where
+    /// such spans are kept, and otherwise by what caused the task.
+    #[must_use]
+    pub fn trace(&self) -> TraceContext {
+        let trace = self.task.trace();
+        match spans::are_kept(&trace) {
+            true => trace.caused_by(spans::of_attempt(self.task.id, self.epoch)),
+            false => trace,
+        }
+    }
 }
 
 /// What kind of thing happened to a task.

@@ -224,6 +224,12 @@ impl ProbeHandle {
         self.node.live.lock().generation
     }
 
+    /// Messages that wait for it; `None` when it is down or has no mailbox.
+    #[must_use]
+    pub fn mailbox_depth(&self) -> Option<usize> {
+        self.node.port()?.depth()
+    }
+
     /// Messages the present life has handled, probes included; `None` when it is down or
     /// has no mailbox.
     #[must_use]

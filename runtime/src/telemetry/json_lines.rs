@@ -46,7 +46,7 @@ const RESERVED: [&str; 3] = ["timestamp", "level", "target"];
 
 /// The fields of a span, kept with it.
 #[derive(Default)]
-struct Fields(Map<String, Value>);
+pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
     fn put(&mut self, field: &Field, value: Value) {
@@ -59,6 +59,57 @@ impl Fields {
             name.to_owned()
         };
         self.0.insert(name, value);
+    }
+}
+
+impl Fields {
+    /// Keeps the fields of a new span with it.
+    pub(super) fn keep<S>(attributes: &Attributes<'_>, id: &Id, context: &Context<'_, S>)
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        let mut fields = Self::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().replace(fields);
+        }
+    }
+
+    /// Keeps what is recorded later.
+    pub(super) fn add<S>(id: &Id, values: &Record<'_>, context: &Context<'_, S>)
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Self>()
+        {
+            values.record(fields);
+        }
+    }
+
+    /// An event's message, and its fields and those of the spans around it.
+    pub(super) fn of<S>(
+        event: &Event<'_>,
+        context: &Context<'_, S>,
+    ) -> (Option<Value>, Map<String, Value>)
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        let mut all = Self::default();
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(fields) = span.extensions().get::<Self>() {
+                // From the innermost outwards: what is there already wins.
+                for (name, value) in &fields.0 {
+                    if !all.0.contains_key(name) {
+                        all.0.insert(name.clone(), value.clone());
+                    }
+                }
+            }
+        }
+        // A span's message is not the event's.
+        all.0.remove("message");
+        event.record(&mut all);
+        (all.0.remove("message"), all.0)
     }
 }
 
@@ -107,42 +158,21 @@ where
     W: for<'a> MakeWriter<'a> + 'static,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields::default();
-        attributes.record(&mut fields);
-        if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(fields);
-        }
+        Fields::keep(attributes, id, &context);
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
-        {
-            values.record(fields);
-        }
+        Fields::add(id, values, &context);
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut all = Fields::default();
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(fields) = span.extensions().get::<Fields>() {
-                // From the innermost outwards: what is there already wins.
-                for (name, value) in &fields.0 {
-                    if !all.0.contains_key(name) {
-                        all.0.insert(name.clone(), value.clone());
-                    }
-                }
-            }
-        }
-        // A span's message is not the event's.
-        all.0.remove("message");
-        event.record(&mut all);
+        let (message, fields) = Fields::of(event, &context);
         let line = Line {
             timestamp: timestamp(),
             level: event.metadata().level().as_str(),
             target: event.metadata().target(),
-            message: all.0.remove("message"),
-            fields: all.0,
+            message,
+            fields,
         };
         let Ok(mut text) = serde_json::to_vec(&line) else {
             return;

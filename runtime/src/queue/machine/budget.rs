@@ -33,6 +33,12 @@ struct Budget {
     purse: Option<Box<Purse>>,
 }
 
+/// Budgets looked at for the fullest.
+const LOOKED_AT_MAX: usize = 10_000;
+
+/// A part, 0 to 1, by scope and unit.
+pub(crate) type Fullest = BTreeMap<(&'static str, &'static str), f64>;
+
 /// A reservation that has not ended.
 #[derive(Clone, Debug)]
 struct Open {
@@ -424,6 +430,30 @@ impl Ledger {
         let mut all: Vec<&Budget> = self.budgets.values().collect();
         all.sort_by(|a, b| a.row.scope.cmp(&b.row.scope));
         all.into_iter().map(|budget| budget.view(now)).collect()
+    }
+
+    /// The part that is spent of the fullest budget, by whose it is and unit. Of very many, some
+    /// are not looked at.
+    pub(super) fn fullest(&self, now: Timestamp) -> Fullest {
+        let mut fullest = Fullest::new();
+        for (scope, budget) in self.budgets.iter().take(LOOKED_AT_MAX) {
+            let scope = match scope {
+                Scope::Node => "node",
+                Scope::Tenant(_) => "tenant",
+                Scope::Task(_) => "task",
+            };
+            let (_, spent, granted) = budget.figures(now);
+            for unit in Unit::ALL {
+                let Some(limit) = budget.row.limits.of(unit) else {
+                    continue;
+                };
+                let limit = limit.saturating_add(granted.of(unit));
+                let used = spent.of(unit) as f64 / limit.max(1) as f64;
+                let most = fullest.entry((scope, unit.as_str())).or_insert(0.0_f64);
+                *most = most.max(used);
+            }
+        }
+        fullest
     }
 }
 

@@ -454,6 +454,7 @@ impl Machine {
             let key = (entry.body.tenant.clone(), key.clone());
             self.recent_keys.push_back((now, key, id));
         }
+        self.measures.ended(&entry, now);
         self.tell_dependants(id, state, &entry.dependants, now);
         if let Some(parent) = entry.body.parent {
             self.resolve(parent, now);

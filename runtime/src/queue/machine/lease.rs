@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Dependencies, Fresh, Machine};
+use super::{Dependencies, Fresh, Machine, measures};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::queue::budget::Cost;
@@ -140,6 +140,7 @@ impl Machine {
             expires_at,
         };
         self.counters.leased += 1;
+        self.measures.leased(lease.task.priority);
         self.log(
             id,
             TaskEventKind::Leased,
@@ -246,6 +247,9 @@ impl Machine {
             self.record_step(id, epoch, step, now)?;
         }
         self.insert_children(id, children, ended, now);
+        if let Some(entry) = self.tasks.get(&id) {
+            measures::planned(entry, count, now);
+        }
         self.enter(id, TaskState::Waiting, now);
         let mut unresolved = 0;
         if let Some(entry) = self.tasks.get_mut(&id) {
@@ -326,6 +330,9 @@ impl Machine {
             started_at,
         } = step;
         self.counters.steps += 1;
+        if let Some(entry) = self.tasks.get(&id) {
+            self.measures.step(entry, &key, cost, started_at, now);
+        }
         self.log(
             id,
             TaskEventKind::StepRecorded,
@@ -390,6 +397,12 @@ impl Machine {
     /// The lease is over without an outcome. The attempt is not the task's fault and does
     /// not count, but a task that loses too many leases is discarded.
     pub(super) fn lose_lease(&mut self, id: TaskId, cause: LossCause, now: Timestamp) {
+        self.losing = Some(cause.as_str());
+        self.lease_lost(id, cause, now);
+        self.losing = None;
+    }
+
+    fn lease_lost(&mut self, id: TaskId, cause: LossCause, now: Timestamp) {
         let Some(entry) = self.tasks.get_mut(&id) else {
             return;
         };

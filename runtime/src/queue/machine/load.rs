@@ -300,6 +300,7 @@ impl Machine {
             self.keys
                 .insert((body.tenant.clone(), key.clone()), body.id);
         }
+        let since = run.run_at.max(body.submitted_at);
         let entry = Entry {
             body: body.clone(),
             run,
@@ -313,6 +314,7 @@ impl Machine {
             parked: None,
             needs: gate::needs(body.terms.as_deref()),
             timer: None,
+            since,
         };
         if entry.run.state == TaskState::Executing {
             self.gates.hold(&entry.needs);

@@ -3,7 +3,7 @@
 
 use super::Machine;
 use super::approval::Asked;
-use super::budget::OPERATED_MAX;
+use super::budget::{Fullest, OPERATED_MAX};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::queue::approval::{ApprovalId, Question, Reason};
@@ -113,6 +113,7 @@ impl Machine {
         let changes = &mut self.outbox.changes;
         let settled = self.ledger.settle(id, key, &scopes, actual, now, changes);
         if let Some(settled) = settled {
+            self.measures.spent(actual.unwrap_or(settled.estimate));
             self.wake_short(&settled.freed, Amounts::ZERO, now);
         }
     }
@@ -199,6 +200,11 @@ impl Machine {
     /// How the budgets stand of the node, of tenants, and of trees with live tasks.
     pub(crate) fn budgets(&self, now: Timestamp) -> Vec<BudgetView> {
         self.ledger.views(now)
+    }
+
+    /// The part that is spent of the fullest budgets, by scope and unit.
+    pub(crate) fn fullest_budgets(&self, now: Timestamp) -> Fullest {
+        self.ledger.fullest(now)
     }
 
     /// The task leaves `Executing`.

@@ -424,6 +424,7 @@ impl Machine {
             parked: None,
             needs,
             timer: None,
+            since: now,
         };
         self.tasks.insert(entry);
         self.log(id, TaskEventKind::Submitted, None, None, now);

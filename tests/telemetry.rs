@@ -1,0 +1,24 @@
+//! What a running node tells about itself: metrics, traces, dashboards, and the terminal view.
+
+#[path = "binary/node.rs"]
+#[expect(dead_code, reason = "other tests signal nodes and watch them end")]
+mod node;
+#[path = "binary/peers.rs"]
+#[expect(dead_code, reason = "other tests look at logs and certificates")]
+mod peers;
+
+#[path = "../runtime/tests/database/schema.rs"]
+mod schema;
+
+#[path = "telemetry/deploy.rs"]
+mod deploy;
+#[path = "telemetry/diagnostics.rs"]
+mod diagnostics;
+#[path = "telemetry/metrics.rs"]
+mod metrics;
+#[path = "telemetry/prometheus.rs"]
+mod prometheus;
+#[path = "telemetry/receiver.rs"]
+mod receiver;
+#[path = "telemetry/traces.rs"]
+mod traces;
