@@ -1,7 +1,7 @@
 //! `regrow diagnostics`: how a node stands, in one archive to hand on.
 //!
 //! Each part is asked for by itself and may fail by itself: what did not answer is named in
-//! `manifest.json`. Secrets and what tasks carry are left out ([`redacted`]).
+//! `manifest.json`. Secrets and what tasks carry are left out ([`mod@redacted`]).
 
 mod redacted;
 
