@@ -24,6 +24,7 @@ pub(crate) mod sim;
 pub(crate) mod store;
 mod tasks;
 mod token;
+mod top;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,8 @@ pub(crate) enum ClientVerb {
     Audit(audit::AuditArgs),
     /// Ask a node how it is
     Health(health::HealthArgs),
+    /// Watch a node and its cluster on the terminal, and act on them
+    Top(top::TopArgs),
     /// Write how a node stands into one archive, to hand on
     Diagnostics(diagnostics::DiagnosticsArgs),
 }
@@ -106,6 +109,7 @@ pub(crate) async fn execute(verb: ClientVerb) -> ExitCode {
         ClientVerb::Token(args) => (args.node.json, token::run(args).await),
         ClientVerb::Audit(args) => (args.node.json, audit::run(args).await),
         ClientVerb::Health(args) => (args.node.json, health::run(args).await),
+        ClientVerb::Top(args) => (args.node.json, top::run(args).await),
         ClientVerb::Diagnostics(args) => (args.node.json, diagnostics::run(args).await),
     };
     let Err(failure) = outcome else {

@@ -200,6 +200,11 @@ impl Client {
         })
     }
 
+    /// Where the node is.
+    pub(crate) fn address(&self) -> &str {
+        &self.base
+    }
+
     /// Reads `path`.
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, ClientError> {
         self.ask(Method::GET, path, None, Duration::ZERO).await

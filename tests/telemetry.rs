@@ -20,5 +20,7 @@ mod metrics;
 mod prometheus;
 #[path = "telemetry/receiver.rs"]
 mod receiver;
+#[path = "telemetry/terminal.rs"]
+mod terminal;
 #[path = "telemetry/traces.rs"]
 mod traces;

@@ -30,7 +30,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 18] = [
     (
         "rusqlite",
         &["runtime/src/store/", "runtime/tests/database/"],
@@ -71,6 +71,7 @@ const HOMES: [(&str, &[&str]); 17] = [
     ("rcgen", &["cluster/src/certificates", "cluster/tests/"]),
     ("axum", &["http/"]),
     ("maud", &["http/src/pages"]),
+    ("ratatui", &["src/cli/top"]),
     ("opentelemetry", &["src/telemetry"]),
     ("opentelemetry_otlp", &["src/telemetry"]),
     ("pulldown_cmark", &["actors/src/audit/"]),

@@ -26,8 +26,8 @@ use crate::auth::Gate;
 use crate::config::HttpConfig;
 use crate::elsewhere::Forwarded;
 use crate::error::ApiError;
-use crate::pages::Shown;
 use crate::exposition::Exposition;
+use crate::pages::Shown;
 use crate::routes::health::StoreProbe;
 
 /// One agent as an operator sees it.

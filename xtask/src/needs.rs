@@ -17,11 +17,13 @@ pub(crate) fn check() -> Result<(), Failed> {
     }
     let languages = "the example workers are tested in their languages";
     let telemetry = "rules, routes and metrics are checked by Prometheus' own programs";
+    let terminal = "the terminal view is tested in a terminal";
     let network = "nodes are tested on hosts of their own, in namespaces";
     for (program, version, package, why) in [
         ("python3", "--version", "python3", languages),
         ("node", "--version", "nodejs", languages),
         ("ip", "-V", "iproute2", network),
+        ("tmux", "-V", "tmux", terminal),
         ("promtool", "--version", "prometheus", telemetry),
         ("amtool", "--version", "prometheus-alertmanager", telemetry),
     ] {
