@@ -252,3 +252,75 @@ async fn an_orderly_stop_sends_what_is_left() {
         "{lines:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_a_killed_node_had_under_way_is_in_the_trace_that_its_next_life_tells() {
+    let receiver = Receiver::at("127.0.0.1:0").await;
+    let endpoint = receiver.url();
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let settings = [
+        ("REGROW_TELEMETRY__ENDPOINT", &*endpoint),
+        ("REGROW_NODE__NAME", "regrown"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+    ];
+    let node = NodeProcess::start(dir.path(), &settings).await;
+    let task = submit(&node, &json!({ "kind": "k" }), false).await;
+    let id = task["id"].as_str().expect("an id");
+    let claim = json!({ "kinds": ["k"], "max": 1, "wait_ms": 20_000, "lease_ms": 60_000 });
+    let (_, before) = node.post("/v1/leases", &claim).await;
+    let told = before[0]["task"]["traceparent"]
+        .as_str()
+        .expect("a traceparent");
+    let (trace, first) = (&told[3..35], &told[36..52]);
+    assert_eq!(
+        (trace, &told[53..]),
+        (&*id.replace('-', ""), "01"),
+        "it is kept: {told}"
+    );
+    // A lease is given before it is durable; once a step is, the lease is as well.
+    let step = json!({ "epoch": before[0]["epoch"], "key": "look", "output": 1 });
+    let (status, said) = node.post(&format!("/v1/leases/{id}/steps"), &step).await;
+    assert!(status < 300, "{said}");
+    node.kill().await;
+
+    let node = NodeProcess::start(dir.path(), &settings).await;
+    let (_, after) = node.post("/v1/leases", &claim).await;
+    let done = json!({ "epoch": after[0]["epoch"], "result": 1 });
+    let (status, said) = node.post(&format!("/v1/leases/{id}/complete"), &done).await;
+    assert!(status < 300, "{said}");
+    // The step's may have been sent before the kill, or not.
+    let of_leases = |spans: &[Span]| {
+        let leases = spans.iter().filter(|span| span.name == "invoke_agent k");
+        leases.count()
+    };
+    let spans = receiver
+        .until_spans(|spans| {
+            let ended = spans.iter().any(|span| span.name == "task k");
+            ended && 1 < of_leases(spans)
+        })
+        .await;
+    let named =
+        |name: &str| -> Vec<&Span> { spans.iter().filter(|span| span.name == name).collect() };
+    let (whole, leases) = (named("task k"), named("invoke_agent k"));
+    assert_eq!((whole.len(), leases.len()), (1, 2), "{spans:?}");
+    assert!(spans.iter().all(|span| span.trace == trace));
+    assert_eq!((&*whole[0].parent, &whole[0].failed), ("", &None));
+    assert!(
+        leases.iter().all(|lease| lease.parent == whole[0].id),
+        "{spans:?}"
+    );
+    assert!(
+        leases.iter().all(|lease| whole[0].began <= lease.began),
+        "{spans:?}"
+    );
+    let lost = leases
+        .iter()
+        .find(|lease| lease.id == first)
+        .expect("the first life's");
+    assert_eq!(lost.failed.as_deref(), Some("lease lost: node_ended"));
+    let kept = leases
+        .iter()
+        .find(|lease| lease.id != first)
+        .expect("the second life's");
+    assert_eq!(kept.failed, None);
+}

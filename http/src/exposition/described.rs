@@ -390,7 +390,9 @@ mod tests {
                 let text = std::fs::read_to_string(&path).expect("a source");
                 for line in text.lines().filter(|line| line.contains("const ")) {
                     let text = line.split_once(": &str = \"regrow_").map(|(_, rest)| rest);
-                    if let Some(name) = text.and_then(|rest| rest.split('"').next()) {
+                    let name = text.and_then(|rest| rest.split('"').next());
+                    // Tokens begin in the same way, and go on otherwise.
+                    if let Some(name) = name.filter(|name| !name.is_empty() && name.is_ascii()) {
                         names.insert(format!("regrow_{name}"));
                     }
                 }
