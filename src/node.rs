@@ -35,7 +35,7 @@ use std::time::Duration;
 use regrow_actors::catalog::Crew;
 use regrow_actors::worker::rehearsal::Rehearsal;
 use regrow_cluster::agents::Agents;
-use regrow_cluster::carrier::{Agreed, LocalClock};
+use regrow_cluster::carrier::{Agreed, ClockUnreadable, LocalClock};
 use regrow_cluster::exchange::Exchange;
 use regrow_cluster::gossip::FactError;
 use regrow_cluster::mail::Mail;
@@ -110,6 +110,9 @@ pub(crate) enum NodeError {
         /// Why.
         source: std::io::Error,
     },
+    /// The clock that it would count on beside others.
+    #[error(transparent)]
+    Clock(#[from] ClockUnreadable),
     /// What the node says of itself.
     #[error("gossip cannot say where this node is")]
     Fact(#[from] FactError),
@@ -163,6 +166,10 @@ impl Node {
     ///
     /// [`NodeError`]; nothing is left running.
     pub(crate) async fn start(config: &NodeConfig, http: bool) -> Result<Self, NodeError> {
+        let local = match &config.founders {
+            Some(_) => Some(LocalClock::system()?),
+            None => None,
+        };
         let mut data_dir = DataDir::open(&config.data_dir)?;
         let early = edge::bind_early(config, http).await?;
         if let Some(cluster) = &config.cluster {
@@ -190,8 +197,8 @@ impl Node {
         let limiter = worker_limiter(config);
         let crew = crew(config, &context, &draining, &open, limiter.clone());
         let (specs, addresses) = crew.hire(&queue);
-        let founders = config.founders.clone();
-        let agreed = founders.map(|among| Agreed::new(among, clock, LocalClock::system()));
+        let among = config.founders.clone().zip(local);
+        let agreed = among.map(|(founders, local)| Agreed::new(founders, clock, local));
         let roster = match &agreed {
             Some(agreed) => Roster::Agreed(agreed.clone()),
             None => Roster::Stored(queue.registry().clone()),

@@ -5,6 +5,7 @@
 //! for survives whoever was asked.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use regrow_runtime::agent_spec::{AgentSpec, InvalidSpec};
 use regrow_runtime::ids::{AgentId, Epoch};
@@ -20,7 +21,9 @@ use crate::reconcile::understood;
 use crate::roster::Roster;
 
 /// Tries against rows that others change meanwhile.
-const TRIES_MAX: usize = 16;
+const TRIES_MAX: u32 = 16;
+/// Longest pause between two of them: whoever decides may just have become another.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Asks things of agents, whichever node they are on. Cheap to clone.
 #[derive(Clone)]
@@ -289,7 +292,8 @@ impl Agents {
     ///
     /// [`AgentError::Running`], and those of all.
     pub async fn remove(&self, id: &AgentId) -> Result<(), AgentError> {
-        for _ in 0..TRIES_MAX {
+        for tries in 0..TRIES_MAX {
+            pause(tries).await;
             let standing = self.roster.read().await?;
             let Some(row) = standing.agents.get(id) else {
                 return Err(AgentError::Unknown(id.clone()));
@@ -319,7 +323,8 @@ impl Agents {
         id: &AgentId,
         edit: impl Fn(&Known, &mut Entry) -> Result<(), AgentError>,
     ) -> Result<Known, AgentError> {
-        for _ in 0..TRIES_MAX {
+        for tries in 0..TRIES_MAX {
+            pause(tries).await;
             let standing = self.roster.read().await?;
             let row = standing.agents.get(id);
             let row = row.ok_or_else(|| AgentError::Unknown(id.clone()))?;
@@ -342,6 +347,14 @@ impl Agents {
             }
         }
         Err(AgentError::Contended(id.clone()))
+    }
+}
+
+/// Before another try: none before the first two, then longer and longer.
+async fn pause(tries: u32) {
+    if let Some(tries) = tries.checked_sub(2) {
+        let pause = Duration::from_millis(10 << tries.min(8)).min(PAUSE_MAX);
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -20,6 +20,7 @@ mod desk;
 mod disk;
 mod frame;
 mod hosting;
+mod keeping;
 mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,13 +38,15 @@ use regrow_runtime::registry::{AgentChange, Changed, Life, Standing};
 use regrow_runtime::store::StoreError;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{info, warn};
 
-pub use self::clock::{Gate, LocalClock};
+pub use self::clock::{ClockUnreadable, Gate, LocalClock};
 use self::desk::Desk;
 pub use self::disk::{Disk, StoreDisk};
 use self::frame::Frame;
+use self::keeping::Saved;
+use self::standing::Rendered;
 use crate::entry::Entry;
 use crate::local_time::LocalTime;
 use crate::member::{Incarnation, Member, NodeName};
@@ -51,14 +54,12 @@ use crate::node::{Command, Node, NodeConfig, Stands};
 use crate::notes::Notes;
 use crate::spec_registry::{Digest, Version};
 
-/// How often the core is given time: some times per `stable_after`.
+/// How often the core is given time at least: some times per `stable_after`.
 const TICK: Duration = Duration::from_millis(250);
 /// Orders that may wait for the carrier.
 const ORDERS_MAX: usize = 1_024;
 /// Longest wait for the carrier itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after the disk could not be written.
-const DISK_PAUSE: Duration = Duration::from_millis(500);
 /// Frames handled before the clock is looked at again.
 const FRAMES_AT_ONCE: usize = 64;
 
@@ -86,6 +87,8 @@ pub enum Ended {
     Replaced,
     /// Nothing arrives any more: what carries messages has ended.
     Deaf,
+    /// The machine's clock cannot be read any more: nothing can be said to be in time.
+    Timeless,
 }
 
 /// What nodes without a database agreed upon: the same questions as a store's registry takes,
@@ -248,11 +251,19 @@ impl Agreed {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            match self.0.local.now() {
+                Some(now) => carrying.read_at = now,
+                None => return Ok(Ended::Timeless),
+            }
             // Time first: who stood still learns what it may not do any more before it hears
             // what others said meanwhile.
+            let due = carrying.due();
             tokio::select! {
                 biased;
                 _ = tick.tick() => carrying.tick(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    carrying.tick();
+                }
                 Some(saved) = carrying.saving.join_next() => carrying.saved(saved),
                 frame = incoming.recv() => {
                     let Some((from, bytes)) = frame else {
@@ -298,20 +309,12 @@ fn entry_of(entry: &Json) -> Option<Entry> {
     entry.decode().ok()
 }
 
-/// What was written to disk.
-struct Saved {
-    specs: Vec<(AgentId, Version)>,
-    notes: Notes,
-    life: Incarnation,
-    outcome: Result<(), StoreError>,
-}
-
 /// What a node has, as far as others are told when it changes.
 #[derive(Default)]
 struct Summary {
     hosted: Vec<(AgentId, Epoch, Stands)>,
     acts: bool,
-    notes: Notes,
+    notes: Arc<Notes>,
     specs: Arc<Digest>,
 }
 
@@ -320,7 +323,7 @@ impl Summary {
         !Arc::ptr_eq(&self.specs, &told.specs)
             || self.acts != told.acts
             || self.hosted != told.hosted
-            || self.notes != told.notes
+            || (!Arc::ptr_eq(&self.notes, &told.notes) && self.notes != told.notes)
     }
 }
 
@@ -339,7 +342,11 @@ struct Carrying {
     kept_notes: Notes,
     kept_life: Incarnation,
     saving: JoinSet<Saved>,
+    /// Entries as JSON, by the version that it is of.
+    rendered: Rendered,
     not_before: LocalTime,
+    /// What the clock showed when it was read last.
+    read_at: LocalTime,
     /// Which specifications were looked at for saving.
     looked: Arc<Digest>,
     /// What others heard of last.
@@ -366,7 +373,7 @@ impl Carrying {
         };
         info!(%me, founders = founders.len(), "asking to be let in");
         let kept = left.specs.digest();
-        let now = shared.local.now();
+        let now = shared.local.now().unwrap_or_default();
         let mut node = Node::new(me, config, founders, left.specs, now);
         node.learn_notes(&left.notes);
         let carrying = Self {
@@ -381,7 +388,9 @@ impl Carrying {
             kept_notes: left.notes,
             kept_life: left.incarnation,
             saving: JoinSet::new(),
+            rendered: Rendered::new(),
             not_before: now,
+            read_at: now,
             told: Summary::default(),
             replaced: false,
             shared,
@@ -390,9 +399,17 @@ impl Carrying {
         Ok(carrying)
     }
 
-    /// What the clock shows now.
+    /// What the clock shows now; what it showed before this event, if it cannot be read, which
+    /// ends the carrier after it. The gate reads for itself.
     fn now(&self) -> LocalTime {
-        self.shared.local.now()
+        self.shared.local.now().unwrap_or(self.read_at)
+    }
+
+    /// When the core is to be given time, if that is before the next tick.
+    fn due(&self) -> Option<Instant> {
+        let now = self.now();
+        let left = self.node.due(now)?.since(now);
+        (left < TICK).then(|| Instant::now() + left)
     }
 
     fn tick(&mut self) {
@@ -483,75 +500,6 @@ impl Carrying {
         }
     }
 
-    /// Begins to write what is not on disk, unless something is being written.
-    fn save(&mut self) {
-        let now = self.now();
-        if !self.saving.is_empty() || now < self.not_before {
-            return;
-        }
-        let (notes, life) = (self.node.notes(), self.node.me().incarnation);
-        let mut documents = Vec::new();
-        let mut specs = Vec::new();
-        let digest = self.node.digest();
-        if !Arc::ptr_eq(&self.looked, &digest) {
-            for (agent, entry) in self.node.specs().entries() {
-                if self.kept.get(agent) != Some(&entry.version) {
-                    documents.push(disk::spec(agent, entry));
-                    specs.push((agent.clone(), entry.version.clone()));
-                }
-            }
-            self.looked = digest;
-        }
-        if *notes != self.kept_notes {
-            documents.push(disk::notes(notes));
-        }
-        if life != self.kept_life {
-            documents.push(disk::life(life));
-        }
-        if documents.is_empty() {
-            return;
-        }
-        let (disk, notes) = (self.disk.clone(), notes.clone());
-        self.saving.spawn(async move {
-            let outcome = disk.save(documents).await;
-            Saved {
-                specs,
-                notes,
-                life,
-                outcome,
-            }
-        });
-    }
-
-    fn saved(&mut self, saved: Result<Saved, tokio::task::JoinError>) {
-        match saved {
-            Ok(Saved {
-                outcome: Ok(()),
-                specs,
-                notes,
-                life,
-            }) => {
-                self.kept.extend(specs);
-                self.kept_notes = notes;
-                self.kept_life = life;
-                return;
-            }
-            Ok(Saved {
-                outcome: Err(reason),
-                ..
-            }) => warn!(%reason, "cannot keep what the cluster knows; trying again"),
-            Err(error) => warn!(%error, "keeping what the cluster knows failed; trying again"),
-        }
-        // Looked at again as a whole.
-        self.looked = Arc::default();
-        self.not_before = self.now().after(DISK_PAUSE);
-    }
-
-    /// Whether this version of what is known of an agent, or a later one, is on disk.
-    fn kept(&self, agent: &AgentId, version: &Version) -> bool {
-        self.kept.get(agent).is_some_and(|kept| version <= kept)
-    }
-
     /// Opens and closes the gate, and says if anything is new.
     fn publish(&mut self) {
         let now = self.now();
@@ -562,7 +510,7 @@ impl Carrying {
                 .map(|(agent, epoch, stands)| (agent.clone(), epoch, stands))
                 .collect(),
             acts: self.node.is_authorised(now),
-            notes: self.node.notes().clone(),
+            notes: self.node.shared_notes(),
             specs: self.node.digest(),
         };
         let open = summary

@@ -14,6 +14,7 @@
 mod claims;
 mod config;
 mod consent;
+mod due;
 mod message;
 mod moves;
 mod seen;
@@ -275,9 +276,12 @@ impl Node {
         }
         if self.config.authority == AuthorityKind::Quorum {
             let standing = self.membership.hear(&message.tidings);
-            self.mind_changed();
+            let learned = self.mind_changed();
             if !self.stand(standing, now, &mut out) {
                 return out;
+            }
+            if learned {
+                self.announce(now, &mut out);
             }
             if let Some(round) = message.consents
                 && self.membership.is_of_one_mind(&message.tidings)
@@ -351,8 +355,12 @@ impl Node {
             }
         }
         peer.life = Some(from.clone());
-        peer.arrivals.heard(&self.config.detector, now);
-        peer.suspected = false;
+        // A heartbeat is the first message of a round: what else is said comes in bursts, or late,
+        // and tells nothing of how regularly its sender ticks.
+        if message.asks.is_none_or(|round| peer.asked < Some(round)) {
+            peer.arrivals.heard(&self.config.detector, now);
+            peer.suspected = false;
+        }
         peer.suspects = Arc::clone(&message.suspects);
         peer.asked = message.asks.max(peer.asked);
         peer.specs = Arc::clone(&message.specs);

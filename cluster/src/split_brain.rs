@@ -147,6 +147,13 @@ impl SplitBrain {
         &self.outside
     }
 
+    /// From when on it decides, if the picture stands still; `None` while nobody is outside.
+    #[must_use]
+    pub fn decides_at(&self) -> Option<LocalTime> {
+        let split = !self.outside.is_empty();
+        split.then(|| self.changed_at.after(self.config.stable_after))
+    }
+
     /// Looks at the picture at `now`. To be called regularly, whether or not it changed.
     pub fn look(
         &mut self,

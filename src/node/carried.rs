@@ -64,6 +64,7 @@ pub(crate) fn carrier(
                     stop.cancelled().await;
                     Ok(())
                 }
+                Ended::Timeless => Err(Crash::new("this machine's clock cannot be read any more")),
                 Ended::Deaf => Err(Crash::new("nothing arrives from other nodes any more")),
             }
         }

@@ -203,7 +203,7 @@ impl Carrying {
             }
             None => None,
         };
-        if self.node.stands(agent) != Some(Stands::Runs) {
+        if !matches!(self.node.stands(agent), Some((Stands::Runs, _))) {
             let _ = waits.send(Ok(Changed::Outdated));
             return;
         }
@@ -269,11 +269,11 @@ impl Carrying {
         let moving = std::mem::take(&mut self.desk.moving);
         for (agent, waits) in moving {
             match self.node.stands(&agent) {
-                Some(Stands::Moves | Stands::Coming) => {
+                Some((Stands::Moves | Stands::Coming, _)) => {
                     self.desk.moving.insert(agent, waits);
                 }
                 // Whatever came of it, the next look tells.
-                Some(Stands::Runs | Stands::Stops) | None => {
+                Some((Stands::Runs | Stands::Stops, _)) | None => {
                     let _ = waits.send(Ok(Changed::Outdated));
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use regrow_runtime::clock::Timestamp;
-use regrow_runtime::ids::Epoch;
+use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::json::Json;
 use regrow_runtime::registry::{AgentRow, Life, LiveNode, Standing};
 
@@ -15,15 +15,21 @@ use crate::membership::Status;
 use crate::node::Stands;
 use crate::nodes::{Note, Stance};
 use crate::quarantine::Confinement;
+use crate::spec_registry::Version;
 
 /// Room for the places of founders in the number of a life.
 const FOUNDERS_BITS: u32 = 10;
+
+/// Entries of agents as JSON, with the versions that they are of: most are asked for again before
+/// they change.
+pub(super) type Rendered = BTreeMap<AgentId, (Version, Json)>;
 
 impl Carrying {
     /// Everybody who counts, and all agents.
     ///
     /// An agent that is on its way to this node or from it has no owner: nobody acts for it.
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn standing(&mut self) -> Standing {
+        let mut rendered = std::mem::take(&mut self.rendered);
         let mut standing = Standing::default();
         let counted = self.node.membership().counted();
         for member in counted.iter().chain([self.node.me()]) {
@@ -40,8 +46,8 @@ impl Carrying {
         for (id, entry) in self.node.specs().entries() {
             let Some(agent) = &entry.agent else { continue };
             let (owner, epoch) = match self.node.stands(id) {
-                Some(Stands::Runs) => (Some(self.node.me()), self.epoch_here(id)),
-                Some(Stands::Coming | Stands::Moves | Stands::Stops) => (None, self.epoch_here(id)),
+                Some((Stands::Runs, epoch)) => (Some(self.node.me()), epoch),
+                Some((Stands::Coming | Stands::Moves | Stands::Stops, epoch)) => (None, epoch),
                 None => match self.node.owner(id) {
                     // Who has claimed it and waits until it may start has not said so yet.
                     Some((owner, epoch)) if has_said(agent, owner) => (Some(owner), epoch),
@@ -49,13 +55,21 @@ impl Carrying {
                     None => (None, Epoch::NEVER),
                 },
             };
+            let known = rendered.remove(id);
+            let known = known.filter(|(version, _)| *version == entry.version);
+            // Entries are plain data; they cannot fail to be JSON.
+            let json = known.map_or_else(
+                || Json::of(agent).unwrap_or_else(|_| Json::null()),
+                |(_, json)| json,
+            );
+            let version = entry.version.clone();
+            self.rendered.insert(id.clone(), (version, json.clone()));
             let row = AgentRow {
                 id: id.clone(),
                 revision: entry.version.number,
                 epoch,
                 owner: owner.map(|owner| self.life_of(owner)),
-                // Entries are plain data; they cannot fail to be JSON.
-                entry: Json::of(agent).unwrap_or_else(|_| Json::null()),
+                entry: json,
             };
             standing.agents.insert(id.clone(), row);
         }
@@ -76,12 +90,6 @@ impl Carrying {
         let place = usize::try_from(life.0 & ((1 << FOUNDERS_BITS) - 1)).ok()?;
         let founders = &self.shared.settings.founders;
         founders.iter().nth(place.checked_sub(1)?).cloned()
-    }
-
-    fn epoch_here(&self, id: &regrow_runtime::ids::AgentId) -> Epoch {
-        let mut hosted = self.node.hosted();
-        let here = hosted.find(|(agent, ..)| *agent == id);
-        here.map_or(Epoch::NEVER, |(_, epoch, _)| epoch)
     }
 
     /// For how long a member goes on without another word, as far as can be known here.

@@ -47,6 +47,8 @@ pub(super) struct Claiming {
     pub(super) claim: Claim,
     pub(super) purpose: Purpose,
     votes: BTreeSet<Option<Member>>,
+    /// Who refused it last, since somebody else may own the agent.
+    refusals: BTreeSet<Member>,
     since: LocalTime,
 }
 
@@ -75,6 +77,7 @@ impl Hosting {
     pub(super) fn forget_votes(&mut self) {
         if let Stage::Claiming(claiming) = &mut self.stage {
             claiming.votes.clear();
+            claiming.refusals.clear();
         }
     }
 }
@@ -108,6 +111,7 @@ impl Node {
             claim,
             purpose,
             votes: BTreeSet::new(),
+            refusals: BTreeSet::new(),
             since: now,
         };
         let hosting = Hosting {
@@ -154,11 +158,47 @@ impl Node {
         match outcome {
             Ok(()) => {
                 claiming.votes.insert(by.cloned());
+                if let Some(by) = by {
+                    claiming.refusals.remove(by);
+                }
                 self.count(&claim.agent, now, out);
             }
-            // Others may still be enough.
-            Err(_) if by.is_some() => {}
-            Err(_) => self.fail(&claim.agent, now, out),
+            Err(refused) => match by {
+                Some(by) => self.refused(&claim.agent, by, &refused, now, out),
+                None => self.fail(&claim.agent, now, out),
+            },
+        }
+    }
+
+    /// One of several voters refused a claim. Others may still be enough; if not, whoever else
+    /// asks for the agent is not kept waiting.
+    fn refused(
+        &mut self,
+        agent: &AgentId,
+        by: &Member,
+        refused: &ClaimRefused,
+        now: LocalTime,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(hosting) = self.hosted.get_mut(agent) else {
+            return;
+        };
+        let Stage::Claiming(claiming) = &mut hosting.stage else {
+            return;
+        };
+        let lasts = match refused {
+            ClaimRefused::Behind { .. } | ClaimRefused::Owned { .. } => !claiming.is_fence(),
+            // It may not have heard yet.
+            ClaimRefused::Over | ClaimRefused::Quarantined => false,
+        };
+        if !lasts {
+            return;
+        }
+        claiming.refusals.insert(by.clone());
+        let refusals = &claiming.refusals;
+        let may_be = self.membership.enough(&|member| !refusals.contains(member));
+        if !may_be {
+            self.fail(agent, now, out);
         }
     }
 

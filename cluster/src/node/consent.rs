@@ -23,7 +23,7 @@ impl Node {
                 .get(&member.name)
                 .is_some_and(|peer| !peer.suspected && peer.life.as_ref() == Some(member))
         });
-        self.mind_changed();
+        let mut changed = self.mind_changed();
         if self.membership.is_founded() && self.membership.my_status() == Some(Status::Up) {
             let me = self.me().clone();
             let mut opinions: Opinions = self
@@ -40,10 +40,14 @@ impl Node {
                 Verdict::StepDown(_) => Standing::DeclaredDead,
                 Verdict::Wait | Verdict::AskForLease => Standing::Fine,
             };
-            self.mind_changed();
+            changed |= self.mind_changed();
             if !self.stand(standing, now, out) {
                 return;
             }
+        }
+        if changed {
+            // What was asked in another mind is answered by nobody.
+            self.round = self.consent.ask(now);
         }
         let (me, round) = (self.me().clone(), self.round);
         self.consented(&me, round);
@@ -131,10 +135,11 @@ impl Node {
         });
     }
 
-    /// Answers that were given in another mind say nothing any more.
-    pub(super) fn mind_changed(&mut self) {
+    /// Answers that were given in another mind say nothing any more. Returns whether this is
+    /// another one.
+    pub(super) fn mind_changed(&mut self) -> bool {
         if self.mind == self.membership.mind() {
-            return;
+            return false;
         }
         self.mind = self.membership.mind();
         self.consent.forget_answers();
@@ -143,5 +148,6 @@ impl Node {
         }
         let view = self.membership.view();
         Arc::make_mut(&mut self.register).prune(|member| view.is_over(member));
+        true
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use regrow_runtime::ids::{AgentId, Epoch};
 
-use super::claims::Stage;
+use super::claims::{Hosting, Stage};
 use super::{Node, NodeConfig};
 use crate::local_time::LocalTime;
 use crate::member::{Member, NodeName};
@@ -24,6 +24,18 @@ pub enum Stands {
     Stops,
 }
 
+impl Stands {
+    fn of(hosting: &Hosting) -> Self {
+        match &hosting.stage {
+            Stage::Claiming(claiming) if claiming.is_fence() => Self::Moves,
+            Stage::Claiming(_) | Stage::Waiting { .. } => Self::Coming,
+            Stage::Running => Self::Runs,
+            Stage::Moving(_) => Self::Moves,
+            Stage::Stopping => Self::Stops,
+        }
+    }
+}
+
 impl Node {
     /// How it behaves.
     #[must_use]
@@ -39,25 +51,15 @@ impl Node {
 
     /// What this node has, with the epochs under which it acts or would.
     pub fn hosted(&self) -> impl Iterator<Item = (&AgentId, Epoch, Stands)> {
-        self.hosted.iter().map(|(agent, hosting)| {
-            let stands = match &hosting.stage {
-                Stage::Claiming(claiming) if claiming.is_fence() => Stands::Moves,
-                Stage::Claiming(_) | Stage::Waiting { .. } => Stands::Coming,
-                Stage::Running => Stands::Runs,
-                Stage::Moving(_) => Stands::Moves,
-                Stage::Stopping => Stands::Stops,
-            };
-            (agent, hosting.epoch, stands)
-        })
+        let hosted = self.hosted.iter();
+        hosted.map(|(agent, hosting)| (agent, hosting.epoch, Stands::of(hosting)))
     }
 
-    /// How this node stands to an agent, if it has anything to do with it.
+    /// How this node stands to an agent, and under which epoch, if it has anything to do with it.
     #[must_use]
-    pub fn stands(&self, agent: &AgentId) -> Option<Stands> {
-        let mut hosted = self.hosted();
-        hosted
-            .find(|(id, ..)| *id == agent)
-            .map(|(.., stands)| stands)
+    pub fn stands(&self, agent: &AgentId) -> Option<(Stands, Epoch)> {
+        let hosting = self.hosted.get(agent)?;
+        Some((Stands::of(hosting), hosting.epoch))
     }
 
     /// Who owns the agent as far as this node knows: of several who claim it the latest.
@@ -83,6 +85,12 @@ impl Node {
     #[must_use]
     pub fn notes(&self) -> &Notes {
         &self.notes
+    }
+
+    /// The same, without copying it.
+    #[must_use]
+    pub fn shared_notes(&self) -> Arc<Notes> {
+        Arc::clone(&self.notes)
     }
 
     /// Whether a quorum of members has told that it has this version of an agent's

@@ -178,6 +178,7 @@ fn the_agents_of_a_lost_node_run_elsewhere_within_five_seconds() {
             at(99),
             at(100)
         );
-        assert!(at(99) <= 5_000, "{authority:?}: {} ms", at(99));
+        // Real nodes need some hundred milliseconds more, and have to stay below 5 s.
+        assert!(at(99) <= 4_000, "{authority:?}: {} ms", at(99));
     }
 }

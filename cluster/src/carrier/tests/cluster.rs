@@ -302,7 +302,8 @@ impl Cluster {
             return;
         }
         let (began, name) = (self.began, self.names[node].clone());
-        let local = LocalClock::of(move || LocalTime(1 + millis(began.elapsed())));
+        let local = LocalClock::of(move || Some(LocalTime(1 + millis(began.elapsed()))))
+            .expect("a clock that can be read");
         let mut config = NodeConfig::under(AuthorityKind::Quorum);
         // These tests are about losses; that too many of them keep a node out is another's.
         config.quarantine.threshold = u64::MAX;

@@ -5,6 +5,7 @@ use regrow_runtime::ids::{AgentId, Epoch};
 
 use super::{ACT_MS, Event, TICK_MS, World};
 use crate::authority::Question;
+use crate::local_time::millis;
 use crate::member::Member;
 use crate::node::{Command, Message};
 use crate::simulation::Sabotage;
@@ -90,8 +91,11 @@ impl World {
         let machine = &mut self.machines[node];
         let local = machine.clock.local(self.now);
         let commands = machine.node.as_mut().map(|n| n.tick(local, &mut self.rng));
+        let due = machine.node.as_ref().and_then(|n| n.due(local));
         self.obey(node, commands.unwrap_or_default());
-        let next = self.now + TICK_MS + self.rng.random_range(0..20);
+        let regular = TICK_MS + self.rng.random_range(0..20);
+        let due = due.map_or(regular, |due| millis(due.since(local)) + 1);
+        let next = self.now + regular.min(due);
         self.schedule.push(next, Event::Tick { node, process });
     }
 
