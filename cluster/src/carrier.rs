@@ -25,7 +25,7 @@ mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -103,6 +103,7 @@ struct Shared {
     gate: Arc<Gate>,
     life: AtomicU64,
     holds: AtomicUsize,
+    let_in: AtomicBool,
     orders: mpsc::Sender<Order>,
     waiting: Mutex<mpsc::Receiver<Order>>,
     changed: watch::Sender<()>,
@@ -111,7 +112,11 @@ struct Shared {
 enum Order {
     Read(oneshot::Sender<Standing>),
     Change(AgentChange, oneshot::Sender<Result<Changed, StoreError>>),
-    Note(NodeName, Option<Json>, oneshot::Sender<()>),
+    Note(
+        NodeName,
+        Option<Json>,
+        oneshot::Sender<Result<(), StoreError>>,
+    ),
     /// What of the cluster's agents runs here, or is about to.
     Runs(BTreeSet<AgentId>),
 }
@@ -128,6 +133,7 @@ impl Agreed {
             local,
             life: AtomicU64::new(0),
             holds: AtomicUsize::new(0),
+            let_in: AtomicBool::new(false),
             orders,
             waiting: Mutex::new(waiting),
             changed: watch::Sender::new(()),
@@ -150,6 +156,13 @@ impl Agreed {
     #[must_use]
     pub fn holds(&self) -> usize {
         self.0.holds.load(Ordering::SeqCst)
+    }
+
+    /// Whether the others agreed upon this node's present life as a member: it counts, and another
+    /// one may be missed.
+    #[must_use]
+    pub fn is_let_in(&self) -> bool {
+        self.0.let_in.load(Ordering::SeqCst)
     }
 
     /// The nodes that may ever act.
@@ -200,15 +213,16 @@ impl Agreed {
         self.order(order, changed).await?
     }
 
-    /// Notes something of a node for all to see; `None` forgets it.
+    /// Notes something of a node for all to see; `None` forgets it. When it returns, it is on this
+    /// node's disk, and a quorum knows.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Failed`] while no carrier runs.
+    /// [`StoreError::Failed`] without a quorum; it may have been noted.
     pub async fn note(&self, node: &str, note: Option<Json>) -> Result<(), StoreError> {
         let (answer, noted) = oneshot::channel();
         self.order(Order::Note(node.into(), note, answer), noted)
-            .await
+            .await?
     }
 
     /// Says what runs here, or is about to: what does not can be given back.
@@ -246,7 +260,7 @@ impl Agreed {
         mut incoming: mpsc::Receiver<(NodeName, Bytes)>,
     ) -> Result<Ended, StoreError> {
         let mut orders = self.0.waiting.lock().await;
-        let _closing = Closing(&self.0.gate);
+        let _closing = Closing(&self.0);
         let mut carrying = Carrying::begin(self, disk, carriage).await?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -288,11 +302,12 @@ impl Agreed {
 }
 
 /// Nothing may be done when nobody carries.
-struct Closing<'a>(&'a Gate);
+struct Closing<'a>(&'a Shared);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.set(None, BTreeMap::new());
+        self.0.gate.set(None, BTreeMap::new());
+        self.0.let_in.store(false, Ordering::SeqCst);
     }
 }
 
@@ -382,7 +397,7 @@ impl Carrying {
             node,
             carriage,
             disk,
-            desk: Desk::default(),
+            desk: Desk::of(left.incarnation),
             ran: BTreeSet::new(),
             kept,
             kept_notes: left.notes,
@@ -415,7 +430,6 @@ impl Carrying {
     fn tick(&mut self) {
         let commands = self.node.tick(self.now(), &mut self.rng);
         self.obey(commands);
-        self.say_again();
     }
 
     fn arrived(&mut self, from: &NodeName, bytes: &[u8]) {
@@ -437,7 +451,7 @@ impl Carrying {
                 number,
                 outcome,
                 entry,
-            } => self.answered(number, outcome, entry),
+            } => self.answered(from, number, outcome, entry),
         }
     }
 
@@ -448,10 +462,7 @@ impl Carrying {
                 let _ = answer.send(self.standing());
             }
             Order::Change(change, answer) => self.asked_here(change, answer),
-            Order::Note(node, note, answer) => {
-                self.noted(&node, note.as_ref());
-                let _ = answer.send(());
-            }
+            Order::Note(node, note, answer) => self.asked_to_note(node, note.as_ref(), answer),
             Order::Runs(agents) => self.runs(&agents),
         }
     }
@@ -479,8 +490,13 @@ impl Carrying {
                             .snapshot_taken(&agent, snapshot.unwrap_or_default(), self.now());
                     commands.extend(taken);
                 }
-                // The director stops it, and says when nothing of it runs here.
-                Command::Stop { .. } => {}
+                // The director stops it, and says when nothing of it runs here. What has moved is
+                // another's: if it comes back, then anew.
+                Command::Stop { agent } => {
+                    if self.node.stands(&agent).is_none() {
+                        self.ran.remove(&agent);
+                    }
+                }
                 Command::Returned(me) => {
                     warn!(%me, "the others went on without this node; it comes back as a new life");
                     self.ran.clear();
@@ -519,6 +535,8 @@ impl Carrying {
             .filter(|(agent, ..)| self.node.may_act(agent, now).is_some());
         let open = open.map(|(agent, epoch, _)| (agent.clone(), *epoch));
         self.shared.gate.set(self.node.acts_until(), open.collect());
+        let is_let_in = self.node.membership().is_let_in() && !self.replaced;
+        self.shared.let_in.store(is_let_in, Ordering::SeqCst);
         if summary.is_news(&self.told) {
             if summary.acts != self.told.acts {
                 info!(acts = summary.acts, me = %self.node.me(), "the right to act changed");

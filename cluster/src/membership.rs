@@ -140,6 +140,18 @@ impl Membership {
         same(&self.view, &self.agreed)
     }
 
+    /// What is agreed upon, as a number that is greater whenever more is; 0 before anything was.
+    #[must_use]
+    pub fn agreed_number(&self) -> u64 {
+        self.agreed.number()
+    }
+
+    /// Whether this life was let in: it is among those who count by what was agreed upon.
+    #[must_use]
+    pub fn is_let_in(&self) -> bool {
+        self.counted_agreed.contains(&self.me)
+    }
+
     /// Whether a cluster was ever agreed upon.
     #[must_use]
     pub fn is_founded(&self) -> bool {

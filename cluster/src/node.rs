@@ -15,6 +15,7 @@ mod claims;
 mod config;
 mod consent;
 mod due;
+mod entries;
 mod message;
 mod moves;
 mod seen;
@@ -28,6 +29,7 @@ use regrow_runtime::ids::{AgentId, Epoch};
 
 use self::claims::Hosting;
 pub use self::config::{AuthorityKind, NodeConfig};
+pub use self::entries::{Decider, Spread};
 pub use self::message::{Body, Command, Message, QuarantineRecords};
 pub use self::moves::HandOffRefused;
 pub use self::seen::Stands;
@@ -43,7 +45,7 @@ use crate::nodes::Note;
 use crate::notes::Notes;
 use crate::ownership::Register;
 use crate::quarantine::{Quarantine, Trouble};
-use crate::spec_registry::{Digest, Entry, SpecRegistry};
+use crate::spec_registry::{Digest, SpecRegistry};
 use crate::split_brain::SplitBrain;
 
 /// Specifications sent at once.
@@ -57,8 +59,14 @@ struct Peer {
     suspected: bool,
     suspects: Arc<BTreeSet<Member>>,
     asked: Option<u64>,
-    /// Which specifications it had when it was heard last.
+    /// What it said when it was heard last: which specifications it had,
     specs: Arc<Digest>,
+    /// what it knew of claims,
+    register: Arc<Register>,
+    /// of what was noted,
+    notes: Arc<Notes>,
+    /// and which mind of this node it was of, if it was of this node's.
+    mind: Option<u64>,
 }
 
 /// One node.
@@ -111,6 +119,9 @@ impl Node {
                 suspects: Arc::default(),
                 asked: None,
                 specs: Arc::default(),
+                register: Arc::default(),
+                notes: Arc::default(),
+                mind: None,
             };
             (name.clone(), peer)
         };
@@ -181,20 +192,6 @@ impl Node {
         self.consent.may_act(now)
     }
 
-    /// Changes the specifications: an operator's word, or a planner's.
-    pub fn write_specs(&mut self, write: impl FnOnce(&mut SpecRegistry, &NodeName)) {
-        let me = self.membership.me().name.clone();
-        write(&mut self.specs, &me);
-        self.digest = Arc::new(self.specs.digest());
-    }
-
-    /// Takes in specifications that came beside the messages of cores, or from disk.
-    pub fn learn_specs(&mut self, entries: impl IntoIterator<Item = (AgentId, Entry)>) {
-        if self.specs.merge(entries) {
-            self.digest = Arc::new(self.specs.digest());
-        }
-    }
-
     /// Tells everyone what is known of an agent, at once rather than when they are heard next.
     #[must_use]
     pub fn tell_spec(&self, agent: &AgentId) -> Vec<Command> {
@@ -204,6 +201,16 @@ impl Node {
                 let entries = vec![(agent.clone(), entry.clone())];
                 self.send(to, Body::Specs(entries), &mut out);
             }
+        }
+        out
+    }
+
+    /// Tells everyone what this node knows, at once rather than with the next tick.
+    #[must_use]
+    pub fn tell_all(&self) -> Vec<Command> {
+        let mut out = Vec::new();
+        for to in self.peers.keys() {
+            self.send(to, Body::Heartbeat, &mut out);
         }
         out
     }
@@ -283,9 +290,11 @@ impl Node {
             if learned {
                 self.announce(now, &mut out);
             }
-            if let Some(round) = message.consents
-                && self.membership.is_of_one_mind(&message.tidings)
-            {
+            let of_one_mind = self.membership.is_of_one_mind(&message.tidings);
+            if let Some(peer) = self.peers.get_mut(&from.name) {
+                peer.mind = of_one_mind.then_some(self.mind);
+            }
+            if let Some(round) = message.consents.filter(|_| of_one_mind) {
                 self.consented(&from, round);
             }
         }
@@ -296,7 +305,10 @@ impl Node {
             }
         }
         if !Arc::ptr_eq(&self.notes, &message.notes) && *self.notes != *message.notes {
-            Arc::make_mut(&mut self.notes).merge(&message.notes);
+            if Arc::make_mut(&mut self.notes).merge(&message.notes) {
+                // Whoever told may wait to know that it is known.
+                self.send(&from.name, Body::Heartbeat, &mut out);
+            }
         }
         for (node, record) in message.quarantine.iter() {
             if self.quarantine.merge(node, record, now) {
@@ -364,6 +376,13 @@ impl Node {
         peer.suspects = Arc::clone(&message.suspects);
         peer.asked = message.asks.max(peer.asked);
         peer.specs = Arc::clone(&message.specs);
+        peer.notes = Arc::clone(&message.notes);
+        peer.mind = None;
+        // One copy of what both know.
+        peer.register = match *self.register == *message.register {
+            true => Arc::clone(&self.register),
+            false => Arc::clone(&message.register),
+        };
         if replaced {
             self.quarantine_changed();
         }
@@ -386,8 +405,7 @@ impl Node {
                 }
             }
             Body::Specs(entries) => {
-                if self.specs.merge(entries) {
-                    self.digest = Arc::new(self.specs.digest());
+                if self.take_in(entries) {
                     // Whoever told may wait to know that it is known.
                     self.send(&from.name, Body::Heartbeat, out);
                 }

@@ -303,6 +303,12 @@ impl Nodes {
         Ok(nodes.into_values().collect())
     }
 
+    /// Why this node is not to be sent requests yet, if that depends on others.
+    #[must_use]
+    pub fn unready(&self) -> Option<String> {
+        self.roster.unready()
+    }
+
     /// The other nodes that gossip or the gateway knows of, whether they are there or not.
     #[must_use]
     pub fn others(&self) -> Vec<NodeName> {

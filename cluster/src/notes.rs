@@ -27,13 +27,21 @@ impl Notes {
     /// Notes something of a node, or nothing any more.
     pub fn put(&mut self, node: &NodeName, note: Option<&Note>, writer: &NodeName) {
         let number = self.0.get(node).map_or(0, |noted| noted.version.number);
+        // Not by a right: anybody may note.
         let version = Version {
+            under: None,
             number: number + 1,
             writer: writer.clone(),
         };
         // Notes are plain data; they cannot fail to be JSON.
         let note = note.and_then(|note| serde_json::to_string(note).ok());
         self.0.insert(node.clone(), Noted { version, note });
+    }
+
+    /// How late what is noted of a node is, also if that is that nothing is noted any more.
+    #[must_use]
+    pub fn version(&self, node: &NodeName) -> Option<&Version> {
+        self.0.get(node).map(|noted| &noted.version)
     }
 
     /// What is noted of a node.
@@ -60,7 +68,7 @@ impl Notes {
         let mut learned = false;
         for (node, noted) in &other.0 {
             let known = self.0.get(node);
-            if known.is_none_or(|known| known.version < noted.version) {
+            if known.is_none_or(|known| noted.version.follows(&known.version)) {
                 self.0.insert(node.clone(), noted.clone());
                 learned = true;
             }

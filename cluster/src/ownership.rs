@@ -216,6 +216,21 @@ impl Register {
             .map(|(member, candidacy)| (member, candidacy.epoch))
     }
 
+    /// Who claimed the agent above an epoch, in vain or not; `None` if somebody did of whom only
+    /// that is known.
+    pub(crate) fn claimants_above(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+    ) -> Option<impl Iterator<Item = &Member>> {
+        let row = self.0.get(agent);
+        let above = move |(_, candidacy): &(&Member, &Candidacy)| epoch < candidacy.epoch;
+        let candidates = || row.into_iter().flat_map(|row| &row.candidates);
+        let highest = candidates().map(|(_, candidacy)| candidacy.epoch).max();
+        let known = self.highest(agent) <= epoch || highest == Some(self.highest(agent));
+        known.then(|| candidates().filter(above).map(|(member, _)| member))
+    }
+
     /// How many agents each life may own.
     pub fn counts(&self, is_over: impl Fn(&Member) -> bool) -> BTreeMap<Member, usize> {
         let mut counts = BTreeMap::new();

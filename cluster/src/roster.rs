@@ -48,6 +48,24 @@ impl Roster {
         }
     }
 
+    /// Why this node is not to be sent requests yet, if that depends on others.
+    #[must_use]
+    pub fn unready(&self) -> Option<String> {
+        match self {
+            Self::Stored(_) => None,
+            Self::Agreed(agreed) if agreed.is_let_in() => None,
+            Self::Agreed(agreed) => {
+                let founders = agreed.founders().iter().map(ToString::to_string);
+                let founders = founders.collect::<Vec<String>>().join(", ");
+                Some(format!(
+                    "the others have not let this node in yet; at a beginning, and after most were \
+                     lost, all founders have to be there at once ({founders}): \
+                     `regrow cluster nodes` shows whom it hears"
+                ))
+            }
+        }
+    }
+
     /// The clock of what is written down.
     #[must_use]
     pub fn clock(&self) -> Clock {

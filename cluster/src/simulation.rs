@@ -42,6 +42,8 @@ pub enum Sabotage {
     HandOffWithoutCommit,
     /// Survivors start agents as soon as their claim is accepted.
     NoMargin,
+    /// A change of an agent is acknowledged as soon as whoever decides about it has written it.
+    AcknowledgedUnheard,
     /// A holder goes on for 1.5 s after its lease ran out.
     LongTrust,
 }

@@ -57,6 +57,8 @@ enum Mistake {
     HandOffWithoutCommit,
     /// Survivors start agents at once
     NoMargin,
+    /// Changes are acknowledged as soon as they are written
+    AcknowledgedUnheard,
     /// A holder goes on after its lease ran out
     LongTrust,
 }
@@ -188,6 +190,7 @@ fn options(arguments: &SimArguments, seed: u64) -> Options {
             Some(Mistake::QuarantineClearedByUp) => Sabotage::QuarantineClearedByUp,
             Some(Mistake::HandOffWithoutCommit) => Sabotage::HandOffWithoutCommit,
             Some(Mistake::NoMargin) => Sabotage::NoMargin,
+            Some(Mistake::AcknowledgedUnheard) => Sabotage::AcknowledgedUnheard,
             Some(Mistake::LongTrust) => Sabotage::LongTrust,
         },
         ..Options::of(seed)

@@ -53,9 +53,7 @@ pub(super) async fn run(script: &Script, tell: Tell) -> Result<Accounts, Cluster
         url: watched,
         witnessed: Arc::default(),
     };
-    for name in &names {
-        nodes.start(name).await?;
-    }
+    nodes.start_all().await?;
     tell(format!(
         "{} nodes without a database agree on who may act",
         names.len()

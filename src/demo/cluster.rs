@@ -125,6 +125,19 @@ impl Nodes {
         Ok(())
     }
 
+    /// Starts them all at once: they may be waiting for each other.
+    pub(super) async fn start_all(&mut self) -> Result<(), ClusterError> {
+        let (http, launches) = (&self.http, &self.launches);
+        let starts = launches.iter().map(async |(name, launch)| {
+            let node = launch.start(http).await?;
+            Ok::<_, ClusterError>((name.clone(), node))
+        });
+        let started = futures::future::try_join_all(starts).await?;
+        self.running.extend(started);
+        self.ask_somebody();
+        Ok(())
+    }
+
     /// A node that was taken runs again.
     pub(super) fn put_back(&mut self, name: &str, node: NodeProcess) {
         self.running.insert(name.to_owned(), node);

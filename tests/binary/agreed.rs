@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::join_all;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -154,10 +155,9 @@ fn acts(root: &Path) -> (usize, Vec<String>) {
 async fn agents_go_on_elsewhere_and_nobody_acts_under_a_stale_epoch() {
     let cluster = Cluster::new();
     let peers = founders(&cluster);
-    let mut nodes = Vec::new();
-    for peer in &peers {
-        nodes.push(Some(peer.start().await));
-    }
+    // None is ready before all are there.
+    let nodes = join_all(peers.iter().map(Peer::start)).await;
+    let mut nodes: Vec<_> = nodes.into_iter().map(Some).collect();
     let node = |nodes: &Vec<Option<NodeProcess>>, name: &str| {
         NAMES
             .iter()
@@ -287,8 +287,10 @@ async fn agents_go_on_elsewhere_and_nobody_acts_under_a_stale_epoch() {
     assert_eq!(status, 503, "nobody decides alone: {refused}");
 
     // All are back: it goes on.
-    for n in (0..3).filter(|n| *n != frozen) {
-        nodes[n] = Some(peers[n].start().await);
+    let others = (0..3).filter(|n| *n != frozen);
+    let back = join_all(others.clone().map(|n| peers[n].start())).await;
+    for (n, node) in others.zip(back) {
+        nodes[n] = Some(node);
     }
     let asked = nodes[(frozen + 1) % 3].as_ref().expect("up");
     let again = until(asked, "scout-1", |agent| {
@@ -322,6 +324,71 @@ async fn agents_go_on_elsewhere_and_nobody_acts_under_a_stale_epoch() {
     println!("{acts} acts, {} under a stale epoch", stale.len());
     assert!(100 < acts, "next to nothing was done: {acts}");
     assert!(stale.is_empty(), "{stale:?}");
+}
+
+/// Where an agent runs, on however many nodes.
+async fn scouts_on(nodes: &[NodeProcess]) -> usize {
+    let running = join_all(nodes.iter().map(running)).await;
+    running.iter().filter(|agents| !agents.is_empty()).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_that_waits_for_readiness_alone_never_stops_all_agents() {
+    let cluster = Cluster::new();
+    let mut peers = founders(&cluster);
+    for peer in &mut peers {
+        // Nobody is missed or gives up because a machine is busy.
+        peer.set("REGROW_CLUSTER__CONSENT_TERM", "10s");
+        peer.set("REGROW_CLUSTER__STABLE_AFTER", "5s");
+    }
+    // One of three is nobody's member, and says so.
+    let mut nodes = vec![peers[0].start_alive().await];
+    let (status, answer) = nodes[0].get("/health/ready").await;
+    assert_eq!(status, 503, "{answer}");
+    let reason = answer["reasons"][0].as_str().unwrap_or_default();
+    assert!(
+        reason.contains("all founders") && reason.contains("a, b, c"),
+        "{answer}"
+    );
+    let (status, answer) = nodes[0].get("/health/deep").await;
+    assert_eq!(
+        (status, &answer["checks"]["membership"]["status"]),
+        (200, &json!("warning"))
+    );
+    // It is let in with the others.
+    nodes.extend(join_all(peers[1..].iter().map(Peer::start)).await);
+    let began = Instant::now();
+    while nodes[0].get("/health/ready").await.0 != 200 {
+        assert!(began.elapsed() < PATIENCE, "the first is not let in");
+        sleep(Duration::from_millis(20)).await;
+    }
+    for scout in ["scout-1", "scout-2", "scout-3"] {
+        let spec = json!({ "id": scout, "role": "worker" });
+        post(&nodes[0], "/v1/agents", &spec).await;
+    }
+    let began = Instant::now();
+    while scouts_on(&nodes).await == 0 {
+        assert!(began.elapsed() < PATIENCE, "nothing runs");
+        sleep(Duration::from_millis(20)).await;
+    }
+    for (n, peer) in peers.iter().enumerate() {
+        // As a machine that goes down without a word: the others have to do without it, and may
+        // not miss another one before it counts again.
+        nodes.remove(n).kill().await;
+        nodes.insert(n, peer.start().await);
+        // Whoever counts acts, or is about to: nobody waits for anything but time.
+        let (status, answer) = nodes[n].get("/health/ready").await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    for one in nodes {
+        one.kill().await;
+    }
+    for peer in &peers {
+        let log = std::fs::read_to_string(peer.log()).expect("a log");
+        let gave_up = ["was not renewed in time", "comes back as a new life"];
+        let gave_up = gave_up.map(|what| log.lines().find(|line| line.contains(what)));
+        assert_eq!(gave_up, [None, None], "{} stopped its agents", peer.name);
+    }
 }
 
 #[test]

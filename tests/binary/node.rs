@@ -73,7 +73,25 @@ impl NodeProcess {
         Self::begin(data_dir, settings, Stdio::null(), log).await
     }
 
+    /// The same, but waits only until it answers.
+    pub(crate) async fn start_alive(
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+        log: Stdio,
+    ) -> Self {
+        Self::begin_until("/health", data_dir, settings, [Stdio::null(), log]).await
+    }
+
     async fn begin(data_dir: &Path, settings: &[(&str, &str)], output: Stdio, log: Stdio) -> Self {
+        Self::begin_until("/health/ready", data_dir, settings, [output, log]).await
+    }
+
+    async fn begin_until(
+        path: &str,
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+        [output, log]: [Stdio; 2],
+    ) -> Self {
         let mut command = regrow();
         command
             .args(["node", "--http", "127.0.0.1:0", "--data-dir"])
@@ -102,7 +120,7 @@ impl NodeProcess {
             );
             if let Some(url) = announced(data_dir, child.id())
                 && http
-                    .get(format!("{url}/health/ready"))
+                    .get(format!("{url}{path}"))
                     .send()
                     .await
                     .is_ok_and(|answer| answer.status().is_success())

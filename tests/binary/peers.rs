@@ -93,19 +93,29 @@ impl Peer {
     }
 
     pub(crate) async fn start(&self) -> NodeProcess {
-        std::fs::create_dir_all(&self.data_dir).expect("created");
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.log())
-            .expect("writable");
-        let settings = self.settings.iter();
-        let settings: Vec<(&str, &str)> =
-            settings.map(|(name, value)| (&**name, &**value)).collect();
+        let (settings, log) = (self.settings(), self.opened_log());
         NodeProcess::start_logging(&self.data_dir, &settings, log.into()).await
     }
 
-    fn log(&self) -> PathBuf {
+    /// Waits only until it answers, ready or not.
+    pub(crate) async fn start_alive(&self) -> NodeProcess {
+        let (settings, log) = (self.settings(), self.opened_log());
+        NodeProcess::start_alive(&self.data_dir, &settings, log.into()).await
+    }
+
+    fn settings(&self) -> Vec<(&str, &str)> {
+        let settings = self.settings.iter();
+        settings.map(|(name, value)| (&**name, &**value)).collect()
+    }
+
+    fn opened_log(&self) -> std::fs::File {
+        std::fs::create_dir_all(&self.data_dir).expect("created");
+        let mut options = std::fs::File::options();
+        let log = options.create(true).append(true).open(self.log());
+        log.expect("writable")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
         self.data_dir.join("log")
     }
 

@@ -156,7 +156,7 @@ mod tests {
     use crate::local_time::LocalTime;
     use crate::member::{Incarnation, Member};
     use crate::node::{AuthorityKind, Command, Node, NodeConfig};
-    use crate::spec_registry::SpecRegistry;
+    use crate::spec_registry::{SpecRegistry, Under};
 
     #[test]
     fn every_message_of_a_node_comes_back_from_its_bytes() {
@@ -168,7 +168,9 @@ mod tests {
         let mut entry = entry::Entry::new(spec);
         entry.restarts = vec![Timestamp(7_000)];
         let mut specs = SpecRegistry::new(10);
-        specs.put(entry, &"a".into()).expect("room");
+        specs
+            .put(entry, Under::default(), &"a".into())
+            .expect("room");
         let me = Member::new("a", Incarnation(1));
         let config = NodeConfig::under(AuthorityKind::Quorum);
         let mut node = Node::new(me, config, founders, specs, LocalTime(0));
@@ -203,7 +205,9 @@ mod tests {
         let mut agent = entry::Entry::new(spec);
         agent.restarts = vec![Timestamp(9_000), Timestamp(9_500)];
         let mut registry = SpecRegistry::new(1);
-        registry.put(agent, &"a".into()).expect("room");
+        registry
+            .put(agent, Under::default(), &"a".into())
+            .expect("room");
         let entry = registry.entry(&AgentId::new("x")).expect("put");
         let bytes = snapshot(entry, Timestamp(10_000));
         // The other clock shows something else altogether.

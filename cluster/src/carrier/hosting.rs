@@ -51,39 +51,8 @@ impl Carrying {
         if entry == before {
             return Vec::new();
         }
-        self.write(entry);
+        self.write(agent, entry);
         self.node.tell_spec(agent)
-    }
-
-    /// Says once more that an agent runs here that is known to be elsewhere, or nowhere: the
-    /// last word of whoever had it before may have come later than this node's first.
-    pub(super) fn say_again(&mut self) {
-        let me = self.node.me().name.clone();
-        let is_here = |entry: &Entry| {
-            let placed = entry.placed.as_ref();
-            placed.is_some_and(|placed| placed.node == me.as_str())
-        };
-        let running = self
-            .node
-            .hosted()
-            .filter(|(.., stands)| *stands == Stands::Runs);
-        let unsaid: Vec<Entry> = running
-            .filter_map(|(agent, ..)| self.node.specs().get(agent))
-            .filter(|entry| entry.is_to_run() && !is_here(entry))
-            .cloned()
-            .collect();
-        for mut entry in unsaid {
-            let taking = Taking {
-                lost: false,
-                life: None,
-                reason: "start".to_owned(),
-                because: self.because(&entry),
-            };
-            take(&mut entry, me.as_str(), taking, self.shared.clock.now());
-            let agent = entry.spec.id.clone();
-            self.write(entry);
-            self.spread(&agent);
-        }
     }
 
     /// Why an agent is here.
@@ -110,7 +79,7 @@ impl Carrying {
                 reason: "drain".to_owned(),
                 decision: None,
             });
-            self.write(entry);
+            self.write(agent, entry);
         }
     }
 
@@ -119,7 +88,7 @@ impl Carrying {
         if let Some(mut entry) = self.node.specs().get(agent).cloned()
             && entry.move_to.take().is_some()
         {
-            self.write(entry);
+            self.write(agent, entry);
             self.spread(agent);
         }
     }
@@ -140,19 +109,17 @@ impl Carrying {
             hosted.filter(|(id, _, stands)| *stands == Stands::Stops && !running.contains(*id));
         let stopped: Vec<AgentId> = stopped.map(|(id, ..)| id.clone()).collect();
         for agent in stopped {
-            self.released(&agent);
-            let commands = self.node.stopped(&agent);
-            self.obey(commands);
+            self.has_stopped(agent);
         }
     }
 
     /// Nobody has the agent, and nobody lost it.
-    fn released(&mut self, agent: &AgentId) {
+    pub(super) fn released(&mut self, agent: &AgentId) {
         self.ran.remove(agent);
         if let Some(mut entry) = self.node.specs().get(agent).cloned()
             && entry.placed.take().is_some()
         {
-            self.write(entry);
+            self.write(agent, entry);
             self.spread(agent);
         }
     }
@@ -180,12 +147,11 @@ impl Carrying {
         self.obey(commands);
     }
 
-    fn write(&mut self, entry: Entry) {
-        self.node.write_specs(|specs, me| {
-            // It is known, so there is room for it.
-            if let Err(full) = specs.put(entry, me) {
-                warn!(%full, "cannot write what is known of an agent");
-            }
-        });
+    fn write(&mut self, agent: &AgentId, entry: Entry) {
+        // It is known, so there is room for it; and if this node may not write any more, whoever
+        // may says how it stands.
+        if let Err(full) = self.node.write_entry(agent, Some(entry)) {
+            warn!(%full, "cannot write what is known of an agent");
+        }
     }
 }

@@ -9,7 +9,7 @@ use regrow_runtime::store::StoreError;
 use tracing::warn;
 
 use super::{Carrying, disk};
-use crate::member::Incarnation;
+use crate::member::{Incarnation, NodeName};
 use crate::notes::Notes;
 use crate::spec_registry::Version;
 
@@ -91,6 +91,13 @@ impl Carrying {
 
     /// Whether this version of what is known of an agent, or a later one, is on disk.
     pub(super) fn kept(&self, agent: &AgentId, version: &Version) -> bool {
-        self.kept.get(agent).is_some_and(|kept| version <= kept)
+        let kept = self.kept.get(agent);
+        kept.is_some_and(|kept| kept.includes(version))
+    }
+
+    /// The same of what is noted of a node.
+    pub(super) fn kept_note(&self, node: &NodeName, version: &Version) -> bool {
+        let kept = self.kept_notes.version(node);
+        kept.is_some_and(|kept| kept.includes(version))
     }
 }

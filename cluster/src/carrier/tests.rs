@@ -159,6 +159,88 @@ async fn a_node_that_is_drained_gives_its_agents_away_and_gets_none_until_it_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_loss_of_the_node_that_an_agent_was_handed_to_counts_where_it_comes_back_to() {
+    let mut cluster = Cluster::start(7, 3).await;
+    let x = AgentId::new("x");
+    cluster.create(0, spec("x")).await;
+    let owner = cluster.runs_on(&x).await;
+    let (next, third) = ((owner + 1) % 3, (owner + 2) % 3);
+    let (agents, nodes) = (cluster.agents(third), cluster.nodes(third));
+    let here = cluster.name(third);
+    let moved = agents.hand_off(&x, &cluster.name(next), "test").await;
+    moved.expect("asked");
+    assert_eq!(cluster.runs_elsewhere(&x, owner).await, next);
+    // It can only come back.
+    let cordoned = nodes.ask(&here, &here, Some(Stance::Cordoned), None).await;
+    cordoned.expect("noted");
+    cluster.kill(next);
+    assert_eq!(cluster.runs_elsewhere(&x, next).await, owner);
+    let known = agents.show(&x).await.expect("known").entry;
+    assert_eq!(known.restarts.len(), 1, "{known:?}");
+    assert_eq!(
+        known.last_exit.map(|exit| exit.node),
+        Some(cluster.name(next))
+    );
+    cluster.calm();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_of_an_agent_that_moves_is_done_where_it_arrives() {
+    let cluster = Cluster::start(8, 3).await;
+    let x = AgentId::new("x");
+    cluster.create(0, spec("x")).await;
+    let mut owner = cluster.runs_on(&x).await;
+    for round in 1..6 {
+        let (next, third) = ((owner + 1) % 3, (owner + 2) % 3);
+        let (agents, to) = (cluster.agents(third), cluster.name(next));
+        agents.hand_off(&x, &to, "test").await.expect("asked");
+        cluster.pass(Duration::from_millis(40 * round)).await;
+        let asked = agents.restart(&x).await.expect("asked while it moves");
+        assert_eq!(asked.entry.round, 1 + round);
+        owner = cluster.runs_elsewhere(&x, owner).await;
+        cluster.pass(Duration::from_secs(1)).await;
+        let known = agents.show(&x).await.expect("known");
+        assert_eq!(known.entry.round, 1 + round, "{known:?}");
+    }
+    cluster.calm();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_noted_of_a_node_is_acknowledged_when_it_is_on_disk_and_a_quorum_knows() {
+    let mut cluster = Cluster::start(9, 3).await;
+    let (nodes, here) = (cluster.nodes(0), cluster.name(0));
+    let note = |stance| nodes.ask(&here, "c", stance, None);
+    note(Some(Stance::Cordoned)).await.expect("noted");
+    let mut known = 0;
+    for node in 0..3 {
+        known += usize::from(cluster.noted(node, 2).await.is_some());
+    }
+    assert!(2 <= known, "acknowledged, and known to {known}");
+    // Nobody hears of it: it is not acknowledged, and neither is it when nobody consents.
+    cluster.isolate(0);
+    for _ in 0..2 {
+        let unheard = note(None).await;
+        assert!(unheard.is_err(), "{unheard:?}");
+    }
+    cluster.heal();
+    cluster.all_members().await;
+    // The disk does not come to its end.
+    cluster.slow_down(0, Duration::from_secs(60));
+    let unkept = note(Some(Stance::Draining)).await;
+    assert!(unkept.is_err(), "{unkept:?}");
+    cluster.slow_down(0, Duration::from_millis(3));
+    cluster.until(|| async { note(None).await.is_ok() }).await;
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    for node in 0..3 {
+        cluster.boot(node).await;
+    }
+    cluster.all_members().await;
+    assert_eq!(cluster.noted(1, 2).await, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn restarts_on_all_nodes_together_park_an_agent() {
     let cluster = Cluster::start(4, 3).await;
     let x = AgentId::new("x");
@@ -319,9 +401,11 @@ async fn suffer(seed: u64, faults: Vec<Fault>) {
     for node in 0..3 {
         cluster.thaw(node);
         cluster.boot(node).await;
-        cluster.release(node).await;
     }
     cluster.all_members().await;
+    for node in 0..3 {
+        cluster.release(node).await;
+    }
     for agent in &agents {
         cluster.runs_on(agent).await;
     }

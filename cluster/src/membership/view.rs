@@ -24,6 +24,9 @@ pub enum Status {
     Down,
 }
 
+/// How many there are, and room for more.
+const STATUSES: u64 = 16;
+
 impl Status {
     /// Whether a member of this status counts where a quorum is asked for.
     #[must_use]
@@ -156,6 +159,18 @@ impl View {
         })
     }
 
+    /// A number that is greater whenever more is known: of two views of which one covers the
+    /// other it says which.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        let records = self.0.values().map(|record| {
+            let stands = record.incarnation.0.saturating_mul(STATUSES) + record.status as u64;
+            let counted = record.counted.map_or(0, |life| life.0.saturating_add(1));
+            stands.saturating_add(counted).saturating_add(1)
+        });
+        records.fold(0, u64::saturating_add)
+    }
+
     /// Whether nobody is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -200,6 +215,8 @@ mod tests {
             prop_assert_eq!(merged(&a, &a), a.clone());
             prop_assert!(merged(&a, &b).covers(&a) && merged(&a, &b).covers(&b));
             prop_assert_eq!(a.covers(&b) && b.covers(&a), a == b);
+            let both = merged(&a, &b);
+            prop_assert_eq!(a.number() < both.number(), a != both);
         }
 
         #[test]

@@ -23,6 +23,9 @@ const CLAIMS_BITS: u32 = 20;
 #[derive(Clone, Debug)]
 pub(super) struct Hosting {
     pub(super) epoch: Epoch,
+    /// The latest epoch under which it ran here: the right by which its owner writes, whatever
+    /// becomes of a later claim.
+    pub(super) held: Option<Epoch>,
     pub(super) stage: Stage,
     /// The fence of the hand-off by which it came, to answer a commit that is said again.
     pub(super) taken_under: Option<Epoch>,
@@ -94,7 +97,17 @@ impl Node {
             AuthorityKind::Database => 0,
         };
         let claimed = self.claimed.get(agent).copied().unwrap_or(Epoch::NEVER);
-        let known = self.register.highest(agent).max(fence).max(claimed);
+        let written = self
+            .specs
+            .entry(agent)
+            .and_then(|entry| entry.version.under);
+        let written = written.map_or(Epoch::NEVER, |under| under.epoch);
+        let known = self
+            .register
+            .highest(agent)
+            .max(fence)
+            .max(claimed)
+            .max(written);
         let epoch = Epoch(known.0.max(floor) + 1);
         self.claimed.insert(agent.clone(), epoch);
         let taken_under = match &purpose {
@@ -116,6 +129,7 @@ impl Node {
         };
         let hosting = Hosting {
             epoch,
+            held: self.hosted.get(agent).and_then(|hosting| hosting.held),
             stage: Stage::Claiming(claiming),
             taken_under,
         };
@@ -273,7 +287,10 @@ impl Node {
                     self.canvass(claim, now, out);
                 }
             }
-            Stage::Waiting { start_at } if *start_at <= now && self.consent.may_act(now) => {
+            // Not on what was overwritten elsewhere.
+            Stage::Waiting { start_at }
+                if *start_at <= now && self.consent.may_act(now) && self.is_caught_up(agent) =>
+            {
                 self.run(agent, out);
             }
             Stage::Waiting { .. } | Stage::Running | Stage::Moving(_) | Stage::Stopping => {}
@@ -347,6 +364,7 @@ impl Node {
     pub(super) fn run(&mut self, agent: &AgentId, out: &mut Vec<Command>) {
         if let Some(hosting) = self.hosted.get_mut(agent) {
             hosting.stage = Stage::Running;
+            hosting.held = Some(hosting.epoch);
             out.push(Command::Start {
                 agent: agent.clone(),
                 epoch: hosting.epoch,

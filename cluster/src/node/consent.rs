@@ -120,6 +120,10 @@ impl Node {
         let rule = self.config.split_brain.strategy.quorum();
         self.membership = Membership::new(me.clone(), rule, Arc::clone(&self.founders));
         self.split_brain = SplitBrain::new(self.config.split_brain, now);
+        for peer in self.peers.values_mut() {
+            // Minds are counted anew.
+            peer.mind = None;
+        }
         self.mind_changed();
         out.push(Command::Returned(me));
     }

@@ -2,10 +2,9 @@
 //! nothing waits for the next tick that need not.
 
 use super::claims::Stage;
-use super::message::{Body, Command};
+use super::message::Command;
 use super::{AuthorityKind, Node};
 use crate::local_time::LocalTime;
-use crate::member::NodeName;
 
 impl Node {
     /// When the next thing is due that only the passing of time brings about: a silence becomes
@@ -41,9 +40,6 @@ impl Node {
         let (me, round) = (self.me().clone(), self.round);
         self.consented(&me, round);
         self.tick_claims(now, out);
-        let peers: Vec<NodeName> = self.peers.keys().cloned().collect();
-        for to in peers {
-            self.send(&to, Body::Heartbeat, out);
-        }
+        out.extend(self.tell_all());
     }
 }

@@ -7,9 +7,9 @@ use regrow_runtime::ids::{AgentId, Epoch};
 use super::claims::{Hosting, Stage};
 use super::{Node, NodeConfig};
 use crate::local_time::LocalTime;
-use crate::member::{Member, NodeName};
+use crate::member::Member;
 use crate::notes::Notes;
-use crate::spec_registry::{Digest, Version};
+use crate::spec_registry::Digest;
 
 /// How this node stands to an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Stands {
 }
 
 impl Stands {
-    fn of(hosting: &Hosting) -> Self {
+    pub(super) fn of(hosting: &Hosting) -> Self {
         match &hosting.stage {
             Stage::Claiming(claiming) if claiming.is_fence() => Self::Moves,
             Stage::Claiming(_) | Stage::Waiting { .. } => Self::Coming,
@@ -91,27 +91,5 @@ impl Node {
     #[must_use]
     pub fn shared_notes(&self) -> Arc<Notes> {
         Arc::clone(&self.notes)
-    }
-
-    /// Whether a quorum of members has told that it has this version of an agent's
-    /// specification, or a later one.
-    #[must_use]
-    pub fn is_widely_known(&self, agent: &AgentId, version: &Version) -> bool {
-        self.membership.enough(&|member| {
-            *member == *self.me()
-                || self.peers.get(&member.name).is_some_and(|peer| {
-                    let has = peer.specs.get(agent);
-                    peer.life.as_ref() == Some(member) && has.is_some_and(|has| version <= has)
-                })
-        })
-    }
-
-    /// The member with the lowest name that this node hears, itself included: who decides what
-    /// no owner can decide.
-    #[must_use]
-    pub fn first_heard(&self) -> Option<&NodeName> {
-        let members = self.membership.counted().iter();
-        let mut heard = members.filter(|member| self.reaches(member));
-        heard.next().map(|member| &member.name)
     }
 }

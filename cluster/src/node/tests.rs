@@ -9,6 +9,7 @@ use super::*;
 use crate::authority::{Database, Question};
 use crate::entry::Entry;
 use crate::member::Incarnation;
+use crate::spec_registry::Under;
 
 /// A node and its database, which answers at once.
 struct Pair {
@@ -22,7 +23,9 @@ impl Pair {
         let founders = ["a", "b"].map(NodeName::from).into();
         let mut specs = SpecRegistry::new(10);
         let spec = AgentSpec::new(AgentId::new("x"), Role::Worker);
-        specs.put(Entry::new(spec), &"a".into()).expect("room");
+        specs
+            .put(Entry::new(spec), Under::default(), &"a".into())
+            .expect("room");
         let me = Member::new("a", Incarnation(1));
         let config = NodeConfig::under(AuthorityKind::Database);
         Self {
@@ -78,8 +81,8 @@ fn a_node_runs_what_is_wanted_and_stops_acting_before_its_life_can_be_ended() {
 fn what_is_not_wanted_any_more_is_stopped_and_given_back() {
     let mut pair = Pair::running();
     let agent = AgentId::new("x");
-    pair.node
-        .write_specs(|specs, me| specs.remove(&AgentId::new("x"), me));
+    let removed = pair.node.write_entry(&agent, None);
+    assert!(removed.is_ok_and(|version| version.is_some()));
     let stopped = pair.tick(1_000);
     assert!(
         stopped.contains(&Command::Stop {

@@ -3,10 +3,11 @@
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
+use super::Sabotage;
 use super::process::Pause;
 use super::world::Event;
 use super::world::World;
-use crate::node::AuthorityKind;
+use crate::node::{AuthorityKind, Decider, Spread};
 
 /// A kind of fault, or of an operator's act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,7 +156,7 @@ impl World {
                     .quarantine
                     .operator_wrote(machine, node, self.now);
             }
-            Fault::Switch => self.switch(node),
+            Fault::Switch => self.change(true),
         }
     }
 
@@ -251,21 +252,67 @@ impl World {
         }
     }
 
-    fn switch(&mut self, node: usize) {
+    /// Somebody asks whichever node decides to let an agent run no more, or again if `toggles`; each
+    /// change is counted in the agent's entry.
+    pub(super) fn change(&mut self, toggles: bool) {
         let agent = self.agents[self.rng.random_range(0..self.agents.len())].clone();
-        let Some(core) = self.machines[node].node.as_mut() else {
+        let decides = |node: &usize| {
+            let machine = &self.machines[*node];
+            let local = machine.clock.local(self.now);
+            let core = machine.node.as_ref().filter(|_| machine.pause.is_none());
+            core.is_some_and(|core| core.decider(&agent, local) == Decider::Here)
+        };
+        // There may be several who think so.
+        let deciders = (0..self.machines.len()).filter(decides);
+        let Some(node) = deciders.choose(&mut self.rng) else {
             return;
         };
-        core.write_specs(|specs, me| {
-            if let Some(mut known) = specs.get(&agent).cloned() {
-                if known.wanted {
-                    known.stop();
-                } else {
-                    known.start();
-                }
-                // It is known, so there is room for it.
-                let _ = specs.put(known, me);
+        let machine = &mut self.machines[node];
+        let Some(core) = machine.node.as_mut() else {
+            return;
+        };
+        let Some(mut known) = core.specs().get(&agent).cloned() else {
+            return;
+        };
+        match known.wanted {
+            _ if !toggles => {}
+            true => known.stop(),
+            false => known.start(),
+        }
+        known.kills += 1;
+        let count = known.kills;
+        // It is known, so there is room for it.
+        let Ok(Some(version)) = core.write_entry(&agent, Some(known)) else {
+            return;
+        };
+        let commands = core.tell_spec(&agent);
+        machine.changes.push((agent, version, count));
+        self.obey(node, commands);
+    }
+
+    /// Whoever asked for a change hears of it when it is known widely.
+    pub(super) fn acknowledge(&mut self, node: usize) {
+        let machine = &mut self.machines[node];
+        let Some(core) = &machine.node else { return };
+        if self.database.is_some() {
+            // Without a claim in the database nothing says whose word stands.
+            machine.changes.clear();
+        }
+        let mut known = Vec::new();
+        let unheard = self.options.sabotage == Sabotage::AcknowledgedUnheard;
+        machine.changes.retain(|(agent, version, count)| {
+            let spread = match unheard {
+                true => Spread::Widely,
+                false => core.spread(agent, version),
+            };
+            if spread == Spread::Widely {
+                known.push((agent.clone(), *count));
             }
+            spread == Spread::Partly
         });
+        for (agent, count) in known {
+            let broken = self.invariants.changes.acknowledged(&agent, count);
+            self.violated(broken.map(|detail| ("acknowledged_changes", detail)));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What must hold, a file each.
 
+pub(super) mod acknowledged_changes;
 pub(super) mod acknowledged_tasks;
 pub(super) mod one_owner;
 pub(super) mod quarantined_idle;
@@ -13,6 +14,7 @@ use super::world::World;
 pub(super) struct Invariants {
     pub(super) owner: one_owner::OneOwner,
     pub(super) epochs: stale_epochs::StaleEpochs,
+    pub(super) changes: acknowledged_changes::AcknowledgedChanges,
     pub(super) tasks: acknowledged_tasks::AcknowledgedTasks,
     pub(super) quarantine: quarantined_idle::QuarantinedIdle,
 }

@@ -9,7 +9,7 @@ use super::clock::Clock;
 use crate::local_time::LocalTime;
 use crate::member::Incarnation;
 use crate::node::Node;
-use crate::spec_registry::SpecRegistry;
+use crate::spec_registry::{SpecRegistry, Version};
 
 /// What a process has loaded of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub(super) struct Machine {
     /// The node, unless it is down.
     pub(super) node: Option<Node>,
     pub(super) loaded: BTreeMap<AgentId, Loaded>,
+    /// Changes of agents that were decided here and wait to be known widely, as how many there
+    /// have been.
+    pub(super) changes: Vec<(AgentId, Version, u64)>,
     pub(super) clock: Clock,
     pub(super) pause: Option<Pause>,
     /// Counts processes: what was meant for an earlier one is lost.

@@ -95,6 +95,17 @@ fn a_holder_that_trusts_its_lease_too_long_is_found_in_60_worlds() {
 }
 
 #[test]
+fn changes_that_are_acknowledged_before_others_know_them_are_found_in_400_worlds() {
+    let invariants = ["acknowledged_changes"];
+    found(
+        Sabotage::AcknowledgedUnheard,
+        AuthorityKind::Quorum,
+        &invariants,
+        400,
+    );
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
     for authority in [AuthorityKind::Database, AuthorityKind::Quorum] {
         let options = with(authority, Sabotage::Nothing, 7);

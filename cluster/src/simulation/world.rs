@@ -25,7 +25,7 @@ use crate::authority::Database;
 use crate::entry::Entry;
 use crate::member::{Incarnation, Member, NodeName};
 use crate::node::{AuthorityKind, Node, NodeConfig};
-use crate::spec_registry::SpecRegistry;
+use crate::spec_registry::{SpecRegistry, Under};
 
 /// How often a node's core is called.
 pub(super) const TICK_MS: u64 = 250;
@@ -95,6 +95,7 @@ impl World {
             world.machines.push(Machine {
                 node: None,
                 loaded: BTreeMap::new(),
+                changes: Vec::new(),
                 clock,
                 pause: None,
                 process: 0,
@@ -107,10 +108,11 @@ impl World {
         }
         for agent in world.agents.clone() {
             let spec = AgentSpec::new(agent, Role::Worker);
-            let written = world.machines[0]
-                .disk
-                .specs
-                .put(Entry::new(spec), &world.names[0]);
+            let written = world.machines[0].disk.specs.put(
+                Entry::new(spec),
+                Under::default(),
+                &world.names[0],
+            );
             debug_assert!(written.is_ok(), "a few agents fit");
         }
         for node in 0..count {
@@ -146,6 +148,9 @@ impl World {
         }
         let node = event.node();
         self.happen(event);
+        if let Some(node) = node {
+            self.acknowledge(node);
+        }
         let broken = self.check(node);
         self.violated(broken);
         true
@@ -221,11 +226,13 @@ impl World {
         }
         machine.process += 1;
         machine.loaded.clear();
+        machine.changes.clear();
         machine.pause = None;
         if lose_disk {
             machine.disk.specs = SpecRegistry::new(64);
             let lost = std::mem::take(&mut machine.disk.tasks);
             self.invariants.tasks.disk_lost(lost.keys());
+            self.invariants.changes.disk_lost();
         }
     }
 

@@ -83,6 +83,7 @@ pub(crate) async fn ready(State(state): State<ApiState>) -> Answer {
     if let Some(refusal) = state.queue.writer().refusal() {
         reasons.push(refusal.to_string());
     }
+    reasons.extend(state.nodes.unready());
     if reasons.is_empty() {
         return super::ok(&json!({ "status": "ready" }));
     }
@@ -105,6 +106,7 @@ pub(crate) async fn report(state: &ApiState) -> (StatusCode, Value) {
     );
     let checks = [
         ("phase", phase(state)),
+        ("membership", membership(state)),
         ("queue", queue(state)),
         ("store", store),
         ("agents", agents(state)),
@@ -141,6 +143,17 @@ fn phase(state: &ApiState) -> Check {
         format!("the node is {}", phase.as_str()),
         Value::Null,
     )
+}
+
+fn membership(state: &ApiState) -> Check {
+    match state.nodes.unready() {
+        Some(reason) => Check::new(Status::Warning, reason, Value::Null),
+        None => Check::new(
+            Status::Ok,
+            "this node waits for nobody to let it in",
+            Value::Null,
+        ),
+    }
 }
 
 fn queue(state: &ApiState) -> Check {

@@ -90,18 +90,31 @@ impl<F: Future> Future for Freezable<F> {
     }
 }
 
-#[derive(Default)]
-struct MemoryDisk(Mutex<BTreeMap<String, Json>>);
+struct MemoryDisk {
+    documents: Mutex<BTreeMap<String, Json>>,
+    /// How long a write takes.
+    write: Mutex<Duration>,
+}
+
+impl Default for MemoryDisk {
+    fn default() -> Self {
+        Self {
+            documents: Mutex::default(),
+            write: Mutex::new(Duration::from_millis(3)),
+        }
+    }
+}
 
 impl Disk for MemoryDisk {
     fn load(&self) -> BoxFuture<'_, Result<BTreeMap<String, Json>, StoreError>> {
-        async { Ok(self.0.lock().clone()) }.boxed()
+        async { Ok(self.documents.lock().clone()) }.boxed()
     }
 
     fn save(&self, documents: Vec<(String, Json)>) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
-            sleep(Duration::from_millis(3)).await;
-            self.0.lock().extend(documents);
+            let write = *self.write.lock();
+            sleep(write).await;
+            self.documents.lock().extend(documents);
             Ok(())
         }
         .boxed()
@@ -427,8 +440,20 @@ impl Cluster {
 
     /// Takes back whatever was noted of a node.
     pub(super) async fn release(&self, node: usize) {
-        let released = self.up[&node].agreed.note(&self.name(node), None).await;
-        released.expect("released");
+        let (agreed, name) = (&self.up[&node].agreed, self.name(node));
+        self.until(|| async { agreed.note(&name, None).await.is_ok() })
+            .await;
+    }
+
+    /// What is noted of a node, as far as another one knows.
+    pub(super) async fn noted(&self, by: usize, node: usize) -> Option<Json> {
+        let standing = self.up[&by].agreed.read().await.expect("a standing");
+        standing.notes.get(&self.name(node)).cloned()
+    }
+
+    /// A disk takes longer from now on.
+    pub(super) fn slow_down(&self, node: usize, write: Duration) {
+        *self.disks[node].write.lock() = write;
     }
 
     pub(super) fn crash_agent(&self, node: usize, agent: &AgentId) {

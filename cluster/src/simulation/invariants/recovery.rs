@@ -48,6 +48,9 @@ pub(in crate::simulation) fn unrest(world: &World) -> Option<String> {
             return Some(format!("{} runs on {owner}, which is quarantined", spec.id));
         }
     }
+    if let Some(forgotten) = world.invariants.changes.forgotten(world) {
+        return Some(forgotten);
+    }
     let wanted = up[0].specs().wanted().count();
     let open = world.invariants.tasks.open();
     (0 < open && wanted == world.agents.len()).then(|| format!("{open} tasks are not done"))

@@ -132,7 +132,11 @@ impl World {
                 Command::Start { agent, epoch } => {
                     self.note(format_args!("start {node} {agent} {epoch}"));
                     self.report.starts += 1;
-                    self.machines[node].loaded.insert(agent, Loaded::Running);
+                    self.machines[node]
+                        .loaded
+                        .insert(agent.clone(), Loaded::Running);
+                    let told = self.placed(node, &agent);
+                    self.obey(node, told);
                 }
                 Command::Prepare { agent, snapshot } => {
                     let fence = snapshot.try_into().map_or(0, u64::from_le_bytes);
@@ -152,6 +156,22 @@ impl World {
                 Command::Returned(me) => self.note(format_args!("returned {me}")),
                 Command::Exit => self.crash(node, false),
             }
+        }
+    }
+
+    /// Who runs an agent without a database says so, on top of what it knows.
+    fn placed(&mut self, node: usize, agent: &AgentId) -> Vec<Command> {
+        let core = self.machines[node].node.as_mut();
+        let Some(core) = core.filter(|_| self.database.is_none()) else {
+            return Vec::new();
+        };
+        let Some(mut known) = core.specs().get(agent).cloned() else {
+            return Vec::new();
+        };
+        known.asked_of = Some(self.names[node].to_string());
+        match core.write_entry(agent, Some(known)) {
+            Ok(Some(_)) => core.tell_spec(agent),
+            Ok(None) | Err(_) => Vec::new(),
         }
     }
 
@@ -266,6 +286,9 @@ impl World {
         }
         self.schedule
             .push(self.now + self.rng.random_range(200..1_500), Event::Submit);
+        if self.database.is_none() {
+            self.change(false);
+        }
         let node = self.rng.random_range(0..self.machines.len());
         let agent = self.agents[self.rng.random_range(0..self.agents.len())].clone();
         let machine = &mut self.machines[node];
