@@ -268,7 +268,7 @@ impl Node {
             }
             return out;
         }
-        self.merge_register(&message.register);
+        let register = self.merge_register(&message.register);
         if self.is_over(&from) {
             // It learns that from our next heartbeat; unless it takes this life for over as
             // well. Then whoever was agreed upon without comes back.
@@ -278,7 +278,7 @@ impl Node {
             }
             return out;
         }
-        if !self.hear_peer(&from, &message, now) {
+        if !self.hear_peer(&from, &message, register, now) {
             return out;
         }
         if self.config.authority == AuthorityKind::Quorum {
@@ -349,7 +349,13 @@ impl Node {
         is_over(self.config.authority, &self.lives, &self.membership, member)
     }
 
-    fn hear_peer(&mut self, from: &Member, message: &Message, now: LocalTime) -> bool {
+    fn hear_peer(
+        &mut self,
+        from: &Member,
+        message: &Message,
+        register: Arc<Register>,
+        now: LocalTime,
+    ) -> bool {
         let total = self.founders.len();
         let Some(peer) = self.peers.get_mut(&from.name) else {
             return false;
@@ -378,11 +384,7 @@ impl Node {
         peer.specs = Arc::clone(&message.specs);
         peer.notes = Arc::clone(&message.notes);
         peer.mind = None;
-        // One copy of what both know.
-        peer.register = match *self.register == *message.register {
-            true => Arc::clone(&self.register),
-            false => Arc::clone(&message.register),
-        };
+        peer.register = register;
         if replaced {
             self.quarantine_changed();
         }
@@ -449,16 +451,22 @@ impl Node {
                 .is_some_and(|peer| !peer.suspected && peer.life.as_ref() == Some(member))
     }
 
-    fn merge_register(&mut self, theirs: &Arc<Register>) {
-        let (mine, quorum) = (&mut self.register, AuthorityKind::Quorum);
-        if self.config.authority != quorum || Arc::ptr_eq(mine, theirs) || **mine == **theirs {
-            return;
+    /// Takes in what another node knows of claims. Returns that: the same copy if both know the
+    /// same.
+    fn merge_register(&mut self, theirs: &Arc<Register>) -> Arc<Register> {
+        let mine = &mut self.register;
+        if self.config.authority != AuthorityKind::Quorum {
+            return Arc::default();
+        }
+        if Arc::ptr_eq(mine, theirs) || **mine == **theirs {
+            return Arc::clone(mine);
         }
         let view = self.membership.view();
         Arc::make_mut(mine).merge(theirs, |member| view.is_over(member));
         if **mine == **theirs {
             *mine = Arc::clone(theirs);
         }
+        Arc::clone(theirs)
     }
 
     fn quarantine_changed(&mut self) {

@@ -132,8 +132,9 @@ impl Register {
         row.candidates.retain(|member, _| !is_over(member));
         let highest = row.highest;
         // Repeating is accepted, but not here if it was merely heard of here: somebody else
-        // whom this voter accepted may stand beside it.
-        let repeated = row.candidates.get(&claim.claimant) == Some(&held);
+        // whom this voter accepted may stand beside it. Nor after a later claim: whoever made
+        // that one may have acted, and be over.
+        let repeated = row.candidates.get(&claim.claimant) == Some(&held) && claim.epoch == highest;
         if claim.epoch <= highest && !repeated {
             return Err(ClaimRefused::Behind { highest });
         }
@@ -353,6 +354,22 @@ mod tests {
         assert!(
             matches!(repeated, Err(ClaimRefused::Owned { .. })),
             "{repeated:?}"
+        );
+    }
+
+    #[test]
+    fn a_claim_is_not_accepted_again_after_a_later_one_whose_claimant_is_over() {
+        let mut voter = Register::default();
+        voter.claim(&claim("a", 10), alive).expect("free");
+        assert_eq!(voter.claim(&claim("a", 10), alive), Ok(()));
+        let mut other = Register::default();
+        other.claim(&claim("b", 11), alive).expect("free there");
+        voter.merge(&other, alive);
+        let over = |of: &Member| *of == member("b");
+        let highest = Epoch(11);
+        assert_eq!(
+            voter.claim(&claim("a", 10), over),
+            Err(ClaimRefused::Behind { highest })
         );
     }
 

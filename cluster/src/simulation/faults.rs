@@ -252,8 +252,8 @@ impl World {
         }
     }
 
-    /// Somebody asks whichever node decides to let an agent run no more, or again if `toggles`; each
-    /// change is counted in the agent's entry.
+    /// Somebody asks whichever node decides to let an agent run no more, or again if `toggles`; all
+    /// changes are noted in the agent's entry.
     pub(super) fn change(&mut self, toggles: bool) {
         let agent = self.agents[self.rng.random_range(0..self.agents.len())].clone();
         let decides = |node: &usize| {
@@ -279,14 +279,13 @@ impl World {
             true => known.stop(),
             false => known.start(),
         }
-        known.kills += 1;
-        let count = known.kills;
+        let change = self.invariants.changes.note(&mut known);
         // It is known, so there is room for it.
         let Ok(Some(version)) = core.write_entry(&agent, Some(known)) else {
             return;
         };
         let commands = core.tell_spec(&agent);
-        machine.changes.push((agent, version, count));
+        machine.changes.push((agent, version, change));
         self.obey(node, commands);
     }
 
@@ -300,18 +299,18 @@ impl World {
         }
         let mut known = Vec::new();
         let unheard = self.options.sabotage == Sabotage::AcknowledgedUnheard;
-        machine.changes.retain(|(agent, version, count)| {
+        machine.changes.retain(|(agent, version, change)| {
             let spread = match unheard {
                 true => Spread::Widely,
                 false => core.spread(agent, version),
             };
             if spread == Spread::Widely {
-                known.push((agent.clone(), *count));
+                known.push((agent.clone(), *change));
             }
             spread == Spread::Partly
         });
-        for (agent, count) in known {
-            let broken = self.invariants.changes.acknowledged(&agent, count);
+        for (agent, change) in known {
+            let broken = self.invariants.changes.acknowledged(&agent, change);
             self.violated(broken.map(|detail| ("acknowledged_changes", detail)));
         }
     }

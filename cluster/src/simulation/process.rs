@@ -37,8 +37,7 @@ pub(super) struct Machine {
     /// The node, unless it is down.
     pub(super) node: Option<Node>,
     pub(super) loaded: BTreeMap<AgentId, Loaded>,
-    /// Changes of agents that were decided here and wait to be known widely, as how many there
-    /// have been.
+    /// Changes of agents that were decided here and wait to be known widely, by number.
     pub(super) changes: Vec<(AgentId, Version, u64)>,
     pub(super) clock: Clock,
     pub(super) pause: Option<Pause>,

@@ -168,7 +168,7 @@ impl World {
         let Some(mut known) = core.specs().get(agent).cloned() else {
             return Vec::new();
         };
-        known.asked_of = Some(self.names[node].to_string());
+        known.round += 1;
         match core.write_entry(agent, Some(known)) {
             Ok(Some(_)) => core.tell_spec(agent),
             Ok(None) | Err(_) => Vec::new(),
