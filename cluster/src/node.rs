@@ -304,11 +304,12 @@ impl Node {
                 self.send(&from.name, Body::Specs(missing), &mut out);
             }
         }
-        if !Arc::ptr_eq(&self.notes, &message.notes) && *self.notes != *message.notes {
-            if Arc::make_mut(&mut self.notes).merge(&message.notes) {
-                // Whoever told may wait to know that it is known.
-                self.send(&from.name, Body::Heartbeat, &mut out);
-            }
+        if !Arc::ptr_eq(&self.notes, &message.notes)
+            && *self.notes != *message.notes
+            && Arc::make_mut(&mut self.notes).merge(&message.notes)
+        {
+            // Whoever told may wait to know that it is known.
+            self.send(&from.name, Body::Heartbeat, &mut out);
         }
         for (node, record) in message.quarantine.iter() {
             if self.quarantine.merge(node, record, now) {

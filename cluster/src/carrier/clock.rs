@@ -157,12 +157,12 @@ mod tests {
     #[test]
     fn an_epoch_that_ran_out_is_not_let_through_by_a_later_right() {
         let shown = Arc::new(AtomicU64::new(5));
-        let (asked, asks) = mpsc::channel::<mpsc::Sender<()>>();
+        let (asked, asks) = mpsc::sync_channel::<mpsc::SyncSender<()>>(1);
         let armed = Arc::new(AtomicBool::new(false));
         let (reads, fires, asked) = (shown.clone(), armed.clone(), Mutex::new(asked));
         let clock = LocalClock::of(move || {
             if fires.swap(false, Ordering::SeqCst) {
-                let (done, is_done) = mpsc::channel();
+                let (done, is_done) = mpsc::sync_channel(1);
                 let _ = asked.lock().expect("not poisoned").send(done);
                 // In vain if the question is one with what it read, as it has to be.
                 let _ = is_done.recv_timeout(Duration::from_millis(200));
