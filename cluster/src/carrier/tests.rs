@@ -228,7 +228,7 @@ async fn what_is_noted_of_a_node_is_acknowledged_when_it_is_on_disk_and_a_quorum
     cluster.slow_down(0, Duration::from_secs(60));
     let unkept = note(Some(Stance::Draining)).await;
     assert!(unkept.is_err(), "{unkept:?}");
-    cluster.slow_down(0, Duration::from_millis(3));
+    cluster.slow_down(0, Duration::ZERO);
     cluster.until(|| async { note(None).await.is_ok() }).await;
     for node in 0..3 {
         cluster.kill(node);

@@ -90,19 +90,11 @@ impl<F: Future> Future for Freezable<F> {
     }
 }
 
+#[derive(Default)]
 struct MemoryDisk {
     documents: Mutex<BTreeMap<String, Json>>,
-    /// How long a write takes.
-    write: Mutex<Duration>,
-}
-
-impl Default for MemoryDisk {
-    fn default() -> Self {
-        Self {
-            documents: Mutex::default(),
-            write: Mutex::new(Duration::from_millis(3)),
-        }
-    }
+    /// How much longer than usual a write takes.
+    late: Mutex<Duration>,
 }
 
 impl Disk for MemoryDisk {
@@ -112,8 +104,8 @@ impl Disk for MemoryDisk {
 
     fn save(&self, documents: Vec<(String, Json)>) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
-            let write = *self.write.lock();
-            sleep(write).await;
+            let late = *self.late.lock();
+            sleep(Duration::from_millis(3) + late).await;
             self.documents.lock().extend(documents);
             Ok(())
         }
@@ -451,9 +443,9 @@ impl Cluster {
         standing.notes.get(&self.name(node)).cloned()
     }
 
-    /// A disk takes longer from now on.
-    pub(super) fn slow_down(&self, node: usize, write: Duration) {
-        *self.disks[node].write.lock() = write;
+    /// A disk takes longer from now on, by so much.
+    pub(super) fn slow_down(&self, node: usize, late: Duration) {
+        *self.disks[node].late.lock() = late;
     }
 
     pub(super) fn crash_agent(&self, node: usize, agent: &AgentId) {
