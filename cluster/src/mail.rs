@@ -6,14 +6,18 @@
 //! that, every node that is connected is asked whether it has taken a message under the same
 //! idempotency key: the agent may have been elsewhere then.
 //!
-//! What waits at a node that does not own the agent any more is taken to the owner by the
-//! [`courier`]: written down first is where it goes, so that it arrives once whatever is
-//! killed in between.
+//! What waits at a node that does not own the agent any more is carried to the owner by the
+//! [`courier`]: set aside first, and only then sent, so that it is done once whatever is killed
+//! in between. It ends where it was first when it has ended where it went.
 //!
 //! *Where it ends.* A key that only a node knows that is away is not found. What had been begun
 //! has its finished steps on record where it was begun; it waits there for the agent.
 
+mod carried;
 pub mod courier;
+mod letter;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +26,15 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use regrow_runtime::agent_spec::addressed_kind;
-use regrow_runtime::clock::Timestamp;
 use regrow_runtime::ids::{AgentId, TaskId};
-use regrow_runtime::json::Json;
 use regrow_runtime::queue::Queue;
 use regrow_runtime::queue::error::AdmitError;
-use regrow_runtime::queue::task::{Lane, NewTask, TaskBody, TaskState, TaskTerms, TaskView};
+use regrow_runtime::queue::task::NewTask;
 use regrow_runtime::store::StoreError;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
+use self::letter::{Answer, Letter, Question};
 use crate::carrier::Agreed;
 use crate::exchange::{Answers, AskError, Exchange, Topic};
 use crate::member::NodeName;
@@ -48,9 +51,6 @@ const OWNER_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// When an agent that nobody owns is likely to be owned: a takeover's usual time.
 const NOWHERE_RETRY: Duration = Duration::from_secs(4);
-
-/// Before the id of a task, the key of one that moved and had none.
-const MOVED: &str = "moved ";
 
 /// Takes messages to agents. Cheap to clone.
 #[derive(Clone)]
@@ -110,111 +110,6 @@ pub enum MailError {
     Store(#[from] StoreError),
 }
 
-/// What one node asks another.
-#[derive(Debug, Serialize, Deserialize)]
-enum Question {
-    /// Take this message, you who own the agent.
-    Tell { agent: AgentId, letter: String },
-    /// Take this message, whoever owns the agent: it was on its way to you, and is this task
-    /// here.
-    Move { letter: String, from: TaskId },
-    /// Have you a task under this key?
-    Knows { tenant: String, key: String },
-}
-
-/// What it answers.
-#[derive(Debug, Serialize, Deserialize)]
-enum Answer {
-    Taken(Taken),
-    NotMine,
-    Refused {
-        why: String,
-        retry_after_ms: Option<u64>,
-    },
-    Knows(Option<TaskId>),
-}
-
-/// A task on its way to another queue, as JSON.
-#[derive(Debug, Serialize, Deserialize)]
-struct Letter {
-    kind: String,
-    payload: Json,
-    goal: Option<String>,
-    priority: Lane,
-    class: Option<String>,
-    tenant: Option<String>,
-    idempotency_key: Option<String>,
-    run_at: Option<Timestamp>,
-    deadline: Option<Timestamp>,
-    max_attempts: Option<u32>,
-    terms: Option<Box<TaskTerms>>,
-}
-
-impl Letter {
-    fn of(task: &NewTask) -> Self {
-        Self {
-            kind: task.kind.clone(),
-            payload: task.payload.clone(),
-            goal: task.goal.clone(),
-            priority: task.priority,
-            class: task.class.clone(),
-            tenant: task.tenant.clone(),
-            idempotency_key: task.idempotency_key.clone(),
-            run_at: task.run_at,
-            deadline: task.deadline,
-            max_attempts: task.max_attempts,
-            terms: task.terms.clone(),
-        }
-    }
-
-    /// A task that moves keeps its key; one without gets the key of where it was.
-    fn moved(task: &TaskBody) -> Self {
-        let key = task.idempotency_key.clone();
-        Self {
-            kind: task.kind.to_string(),
-            payload: task.payload.clone(),
-            goal: task.goal.clone(),
-            priority: task.priority,
-            class: Some(task.class.to_string()),
-            tenant: Some(task.tenant.to_string()),
-            idempotency_key: Some(key.unwrap_or_else(|| format!("{MOVED}{}", task.id))),
-            run_at: None,
-            deadline: task.deadline,
-            max_attempts: Some(task.max_attempts),
-            terms: task.terms.clone(),
-        }
-    }
-
-    /// Which task of another queue it was, if it has no key but that.
-    fn origin(&self) -> Option<TaskId> {
-        self.idempotency_key
-            .as_deref()?
-            .strip_prefix(MOVED)?
-            .parse()
-            .ok()
-    }
-
-    /// The key of a message that comes back to where its own key names the task as which it
-    /// left: that of the task which it was last.
-    fn comes_back(&mut self, from: TaskId) {
-        self.idempotency_key = Some(format!("{MOVED}{from}"));
-    }
-
-    fn into_task(self) -> NewTask {
-        let mut task = NewTask::new(self.kind, self.payload);
-        task.goal = self.goal;
-        task.priority = self.priority;
-        task.class = self.class;
-        task.tenant = self.tenant;
-        task.idempotency_key = self.idempotency_key;
-        task.run_at = self.run_at;
-        task.deadline = self.deadline;
-        task.max_attempts = self.max_attempts;
-        task.terms = self.terms;
-        task
-    }
-}
-
 impl Mail {
     /// Tells agents of what `agreed` knows, by way of `exchange`; `queue` is this node's.
     #[must_use]
@@ -246,7 +141,7 @@ impl Mail {
                 return Ok(self.taken(taken.id, taken.repeated));
             }
             if let Some(owner) = self.owner(agent).await? {
-                let letter = json(&Letter::of(&task));
+                let letter = Letter::of(&task).to_json();
                 let question = Question::Tell {
                     agent: agent.clone(),
                     letter,
@@ -263,7 +158,7 @@ impl Mail {
                             retry_after: retry_after_ms.map(Duration::from_millis),
                         });
                     }
-                    Ok(Answer::NotMine | Answer::Knows(_)) => {}
+                    Ok(_) => {}
                     Err(error) if error.may_have_happened() => {
                         let node = owner.to_string();
                         return Err(MailError::Unknown { node, error });
@@ -373,73 +268,23 @@ impl Mail {
                 }
                 letter
             }
-            Question::Move { letter, from } => {
-                return match serde_json::from_str(&letter) {
-                    Ok(letter) => self.arrived(letter, from).await,
-                    Err(error) => unreadable(&error),
-                };
+            carried @ (Question::Move { .. }
+            | Question::Carry { .. }
+            | Question::Ends(_)
+            | Question::CallOff(_)) => {
+                return carried::answered(&self.queue, self.agreed.name(), carried).await;
             }
         };
         match serde_json::from_str::<Letter>(&letter) {
             Ok(letter) => self.keep(letter.into_task()).await,
-            Err(error) => unreadable(&error),
+            Err(error) => Answer::unreadable(&error),
         }
-    }
-
-    /// A message came from another queue, where it is task `from`.
-    ///
-    /// It may have been here before, and its key then names a task of this queue. If that one
-    /// waits here, it is the message, which was never gone. If it left, its end only says where
-    /// to, and the message is taken as another task. While it is on its way, nobody can tell.
-    async fn arrived(&self, mut letter: Letter, from: TaskId) -> Answer {
-        let before = match self.before(&letter).await {
-            Ok(Some(id)) => self.queue.task(id).await,
-            Ok(None) => Ok(None),
-            Err(error) => Err(error),
-        };
-        match before {
-            Ok(None) => {}
-            Ok(Some(task)) if has_left(&task) => letter.comes_back(from),
-            Ok(Some(task)) if task.state() == TaskState::Executing => {
-                return Answer::Refused {
-                    why: format!("task {} is at work or on its way here", task.body.id),
-                    retry_after_ms: Some(1_000),
-                };
-            }
-            Ok(Some(task)) => return Answer::Taken(self.taken(task.body.id, true)),
-            Err(error) => {
-                return Answer::Refused {
-                    why: regrow_runtime::causes::chain(&error),
-                    retry_after_ms: Some(1_000),
-                };
-            }
-        }
-        self.keep(letter.into_task()).await
-    }
-
-    /// The task of this queue that a message was before: where it began, or where it passed.
-    async fn before(&self, letter: &Letter) -> Result<Option<TaskId>, StoreError> {
-        if let Some(origin) = letter.origin()
-            && self.queue.task(origin).await?.is_some()
-        {
-            return Ok(Some(origin));
-        }
-        let Some(key) = &letter.idempotency_key else {
-            return Ok(None);
-        };
-        let tenant = letter.tenant.as_deref().unwrap_or("default");
-        self.by_key(tenant, key).await
     }
 
     async fn keep(&self, task: NewTask) -> Answer {
         match self.queue.submit(task).await {
             Ok(taken) => Answer::Taken(self.taken(taken.id, taken.repeated)),
-            Err(refused) => Answer::Refused {
-                why: regrow_runtime::causes::chain(&refused),
-                retry_after_ms: refused
-                    .is_retryable()
-                    .then(|| retry_after(&refused).unwrap_or(1_000)),
-            },
+            Err(refused) => Answer::refused(&refused),
         }
     }
 }
@@ -461,43 +306,4 @@ impl Answers for Mail {
 /// Says that this node answers for its mail, for as long as what is returned lives.
 pub fn serve(mail: &Mail) -> crate::exchange::Registration {
     mail.exchange.answers(Topic::Mail, Arc::new(mail.clone()))
-}
-
-fn retry_after(refused: &AdmitError) -> Option<u64> {
-    match refused {
-        AdmitError::Full { retry_after, .. } | AdmitError::FullOfBytes { retry_after, .. } => {
-            u64::try_from(retry_after.as_millis()).ok()
-        }
-        AdmitError::Draining
-        | AdmitError::Invalid(_)
-        | AdmitError::Dependency { .. }
-        | AdmitError::Store(_) => None,
-    }
-}
-
-fn unreadable(error: &serde_json::Error) -> Answer {
-    Answer::Refused {
-        why: format!("it cannot be read: {error}; do both run the same version?"),
-        retry_after_ms: None,
-    }
-}
-
-/// What the end of a task says that left for another queue.
-#[derive(Debug, Serialize, Deserialize)]
-struct Departure {
-    /// To which node.
-    moved_to: String,
-    /// As which task.
-    r#as: TaskId,
-}
-
-/// Whether a task ended only because it is another one elsewhere now.
-fn has_left(task: &TaskView) -> bool {
-    let result = task.end.as_ref().and_then(|end| end.result.as_ref());
-    result.is_some_and(|result| result.decode::<Departure>().is_ok())
-}
-
-/// Plain data; it cannot fail to be JSON.
-fn json(letter: &Letter) -> String {
-    serde_json::to_string(letter).unwrap_or_default()
 }

@@ -154,6 +154,9 @@ pub struct Heard {
     pub version: Option<String>,
     /// Share of its queue in use.
     pub load: Option<f64>,
+    /// Tasks that wait with it for a worker, by kind.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub backlog: BTreeMap<String, u64>,
     /// How doubtful it is, as silence in mean intervals between heartbeats.
     pub phi: Option<f64>,
     /// For how long it has not been heard.
@@ -174,6 +177,7 @@ impl Heard {
             http: None,
             version: None,
             load: None,
+            backlog: BTreeMap::new(),
             phi: None,
             silent_ms: None,
             report: None,
@@ -335,6 +339,24 @@ impl Nodes {
         let free = loads.filter(|(load, _)| *load < 1.0);
         free.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)))
             .map(|(_, name)| name.clone())
+    }
+
+    /// Those of these nodes with whom tasks of one of `kinds` wait for a worker, as they say through
+    /// gossip; most first.
+    #[must_use]
+    pub fn waiting_at(&self, kinds: &[String], among: &[NodeName]) -> Vec<NodeName> {
+        let heard = self.placer.heard().0.lock();
+        let waiting = |name: &NodeName| {
+            let backlog = &heard.get(name.as_str())?.backlog;
+            let waiting = kinds
+                .iter()
+                .filter_map(|kind| backlog.get(kind))
+                .sum::<u64>();
+            (0 < waiting).then(|| (waiting, name.clone()))
+        };
+        let mut waiting: Vec<_> = among.iter().filter_map(waiting).collect();
+        waiting.sort_by(|a, b| b.cmp(a));
+        waiting.into_iter().map(|(_, name)| name).collect()
     }
 
     /// What a node is asked to do, unless nothing in particular.

@@ -12,6 +12,7 @@ pub mod approval;
 pub mod asking;
 pub mod backlog;
 pub mod budget;
+pub mod carriage;
 pub mod control;
 pub mod error;
 mod escrow;
@@ -159,6 +160,7 @@ impl Queue {
             machine.share();
         }
         machine.restore_gates(&Self::gates(&writer.store()).await?);
+        machine.restore_carried(Self::carried(&writer.store()).await?);
         writer.store().loaded(&snapshot.lives);
         machine.load(snapshot, Loading::Boot, clock.now());
         let registry = Registry::new(writer.clone(), clock, boot);
@@ -241,10 +243,16 @@ impl Queue {
         store.documents(machine::GATE_SPACE, "", max).await
     }
 
+    async fn carried(store: &Store) -> Result<Vec<Document>, StoreError> {
+        store.documents(machine::CARRIED_SPACE, "", u32::MAX).await
+    }
+
     async fn reload(&self) -> Result<(), StoreError> {
         let _loading = self.0.loading.lock().await;
         let snapshot = self.store().snapshot().await?;
+        let carried = Self::carried(&self.store()).await?;
         let mut machine = self.0.machine.lock();
+        machine.restore_carried(carried);
         self.store().loaded(&snapshot.lives);
         machine.take_outbox();
         machine.load(

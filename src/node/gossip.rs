@@ -23,6 +23,8 @@ use crate::config::ClusterSettings;
 
 /// How often a node says how busy it is, and looks how doubtful the others are.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Kinds of waiting tasks that a node names to the others; a name has 64 bytes at most.
+const KINDS_SAID_MAX: usize = 100;
 
 /// The child that gossips.
 pub(crate) fn gossip(
@@ -93,9 +95,11 @@ async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, placer: &Plac
                 return;
             },
             _ = tick.tick() => {
-                let load = format!("{:.3}", queue.stats().utilization());
-                // A number is within the bounds.
+                let stats = queue.stats();
+                let load = format!("{:.3}", stats.utilization());
+                // A number is within the bounds, and so are some kinds.
                 let _ = port.say(facts::LOAD, &load);
+                let _ = port.say(facts::BACKLOG, &backlog(stats.kinds));
                 let report = placer.said().map(|report| serde_json::to_string(&report));
                 if let Some(Ok(report)) = report
                     && let Err(reason) = port.say(facts::REPORT, &report)
@@ -115,6 +119,16 @@ async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, placer: &Plac
     }
 }
 
+/// Of which kinds tasks wait here for a worker, and how many: those of which most wait.
+fn backlog(kinds: BTreeMap<String, u64>) -> String {
+    let mut kinds: Vec<(u64, String)> = kinds.into_iter().map(|(kind, n)| (n, kind)).collect();
+    kinds.sort_by(|a, b| b.cmp(a));
+    let most = kinds.into_iter().take(KINDS_SAID_MAX);
+    let most: BTreeMap<String, u64> = most.map(|(n, kind)| (kind, n)).collect();
+    // Texts and numbers; they cannot fail to be JSON.
+    serde_json::to_string(&most).unwrap_or_default()
+}
+
 /// What is heard of each peer, as people are shown it.
 fn known(gossip: &Gossip, view: &View) -> BTreeMap<String, Heard> {
     let suspicions = gossip.suspicions();
@@ -129,6 +143,7 @@ fn known(gossip: &Gossip, view: &View) -> BTreeMap<String, Heard> {
             http: peer.facts.get(facts::HTTP).cloned(),
             version: peer.facts.get(facts::VERSION).cloned(),
             load: peer.read(facts::LOAD).ok().flatten(),
+            backlog: peer.read(facts::BACKLOG).ok().flatten().unwrap_or_default(),
             phi: suspicion.map(|known| known.phi),
             silent_ms: suspicion.map(|known| millis(known.silence)),
             report: peer.read(facts::REPORT).ok().flatten(),

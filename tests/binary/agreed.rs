@@ -93,6 +93,17 @@ async fn give_work(node: &NodeProcess, journeys: usize) {
     }
 }
 
+/// Whether a task was completed by a worker of its own node: under an epoch that it was leased
+/// under. One that was carried ends as it ended elsewhere.
+fn made_here(events: &Value) -> bool {
+    let events = events["events"].as_array().expect("a list");
+    let epoch_of = |kind: &str| {
+        let last = events.iter().rev().find(|line| line["kind"] == kind);
+        last.map(|line| line["epoch"].clone())
+    };
+    epoch_of("completed").is_some_and(|epoch| epoch_of("leased") == Some(epoch))
+}
+
 /// Waits until as many messages to scout-1 were done, and none is left.
 async fn until_done(nodes: &[Option<NodeProcess>], told: usize) {
     let began = Instant::now();
@@ -103,11 +114,10 @@ async fn until_done(nodes: &[Option<NodeProcess>], told: usize) {
             assert_eq!(status, 200, "{answer}");
             for task in answer["tasks"].as_array().expect("a list") {
                 let path = format!("/v1/tasks/{}", task["id"].as_str().expect("an id"));
-                let (_, task) = node.get(&path).await;
-                let moved = task["result"]["moved_to"].is_string();
-                let made = task["state"] == "completed" && !moved;
-                done += usize::from(made);
-                if !made && !moved {
+                let (_, events) = node.get(&format!("{path}/events")).await;
+                done += usize::from(made_here(&events));
+                if task["state"] != "completed" {
+                    let (_, task) = node.get(&path).await;
                     seen.push(task);
                 }
             }

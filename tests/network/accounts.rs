@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use regrow_runtime::ids::TaskId;
+use regrow_runtime::queue::task::{TaskEventKind, TaskState};
 use regrow_runtime::store::data_dir::DataDir;
 use regrow_runtime::store::sqlite::Sqlite;
 use regrow_runtime::store::{Store, StoreError};
@@ -40,26 +41,46 @@ async fn files(cluster: &Cluster) -> Vec<Store> {
     stores
 }
 
-/// Where a task is in the end, and as what: a message goes from file to file after its agent.
-async fn follow(id: TaskId, stores: &[Store]) -> Result<(usize, TaskId), StoreError> {
-    let (mut at, mut id) = (0, id);
+/// Where a task was done, and as what: a message goes from file to file after its agent, and ends
+/// in each as it ended in the next.
+async fn follow(mut id: TaskId, stores: &[Store]) -> Result<(usize, TaskId), StoreError> {
+    let mut at = 0;
     loop {
-        let mut moved = None;
+        let mut log = Vec::new();
         for (number, store) in stores.iter().enumerate() {
-            let Some(view) = store.task(id).await? else {
-                continue;
-            };
-            at = number;
-            let result = view.end.as_ref().and_then(|end| end.result.as_ref());
-            let result = result.and_then(|result| serde_json::from_str(result.as_str()).ok());
-            let result: serde_json::Value = result.unwrap_or_default();
-            moved = result["as"].as_str().and_then(|to| to.parse().ok());
+            let found = store.events(id, 0, u32::MAX).await?;
+            if !found.is_empty() {
+                (at, log) = (number, found);
+            }
         }
-        match moved {
-            Some(to) if to != id => id = to,
+        // Leased after that, it was carried back and done here.
+        let left = log.iter().rev().find_map(|line| {
+            if line.kind == TaskEventKind::Leased {
+                return Some(None);
+            }
+            let taken = line.detail.as_deref()?.strip_prefix("taken by ")?;
+            let is_left = line.kind == TaskEventKind::Carried;
+            is_left.then(|| taken.rsplit(' ').next()?.parse().ok())
+        });
+        match left.flatten() {
+            Some(next) if next != id => id = next,
             _ => return Ok((at, id)),
         }
     }
+}
+
+/// How many of these tasks have not completed where they were acknowledged.
+async fn unheard(witnessed: &Witnessed, stores: &[Store]) -> Result<u64, StoreError> {
+    let mut unheard = 0;
+    for id in witnessed.acknowledged.values().flatten() {
+        let mut completed = false;
+        for store in stores {
+            let view = store.task(*id).await?;
+            completed |= view.is_some_and(|view| view.state() == TaskState::Completed);
+        }
+        unheard += u64::from(!completed);
+    }
+    Ok(unheard)
 }
 
 /// Each acknowledgement is held against the store in which its task ends.
@@ -77,6 +98,7 @@ async fn ledger(
             share.or_default().push(last);
         }
     }
+    let unheard = unheard(witnessed, stores).await?;
     let mut total = Ledger::default();
     for (share, store) in shares.iter().zip(stores) {
         let one = Ledger::settle(seed, share, &Logged::default(), trace, store).await?;
@@ -89,6 +111,10 @@ async fn ledger(
         total.steps_recorded += one.steps_recorded;
         total.steps_interrupted += one.steps_interrupted;
         total.complaints.extend(one.complaints);
+    }
+    if unheard != total.lost {
+        let of = format!("{unheard} have no end where they were acknowledged");
+        total.complaints.push(of);
     }
     Ok(total)
 }

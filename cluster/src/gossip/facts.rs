@@ -14,6 +14,8 @@ pub const HTTP: &str = "http";
 pub const VERSION: &str = "version";
 /// How busy it is.
 pub const LOAD: &str = "load";
+/// How many tasks wait with it for a worker, by kind: those of which most wait.
+pub const BACKLOG: &str = "backlog";
 /// What placement and watchdogs go by: a [`NodeReport`](crate::report::NodeReport).
 pub const REPORT: &str = "report";
 /// Prefix of what it holds against other nodes: `quarantine/<node>`.

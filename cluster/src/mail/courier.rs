@@ -1,57 +1,97 @@
-//! Takes messages that wait at this node to whoever owns their agents.
+//! Carries messages that wait at this node to whoever owns their agents.
 //!
-//! Each is leased here, so that nobody else touches it; where it goes is a journaled step; only
-//! then it is sent, under a key of its own, and completed here when it was taken. Killed in
-//! between, the next courier reads where it went and sends it there again, where its key is
-//! known. If that node is no owner by then, it passes the message on itself.
+//! A message of which nothing was begun here is *set aside*: it waits, nobody can claim it, and
+//! where it goes is durable. Then it is sent, again and again until its node has said as which
+//! task it has it; then that node is asked, again and again, how the task ended, and the message
+//! ends here likewise. Each step is durable before the next, and each may be repeated: a courier
+//! that is killed anywhere goes on where it was, and the log of a message that cannot be
+//! delivered does not grow.
+//!
+//! Where a message goes is not decided twice. While that node is away it waits, although its
+//! agent may be somewhere else by then; a node that is not the owner when the message comes
+//! carries it on.
+//!
+//! *Bounds.* At most `IN_TRANSIT_MAX` messages are set aside for a node and not delivered, of
+//! which `SENT_AT_ONCE` are sent at once. A node that does not answer is left alone for a pause
+//! that grows, and keeps nobody else waiting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
 use regrow_runtime::agent_spec::addressed_kind;
-use regrow_runtime::ids::AgentId;
-use regrow_runtime::journal::Journal;
-use regrow_runtime::json::Json;
-use regrow_runtime::queue::ClaimRequest;
-use regrow_runtime::queue::task::Lease;
+use regrow_runtime::ids::{AgentId, Epoch, TaskId};
+use regrow_runtime::queue::Queue;
+use regrow_runtime::queue::carriage::{EndElsewhere, Parcel};
+use regrow_runtime::queue::retry::RetryBackoff;
+use regrow_runtime::queue::task::TaskState;
 use regrow_runtime::registry::Standing;
+use regrow_runtime::store::StoreError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use super::{Answer, Departure, Letter, Mail, Question, TELL_DEADLINE};
+use super::letter::{Answer, Letter, Question, Stand, Way};
+use super::{Mail, TELL_DEADLINE};
+use crate::exchange::AskError;
 use crate::member::NodeName;
 
-/// How often is looked what waits here for agents elsewhere.
+/// How often is looked what waits here for agents elsewhere, and what has ended there.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Messages under way at once.
-const AT_ONCE: usize = 64;
-/// Pause for an agent of which messages are left that cannot go, or were begun here.
-const LEFT_PAUSE: Duration = Duration::from_secs(10);
-/// Longer than sending may take.
-const LEASE: Duration = Duration::from_secs(60);
-/// The step that says where a message goes.
-const DESTINATION: &str = "moves to";
+/// Messages set aside for one node that it has not yet.
+const IN_TRANSIT_MAX: usize = 64;
+/// Messages sent to one node at once.
+const SENT_AT_ONCE: usize = 8;
+/// Tasks asked for in one question.
+const ASKED_AT_ONCE: usize = 256;
+/// Pauses after a node, or a message, could not be served.
+const PAUSES: RetryBackoff = RetryBackoff {
+    first: Duration::from_millis(500),
+    max: Duration::from_secs(30),
+};
 
-/// Looks and takes until it is dropped.
-pub async fn run(mail: &Mail) {
-    let mut tick = interval(PERIOD);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut left: BTreeMap<AgentId, Instant> = BTreeMap::new();
-    loop {
-        tick.tick().await;
-        let Ok(standing) = mail.agreed.read().await else {
-            continue;
-        };
-        left.retain(|_, until| Instant::now() < *until);
-        for (agent, owner) in elsewhere(mail, &standing) {
-            if left.contains_key(&agent) {
-                continue;
-            }
-            if !take(mail, &agent, &owner).await {
-                left.insert(agent, Instant::now() + LEFT_PAUSE);
+/// How the courier knows who owns what, and reaches them.
+pub(super) trait Post: Send + Sync {
+    /// Agents that other nodes own which are heard. Nothing while that cannot be told.
+    fn elsewhere(&self) -> BoxFuture<'_, Vec<(AgentId, NodeName)>>;
+
+    /// Asks another node.
+    fn ask<'a>(
+        &'a self,
+        node: &'a NodeName,
+        question: &'a Question,
+    ) -> BoxFuture<'a, Result<Answer, AskError>>;
+}
+
+impl Post for Mail {
+    fn elsewhere(&self) -> BoxFuture<'_, Vec<(AgentId, NodeName)>> {
+        async {
+            match self.agreed.read().await {
+                Ok(standing) => elsewhere(self, &standing),
+                Err(_) => Vec::new(),
             }
         }
+        .boxed()
     }
+
+    fn ask<'a>(
+        &'a self,
+        node: &'a NodeName,
+        question: &'a Question,
+    ) -> BoxFuture<'a, Result<Answer, AskError>> {
+        self.ask(node, question, TELL_DEADLINE).boxed()
+    }
+}
+
+/// Carries until it is dropped.
+pub async fn run(mail: &Mail) {
+    let seed = mail.agreed.life().0;
+    Courier::new(mail.queue.clone(), mail.clone(), seed)
+        .run()
+        .await;
 }
 
 /// Agents that another node owns which is heard.
@@ -66,83 +106,288 @@ fn elsewhere(mail: &Mail, standing: &Standing) -> Vec<(AgentId, NodeName)> {
     .collect()
 }
 
-/// Takes what waits for one agent; returns whether to look again soon.
-async fn take(mail: &Mail, agent: &AgentId, owner: &NodeName) -> bool {
-    let request = ClaimRequest {
-        worker: "courier".into(),
-        kinds: vec![addressed_kind(agent)],
-        max: AT_ONCE,
-        wait: Duration::ZERO,
-        lease: LEASE,
-    };
-    let Ok(leases) = mail.queue.claim(&request).await else {
-        return true;
-    };
-    let mut go_on = true;
-    for lease in leases {
-        go_on &= take_one(mail, &lease, owner).await;
-    }
-    go_on
+/// Why a round with a node was broken off.
+#[derive(Debug)]
+enum Broken {
+    /// It did not answer, or cannot take anything at present.
+    Node(String),
+    /// This node's own store failed.
+    Store(StoreError),
 }
 
-/// Takes one message; returns whether another look soon makes sense.
-async fn take_one(mail: &Mail, lease: &Lease, owner: &NodeName) -> bool {
-    let (id, epoch) = (lease.task.id, lease.epoch);
-    let release = || async {
-        // If it cannot be handed back, its lease runs out.
-        if let Err(reason) = mail.queue.release(id, epoch).await {
-            debug!(task = %id, %reason, "not handed back");
-        }
-    };
-    let steps = mail.queue.steps_of(id, None, 2).await;
-    let steps = match steps {
-        Ok(steps) => steps.unwrap_or_default(),
-        Err(_) => {
-            release().await;
-            return true;
-        }
-    };
-    if steps.iter().any(|step| step.key != DESTINATION) {
-        release().await;
-        return false;
+impl From<StoreError> for Broken {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
-    let journal = Journal::new(mail.queue.clone(), lease);
-    let chosen = async { Ok::<_, std::convert::Infallible>(owner.to_string()) };
-    let destination: String = match journal.step(DESTINATION, &(), chosen).await {
-        Ok(destination) => destination,
-        Err(reason) => {
-            warn!(task = %id, %reason, "cannot write down where a message goes");
-            release().await;
-            return true;
+}
+
+#[derive(Debug)]
+struct Pause {
+    failures: u32,
+    until: Instant,
+}
+
+/// Carries the messages of one queue. Everything that it must not forget is in that queue.
+pub(super) struct Courier<P> {
+    queue: Queue,
+    post: P,
+    /// Messages of which something was begun here, under the epoch that they had.
+    begun: Mutex<HashMap<TaskId, Epoch>>,
+    nodes: Mutex<BTreeMap<NodeName, Pause>>,
+    /// Messages that their node refused for what they are.
+    refused: Mutex<HashMap<TaskId, Pause>>,
+    rng: Mutex<SmallRng>,
+}
+
+impl<P: Post> Courier<P> {
+    pub(super) fn new(queue: Queue, post: P, seed: u64) -> Self {
+        Self {
+            queue,
+            post,
+            begun: Mutex::default(),
+            nodes: Mutex::default(),
+            refused: Mutex::default(),
+            rng: Mutex::new(rand::SeedableRng::seed_from_u64(seed)),
         }
-    };
-    let question = Question::Move {
-        letter: super::json(&Letter::moved(&lease.task)),
-        from: id,
-    };
-    let destination = NodeName::from(destination.as_str());
-    match mail.ask(&destination, &question, TELL_DEADLINE).await {
-        Ok(Answer::Taken(taken)) => {
-            info!(task = %id, to = %taken.node, r#as = %taken.id, "a message follows its agent");
-            let moved = Departure {
-                moved_to: taken.node,
-                r#as: taken.id,
-            };
-            let moved = Json::of(&moved).unwrap_or_else(|_| Json::null());
-            if let Err(reason) = mail.queue.complete(id, epoch, moved).await {
-                // The next courier finds that it was taken.
-                warn!(task = %id, %reason, "a message that was taken elsewhere is still here");
+    }
+
+    /// A slow node keeps only its own round waiting.
+    async fn run(&self) {
+        let mut tick = interval(PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                Some(node) = rounds.next(), if !busy.is_empty() => {
+                    busy.remove(&node);
+                    continue;
+                }
             }
-            true
-        }
-        Ok(Answer::Refused { why, .. }) => {
-            warn!(task = %id, to = %destination, why, "a message was not taken; it waits here");
-            release().await;
-            false
-        }
-        Ok(Answer::NotMine | Answer::Knows(_)) | Err(_) => {
-            release().await;
-            false
+            if let Err(error) = self.set_aside().await {
+                debug!(%error, "messages could not be set aside");
+            }
+            for node in self.due() {
+                if busy.insert(node.clone()) {
+                    rounds.push(self.round_at(node));
+                }
+            }
         }
     }
+
+    fn round_at(&self, node: NodeName) -> BoxFuture<'_, NodeName> {
+        async move {
+            self.round(&node).await;
+            node
+        }
+        .boxed()
+    }
+
+    /// Nodes to which something was or is to be carried, and which are not left alone.
+    pub(super) fn due(&self) -> BTreeSet<NodeName> {
+        let parcels = self.queue.parcels();
+        let lives: HashSet<TaskId> = parcels.iter().map(|parcel| parcel.body.id).collect();
+        self.refused.lock().retain(|id, _| lives.contains(id));
+        let nodes: BTreeSet<NodeName> = parcels.iter().map(destination).collect();
+        let mut pauses = self.nodes.lock();
+        pauses.retain(|node, _| nodes.contains(node));
+        let now = Instant::now();
+        let rests = |node: &NodeName| pauses.get(node).is_some_and(|pause| now < pause.until);
+        nodes.iter().filter(|node| !rests(node)).cloned().collect()
+    }
+
+    /// Sets aside what can be carried. What was begun here stays, and is not touched.
+    pub(super) async fn set_aside(&self) -> Result<(), StoreError> {
+        let mut transit: BTreeMap<NodeName, usize> = BTreeMap::new();
+        for parcel in self.queue.parcels() {
+            if parcel.away.task.is_none() {
+                *transit.entry(destination(&parcel)).or_default() += 1;
+            }
+        }
+        let mut idle = HashSet::new();
+        for (agent, owner) in self.post.elsewhere().await {
+            let kinds = BTreeSet::from([addressed_kind(&agent)]);
+            let begun = self.begun.lock().len();
+            for (id, epoch) in self.queue.idle(&kinds, IN_TRANSIT_MAX + begun) {
+                idle.insert(id);
+                let sent = transit.entry(owner.clone()).or_default();
+                let is_full = IN_TRANSIT_MAX <= *sent || self.nodes.lock().contains_key(&owner);
+                if is_full || self.is_begun(id, epoch).await? {
+                    continue;
+                }
+                let aside = self.queue.set_aside(id, epoch, owner.as_str()).await?;
+                *sent += usize::from(aside);
+            }
+        }
+        self.begun.lock().retain(|id, _| idle.contains(id));
+        Ok(())
+    }
+
+    /// Whether something of a message is on record here that would be done again elsewhere.
+    async fn is_begun(&self, id: TaskId, epoch: Epoch) -> Result<bool, StoreError> {
+        if epoch == Epoch::NEVER {
+            return Ok(false);
+        }
+        if self.begun.lock().get(&id) == Some(&epoch) {
+            return Ok(true);
+        }
+        let begun = self.queue.is_begun(id).await?;
+        if begun {
+            self.begun.lock().insert(id, epoch);
+        }
+        Ok(begun)
+    }
+
+    /// Delivers what goes to a node, and asks it what became of what it has.
+    pub(super) async fn round(&self, node: &NodeName) {
+        match self.carry(node).await {
+            Ok(()) => {
+                if let Some(pause) = self.nodes.lock().remove(node) {
+                    let failures = pause.failures;
+                    info!(%node, failures, "messages can be carried there again");
+                }
+            }
+            Err(Broken::Node(why)) => {
+                let mut nodes = self.nodes.lock();
+                let failures = nodes.get(node).map_or(0, |pause| pause.failures) + 1;
+                let pause = self.pause(failures);
+                if failures == 1 {
+                    warn!(%node, why, "messages cannot be carried there; they wait here");
+                }
+                nodes.insert(node.clone(), pause);
+            }
+            Err(Broken::Store(error)) => debug!(%error, "messages cannot be carried at present"),
+        }
+    }
+
+    fn pause(&self, failures: u32) -> Pause {
+        let pause = PAUSES.pause(failures, &mut *self.rng.lock());
+        let until = Instant::now() + pause;
+        Pause { failures, until }
+    }
+
+    async fn carry(&self, node: &NodeName) -> Result<(), Broken> {
+        let parcels = self.queue.parcels().into_iter();
+        let parcels = parcels.filter(|parcel| destination(parcel) == *node);
+        let (there, on_the_way): (Vec<_>, Vec<_>) =
+            parcels.partition(|parcel| parcel.away.task.is_some());
+        let now = Instant::now();
+        let is_due = |parcel: &Parcel| {
+            let refused = self.refused.lock();
+            refused
+                .get(&parcel.body.id)
+                .is_none_or(|pause| pause.until <= now)
+        };
+        let sent: Vec<_> = on_the_way.into_iter().filter(is_due).collect();
+        let sending: Vec<_> = sent.iter().map(|one| self.deliver(node, one)).collect();
+        let mut sending = futures::stream::iter(sending).buffer_unordered(SENT_AT_ONCE);
+        let mut delivered = 0_usize;
+        while let Some(one) = sending.next().await {
+            delivered += usize::from(one?);
+        }
+        if 0 < delivered {
+            info!(%node, delivered, "messages followed their agents");
+        }
+        for parcel in there.iter().filter(|parcel| parcel.cancel_requested) {
+            if let Some(task) = parcel.away.task {
+                self.asked(node, &Question::CallOff(task)).await?;
+            }
+        }
+        for some in there.chunks(ASKED_AT_ONCE) {
+            self.hear(node, some).await?;
+        }
+        Ok(())
+    }
+
+    async fn asked(&self, node: &NodeName, question: &Question) -> Result<Answer, Broken> {
+        let answer = self.post.ask(node, question).await;
+        answer.map_err(|error| Broken::Node(error.to_string()))
+    }
+
+    /// Sends one message; says whether its node has it.
+    fn deliver<'a>(
+        &'a self,
+        node: &'a NodeName,
+        parcel: &'a Parcel,
+    ) -> BoxFuture<'a, Result<bool, Broken>> {
+        let id = parcel.body.id;
+        async move {
+            let question = Question::Carry {
+                letter: Letter::carried(parcel).to_json(),
+                way: Way::of(parcel.hop),
+            };
+            match self.asked(node, &question).await? {
+                Answer::Taken(taken) => {
+                    self.queue.delivered(id, parcel.hop, taken.id).await?;
+                    self.refused.lock().remove(&id);
+                    Ok(true)
+                }
+                Answer::Refused {
+                    why,
+                    retry_after_ms: Some(_),
+                } => Err(Broken::Node(why)),
+                Answer::Refused { why, .. } => {
+                    let mut refused = self.refused.lock();
+                    let failures = refused.get(&id).map_or(0, |pause| pause.failures) + 1;
+                    if failures == 1 {
+                        warn!(task = %id, %node, why, "a message was refused; it waits here");
+                    }
+                    refused.insert(id, self.pause(failures));
+                    Ok(false)
+                }
+                other @ (Answer::NotMine
+                | Answer::Knows(_)
+                | Answer::Ends(_)
+                | Answer::CalledOff) => Err(Broken::Node(format!("it answered {other:?}"))),
+            }
+        }
+        .boxed()
+    }
+
+    /// Asks how messages ended that a node has.
+    async fn hear(&self, node: &NodeName, there: &[Parcel]) -> Result<(), Broken> {
+        let known: HashMap<TaskId, &Parcel> = there
+            .iter()
+            .filter_map(|parcel| Some((parcel.away.task?, parcel)))
+            .collect();
+        let tasks = known.keys().copied().collect();
+        let ends = match self.asked(node, &Question::Ends(tasks)).await? {
+            Answer::Ends(ends) => ends,
+            other @ (Answer::Taken(_)
+            | Answer::NotMine
+            | Answer::Refused { .. }
+            | Answer::Knows(_)
+            | Answer::CalledOff) => {
+                return Err(Broken::Node(format!("it answered {other:?}")));
+            }
+        };
+        for (task, stand) in ends {
+            let Some(parcel) = known.get(&task) else {
+                continue;
+            };
+            let end = match stand {
+                Stand::Lives => continue,
+                Stand::Ended(end) => match serde_json::from_str(&end) {
+                    Ok(end) => end,
+                    Err(error) => return Err(Broken::Node(error.to_string())),
+                },
+                Stand::Unknown => EndElsewhere {
+                    state: TaskState::Discarded,
+                    result: None,
+                    error: Some(format!(
+                        "{node}, which had taken it as {task}, does not know it any more: \
+                         whether it was done cannot be told"
+                    )),
+                },
+            };
+            let id = parcel.body.id;
+            self.queue.ended_elsewhere(id, parcel.hop, end).await?;
+        }
+        Ok(())
+    }
+}
+
+fn destination(parcel: &Parcel) -> NodeName {
+    NodeName::from(parcel.away.node.as_str())
 }

@@ -168,6 +168,7 @@ pub(crate) fn event(kind: TaskEventKind) -> (&'static str, Tone) {
         TaskEventKind::Approved => ("approved", Tone::Good),
         TaskEventKind::Denied => ("denied", Tone::Bad),
         TaskEventKind::BudgetCharged => ("budget charged", Tone::Calm),
+        TaskEventKind::Carried => ("goes on on another node", Tone::Calm),
         TaskEventKind::Failed => ("attempt failed", Tone::Bad),
         TaskEventKind::CancelRequested => ("cancel asked for", Tone::Attention),
         TaskEventKind::Retried => ("tried again on request", Tone::Active),

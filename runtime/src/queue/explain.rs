@@ -129,6 +129,13 @@ pub enum Cause {
         /// How many there are.
         count: usize,
     },
+    /// It goes on on another node, to which it was carried.
+    Carried {
+        /// The node.
+        node: String,
+        /// As which task; `null` while it is on its way.
+        task: Option<TaskId>,
+    },
     /// It waits for a person's answer.
     Approval {
         /// The question's id, by which it is answered.
@@ -305,6 +312,10 @@ impl fmt::Display for Cause {
             Self::Children { waits_for, count } => {
                 write!(f, "it waits for its children {}", list(waits_for, *count))
             }
+            Self::Carried { node, task } => match task {
+                Some(task) => write!(f, "it goes on on {node} as task {task}"),
+                None => write!(f, "it is on its way to {node}, which has not answered yet"),
+            },
             Self::Approval {
                 approval,
                 decides: _,

@@ -14,6 +14,7 @@
 
 mod approval;
 mod budget;
+mod carriage;
 mod distant;
 mod end;
 mod escrow;
@@ -56,6 +57,7 @@ use crate::store::Changes;
 
 pub(crate) use approval::Asked;
 pub(crate) use budget::OPERATED_MAX;
+pub(crate) use carriage::CARRIED_SPACE;
 pub(crate) use distant::{DistantChild, News};
 pub(crate) use hand_over::Want;
 pub(crate) use lease::FinishedStep;
@@ -175,6 +177,8 @@ pub(crate) struct Machine {
     tasks: Roll,
     /// Tasks of other nodes that are waited for here.
     distant: distant::Elsewhere,
+    /// Tasks that are or were carried to other nodes' queues.
+    carried: carriage::Carriages,
     backlog: Backlog,
     gates: Gates,
     /// Gates at which something happened that may let others pass.
@@ -228,6 +232,7 @@ impl Machine {
             control: Control::default(),
             tasks: Roll::default(),
             distant: distant::Elsewhere::default(),
+            carried: carriage::Carriages::default(),
             timers: BTreeSet::new(),
             keys: HashMap::new(),
             recent_keys: VecDeque::new(),

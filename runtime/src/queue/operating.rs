@@ -379,6 +379,12 @@ impl Queue {
             .await
     }
 
+    /// Whether the queue gives no leases on request of an operator.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.0.machine.lock().control().paused
+    }
+
     /// How the queue stands; does not touch the disk.
     #[must_use]
     pub fn stats(&self) -> QueueStats {

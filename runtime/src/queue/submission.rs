@@ -181,7 +181,7 @@ impl Queue {
     }
 }
 
-fn told(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {
+pub(super) fn told(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {
     match submitted {
         Ok(Submitted { id, repeated }) => Ok(Submission { id, repeated }),
         Err(error) => {

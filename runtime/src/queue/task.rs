@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Limits;
+use super::carriage::Hop;
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::json::Json;
@@ -229,6 +230,10 @@ pub struct TaskTerms {
     /// The trace it was submitted with, or has from its parent; see [`TaskBody::trace`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceContext>,
+    /// The way on which it came from another node's queue, if it did. Set by the queue when the
+    /// task is received, whatever is submitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub came: Option<Hop>,
 }
 
 /// What it means for a waiting parent when a child does not complete.
@@ -498,6 +503,8 @@ pub enum TaskEventKind {
     Denied,
     /// Something was charged to the task's budgets that no step records.
     BudgetCharged,
+    /// It was set aside to go on on another node, or that node has taken it.
+    Carried,
     /// An attempt failed; another follows.
     Failed,
     /// A cancel was asked for.
@@ -528,6 +535,7 @@ impl TaskEventKind {
             Self::Approved => "approved",
             Self::Denied => "denied",
             Self::BudgetCharged => "budget_charged",
+            Self::Carried => "carried",
             Self::Failed => "failed",
             Self::CancelRequested => "cancel_requested",
             Self::Retried => "retried",
@@ -538,7 +546,7 @@ impl TaskEventKind {
     }
 
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Submitted,
         Self::Available,
         Self::Leased,
@@ -550,6 +558,7 @@ impl TaskEventKind {
         Self::Approved,
         Self::Denied,
         Self::BudgetCharged,
+        Self::Carried,
         Self::Failed,
         Self::CancelRequested,
         Self::Retried,

@@ -5,6 +5,7 @@
 //! see [`schema`].
 
 mod access;
+mod carriage;
 mod durability;
 mod journal;
 mod leases;

@@ -40,6 +40,7 @@ fn ends(kind: TaskEventKind) -> bool {
         | Kind::Approved
         | Kind::Denied
         | Kind::BudgetCharged
+        | Kind::Carried
         | Kind::CancelRequested
         | Kind::Retried => false,
     }

@@ -94,15 +94,23 @@ impl Machine {
                 hint,
             });
         }
-        if entry.run.state != TaskState::Executing {
+        let state = entry.run.state;
+        if !self.is_held(id) {
             self.cancel_now(id, why, now);
             return Ok(TaskState::Cancelled);
         }
         self.ask_to_stop(id, why, now);
-        Ok(TaskState::Executing)
+        Ok(state)
     }
 
-    /// Tells the holder at its next heartbeat. The lease is not extended any more.
+    /// Whoever has the task, here or on another node, has to be asked to let go of it.
+    fn is_held(&self, id: TaskId) -> bool {
+        let entry = self.tasks.get(&id);
+        let executes = entry.is_some_and(|entry| entry.run.state == TaskState::Executing);
+        executes || self.carried.away(id).is_some()
+    }
+
+    /// Tells the holder at its next heartbeat, or the node to which the task was carried. The lease is not extended any more.
     pub(super) fn ask_to_stop(&mut self, id: TaskId, why: &str, now: Timestamp) {
         let Some(entry) = self.tasks.get_mut(&id) else {
             return;
@@ -134,8 +142,8 @@ impl Machine {
         let idle: Vec<TaskId> = self
             .tasks
             .values()
-            .filter(|entry| entry.run.state != TaskState::Executing)
             .map(|entry| entry.body.id)
+            .filter(|id| !self.is_held(*id))
             .collect();
         let before = self.counters.cancelled;
         for id in idle {
@@ -341,7 +349,7 @@ impl Machine {
 
     /// Decides the end of a task and, unless it completed, of its children. They leave the
     /// machine when that is durable. Families may be nested deeply, hence the loop.
-    fn end(
+    pub(super) fn end(
         &mut self,
         id: TaskId,
         state: TaskState,
@@ -362,11 +370,12 @@ impl Machine {
         while let Some((parent, children)) = families.pop() {
             let why = format!("its parent {parent} ended");
             for child in children {
-                let Some(entry) = self.tasks.get(&child).filter(|entry| entry.end.is_none()) else {
+                let lives = self.tasks.get(&child).map(|entry| entry.end.is_none());
+                if lives != Some(true) {
                     self.call_off_distant(child, &why, now);
                     continue;
-                };
-                if entry.run.state == TaskState::Executing {
+                }
+                if self.is_held(child) {
                     self.ask_to_stop(child, &why, now);
                 } else {
                     self.counters.cancelled += 1;
@@ -402,6 +411,7 @@ impl Machine {
         let epoch = entry.run.epoch;
         let leased = (epoch != Epoch::NEVER).then_some(epoch);
         self.withdraw(id);
+        self.forget_carried(id, now);
         self.enter(id, state, now);
         self.log(id, kind, leased, why.clone(), now);
         let Some(entry) = self.tasks.get_mut(&id) else {

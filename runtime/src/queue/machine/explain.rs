@@ -71,6 +71,12 @@ impl Machine {
             let count = live.len();
             (live.into_iter().take(NAMED_MAX).collect(), count)
         };
+        if let Some(away) = self.carried.away(entry.body.id) {
+            causes.push(Cause::Carried {
+                node: away.node.clone(),
+                task: away.task,
+            });
+        }
         let (waits_for, count) = awaited(&entry.body.depends_on);
         if 0 < count {
             causes.push(Cause::Dependency { waits_for, count });

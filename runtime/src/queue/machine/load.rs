@@ -41,6 +41,7 @@ impl Machine {
         self.rng = old.rng;
         self.ids = old.ids;
         self.next_epoch = old.next_epoch;
+        self.carried = old.carried;
         if let Some(boots) = snapshot.boots {
             self.raise_epochs(boots);
         }
@@ -85,6 +86,7 @@ impl Machine {
             }
         }
         self.meet_children(&snapshot.children, now);
+        self.link_carried();
         for (id, dependency) in blocked {
             let why = format!("it depends on {dependency}, which did not complete");
             self.cancel_now(id, &why, now);
@@ -245,6 +247,7 @@ impl Machine {
             retries: 0,
         };
         self.insert(body, run);
+        self.begin_lineage(id, now);
         if let Some(entry) = self.tasks.get_mut(&id) {
             entry.unresolved = children.len();
             entry.children = children;

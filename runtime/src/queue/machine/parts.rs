@@ -190,5 +190,6 @@ impl Machine {
             retries: 0,
         };
         self.insert(body, run);
+        self.begin_lineage(id, now);
     }
 }

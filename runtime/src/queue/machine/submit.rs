@@ -8,6 +8,7 @@ use super::{Entry, Machine, Published};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::queue::approval::{Question, Reason};
+use crate::queue::carriage::Hop;
 use crate::queue::error::AdmitError;
 use crate::queue::gate;
 use crate::queue::rules::{NAME_BYTES_MAX, Resource};
@@ -32,6 +33,14 @@ pub(crate) struct Submitted {
     pub(crate) repeated: bool,
 }
 
+/// Where a new task comes from.
+struct Origin {
+    /// The task that inserts it.
+    parent: Option<TaskId>,
+    /// The way from another node's queue.
+    hop: Option<Hop>,
+}
+
 impl Machine {
     /// The task submitted under this key, if it lives or ended a moment ago.
     pub(crate) fn by_key(&self, tenant: &str, key: &str) -> Option<TaskId> {
@@ -54,7 +63,18 @@ impl Machine {
         ended: &Dependencies,
         now: Timestamp,
     ) -> Result<Submitted, AdmitError> {
-        let answer = self.decide(task, ended, now);
+        self.submit_carried(task, None, ended, now)
+    }
+
+    /// The same for a task that came on `hop` from another node.
+    pub(super) fn submit_carried(
+        &mut self,
+        task: NewTask,
+        hop: Option<Hop>,
+        ended: &Dependencies,
+        now: Timestamp,
+    ) -> Result<Submitted, AdmitError> {
+        let answer = self.decide(task, hop, ended, now);
         match &answer {
             Ok(submitted) if submitted.repeated => self.counters.repeated += 1,
             Ok(_) => self.counters.accepted += 1,
@@ -66,6 +86,7 @@ impl Machine {
     fn decide(
         &mut self,
         task: NewTask,
+        hop: Option<Hop>,
         ended: &Dependencies,
         now: Timestamp,
     ) -> Result<Submitted, AdmitError> {
@@ -81,7 +102,8 @@ impl Machine {
         }
         self.admit(1, task.payload.bytes() as u64, 1, now)?;
         self.check_dependencies(&task.depends_on, ended)?;
-        let id = self.accept(task, None, &[], ended, now);
+        let origin = Origin { parent: None, hop };
+        let id = self.accept(task, origin, &[], ended, now);
         Ok(Submitted {
             id,
             repeated: false,
@@ -145,7 +167,11 @@ impl Machine {
         let mut ids: Vec<TaskId> = Vec::with_capacity(children.len());
         for child in children {
             let siblings: Vec<TaskId> = child.after.iter().map(|after| ids[*after]).collect();
-            let id = self.accept(child.task, Some(parent), &siblings, ended, now);
+            let origin = Origin {
+                parent: Some(parent),
+                hop: None,
+            };
+            let id = self.accept(child.task, origin, &siblings, ended, now);
             self.counters.accepted += 1;
             ids.push(id);
         }
@@ -338,11 +364,12 @@ impl Machine {
     fn accept(
         &mut self,
         task: NewTask,
-        parent: Option<TaskId>,
+        origin: Origin,
         siblings: &[TaskId],
         ended: &Dependencies,
         now: Timestamp,
     ) -> TaskId {
+        let Origin { parent, hop } = origin;
         let id = self.ids.id(now.0);
         let mut depends_on = task.depends_on;
         depends_on.extend_from_slice(siblings);
@@ -363,7 +390,7 @@ impl Machine {
             max_attempts: task.max_attempts.unwrap_or(self.limits.max_attempts),
             submitted_at: now,
             deadline: task.deadline,
-            terms: self.inherit(task.terms, parent),
+            terms: self.inherit(task.terms, parent, hop),
         });
         if let Some(limits) = body.terms.as_ref().and_then(|terms| terms.budget) {
             let changes = &mut self.outbox.changes;
@@ -437,11 +464,12 @@ impl Machine {
     }
 
     /// What a task was submitted with, the budgets that it spends from with its parent, what
-    /// the parent makes of its failure, and the parent's trace.
+    /// the parent makes of its failure, the parent's trace, and the way on which it came.
     fn inherit(
         &self,
         terms: Option<Box<TaskTerms>>,
         parent: Option<TaskId>,
+        came: Option<Hop>,
     ) -> Option<Box<TaskTerms>> {
         let parent = parent.and_then(|parent| self.tasks.get(&parent));
         let charges = parent.map_or_else(Vec::new, |entry| entry.body.spends_from().collect());
@@ -449,12 +477,14 @@ impl Machine {
             entry.body.on_child_failure()
         });
         let trace = parent.and_then(|entry| entry.body.trace_for_children());
-        if terms.is_none() && charges.is_empty() && as_child.is_default() && trace.is_none() {
+        let is_plain = charges.is_empty() && as_child.is_default() && trace.is_none();
+        if terms.is_none() && is_plain && came.is_none() {
             return None;
         }
         let mut terms = terms.unwrap_or_default();
         terms.charges = charges;
         terms.as_child = as_child;
+        terms.came = came;
         if parent.is_some() {
             terms.trace = trace;
         }

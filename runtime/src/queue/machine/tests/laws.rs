@@ -368,6 +368,8 @@ fn read_log(world: &World, id: TaskId) {
             TaskEventKind::Suspended | TaskEventKind::CancelRequested => {}
             TaskEventKind::Approved | TaskEventKind::Denied | TaskEventKind::BudgetCharged => {}
             TaskEventKind::ApprovalAsked => claimable = false,
+            // It may come back, and is available then.
+            TaskEventKind::Carried => (claimable, woken) = (false, false),
             TaskEventKind::Completed | TaskEventKind::Discarded | TaskEventKind::Cancelled => {
                 over = true;
             }
