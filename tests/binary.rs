@@ -16,6 +16,8 @@ mod access;
 mod agreed;
 #[path = "binary/bad_input.rs"]
 mod bad_input;
+#[path = "binary/borrowed.rs"]
+mod borrowed;
 #[path = "binary/cluster.rs"]
 mod cluster;
 #[path = "binary/demo.rs"]

@@ -6,12 +6,16 @@
 //! - a task or question that is unknown here is asked for at every connected node at once, and
 //!   whoever has it answers: looks, waits and orders alike. Only the one that has it does anything;
 //! - a task that this node has no room for goes to one with room, once;
-//! - a lease that another node gave is not carried out for it: the answer names that node.
+//! - a claim that finds nothing here leases what waits elsewhere, and what its worker then says of
+//!   the lease goes to the node that gave it.
 //!
 //! A node that is away may have what nobody else has, which is then said, rather than that there
 //! is no such thing.
 
+mod borrowing;
+mod following;
 mod forwarding;
+pub(crate) mod listing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,13 +30,16 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use regrow_cluster::member::NodeName;
 use regrow_runtime::ids::TaskId;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(crate) use self::borrowing::{Borrowed, LEASES_BORROWED, NothingHere, WaitsAtMost};
 pub(crate) use self::forwarding::Forwarded;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};
 use crate::input;
 use crate::relay::{Asked, Relayed, Told, ask};
+use crate::routes::events::Followed;
 use crate::state::ApiState;
 
 /// Longest wait for other nodes' answers to a look, beside what the client asked to wait.
@@ -45,6 +52,8 @@ const ORDER: Duration = Duration::from_secs(10);
 enum Subject {
     /// A task or a question that is known to the node that has it.
     Known,
+    /// Tasks to work on.
+    Claim,
     /// A lease, which is renewed and settled where it was given.
     Lease(TaskId),
     /// A new task.
@@ -58,6 +67,7 @@ fn subject(request: &Request) -> Option<Subject> {
     let route = request.extensions().get::<MatchedPath>()?.as_str();
     match route.strip_prefix("/v1/")? {
         "tasks" => (request.method() == Method::POST).then_some(Subject::Submission),
+        "leases" => Some(Subject::Claim),
         "approvals/{id}" => Some(Subject::Known),
         task if task.starts_with("tasks/{id}") => Some(Subject::Known),
         lease if lease.starts_with("leases/{id}/") => {
@@ -76,9 +86,8 @@ pub(crate) async fn elsewhere(
 ) -> Result<Response, ApiError> {
     let is_alone = state.queue.is_shared() || state.nodes.others().is_empty();
     match subject(&request) {
-        Some(Subject::Lease(task)) => {
-            let caller = request.extensions().get::<Caller>().cloned();
-            let caller = caller.unwrap_or(Caller::Local);
+        Some(Subject::Lease(task)) if is_alone => {
+            let caller = caller_of(&request);
             let response = next.run(request).await;
             match code(&response) {
                 Some(Code::TaskNotFound | Code::StaleEpoch) => {
@@ -87,20 +96,56 @@ pub(crate) async fn elsewhere(
                 Some(_) | None => Ok(response),
             }
         }
-        Some(Subject::Known) if !is_alone => {
+        Some(Subject::Lease(task)) => {
+            let caller = caller_of(&request);
             let (asked, request) = copied(&state, request).await?;
             let response = next.run(request).await;
-            match code(&response).is_some_and(Code::is_unknown) {
-                true => known(&state, &asked, response).await,
+            match code(&response) == Some(Code::TaskNotFound) {
+                true => borrowing::used(&state, task, &asked, &caller, response).await,
                 false => Ok(response),
+            }
+        }
+        Some(Subject::Claim) if !is_alone => {
+            let (parts, body) = request.into_parts();
+            let body = input::read(&parts.headers, body, &state).await?;
+            borrowing::claimed(&state, parts, body, next).await
+        }
+        Some(Subject::Known) if !is_alone => {
+            let (stream, caller) = (followed(&request)?, caller_of(&request));
+            let (asked, request) = copied(&state, request).await?;
+            let response = next.run(request).await;
+            match (code(&response).is_some_and(Code::is_unknown), stream) {
+                (true, Some((id, from))) => {
+                    following::followed(&state, id, from, caller, response).await
+                }
+                (true, None) => known(&state, &asked, response).await,
+                (false, _) => Ok(response),
             }
         }
         Some(Subject::Submission) if !is_alone => {
             let (asked, request) = copied(&state, request).await?;
             forwarding::submitted(&state, &asked, next.run(request)).await
         }
-        Some(Subject::Known | Subject::Submission) | None => Ok(next.run(request).await),
+        Some(Subject::Known | Subject::Submission | Subject::Claim) | None => {
+            Ok(next.run(request).await)
+        }
     }
+}
+
+/// Who asks; a request that came to this node has been looked at.
+fn caller_of(request: &Request) -> Caller {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.unwrap_or(Caller::Local)
+}
+
+/// The task whose log a client wants as a stream, and from where on.
+fn followed(request: &Request) -> Result<Option<(TaskId, Followed)>, ApiError> {
+    let mut path = request.uri().path().split('/').skip(3);
+    let (Some(Ok(id)), Some("events")) = (path.next().map(str::parse), path.next()) else {
+        return Ok(None);
+    };
+    let from = Followed::of(request.headers(), request.uri().query())?;
+    Ok(from.map(|from| (id, from)))
 }
 
 fn code(response: &Response) -> Option<Code> {
@@ -126,13 +171,13 @@ struct Search {
     unsure: Vec<NodeName>,
 }
 
-/// Asks every connected node at once; the first one that knows ends the search.
-async fn search(state: &ApiState, asked: &Asked) -> Search {
+/// Asks these nodes at once; the first one that knows ends the search.
+async fn search(state: &ApiState, asked: &Asked, peers: Vec<NodeName>) -> Search {
     let wait = if asked.is_order() { ORDER } else { LOOK };
     let deadline = wait + asked.waits();
-    let peers = state.exchange.connected();
+    let connected = state.exchange.connected();
     let mut away = state.nodes.others();
-    away.retain(|name| !peers.contains(name));
+    away.retain(|name| !connected.contains(name));
     let mut asking: FuturesUnordered<_> = peers
         .into_iter()
         .map(|peer| async move {
@@ -176,48 +221,68 @@ pub(crate) async fn gathered(
     caller: &Caller,
     target: &str,
 ) -> BTreeMap<String, Result<Value, String>> {
-    let asked = Asked::get(target, caller);
-    let asking = state.exchange.connected().into_iter().map(|peer| {
-        let asked = &asked;
-        async move {
-            let told = match ask(state, &peer, asked, LOOK, None).await {
-                Ok(told) => heard(&told),
-                Err(error) => Err(error.to_string()),
-            };
-            (peer.to_string(), told)
-        }
+    let told = gathered_by(state, caller, |_| Some(target.to_owned())).await;
+    let told = told.into_iter();
+    let told = told.map(|(node, told)| (node, told.and_then(|told| heard(&told))));
+    told.collect()
+}
+
+/// The same for looks that differ from node to node, as they were answered; a node without one is
+/// left out.
+async fn gathered_by(
+    state: &ApiState,
+    caller: &Caller,
+    target: impl Fn(&NodeName) -> Option<String>,
+) -> BTreeMap<String, Result<Told, String>> {
+    let connected = state.exchange.connected();
+    let asking = connected.into_iter().filter_map(|peer| {
+        let asked = Asked::get(target(&peer)?, caller);
+        Some(async move {
+            let told = ask(state, &peer, &asked, LOOK, None).await;
+            (peer.to_string(), told.map_err(|error| error.to_string()))
+        })
     });
     let mut gathered: BTreeMap<_, _> = join_all(asking).await.into_iter().collect();
     for name in state.nodes.others() {
-        let missing = || Err(format!("{name} is not connected to this node"));
-        gathered.entry(name.to_string()).or_insert_with(missing);
+        if target(&name).is_some() {
+            let missing = || Err(format!("{name} is not connected to this node"));
+            gathered.entry(name.to_string()).or_insert_with(missing);
+        }
     }
     gathered
 }
 
-/// What a node said, unless it does not listen.
-fn heard(told: &Told) -> Result<Value, String> {
-    let said: Value = serde_json::from_slice(&told.body).map_err(|error| error.to_string())?;
-    match told.is_refusal() {
-        true => Err(said["detail"]
-            .as_str()
-            .unwrap_or("it does not say why")
-            .to_owned()),
-        false => Ok(said),
+/// What a node said, unless it does not listen, or says something else.
+fn heard<T: DeserializeOwned>(told: &Told) -> Result<T, String> {
+    let said = serde_json::from_slice(&told.body).map_err(|error| error.to_string());
+    if said.is_ok() && !told.is_refusal() {
+        return said;
+    }
+    let problem: Value = serde_json::from_slice(&told.body).unwrap_or_default();
+    match problem["detail"].as_str() {
+        Some(why) => Err(why.to_owned()),
+        None => said.and_then(|_| Err("it does not say why".to_owned())),
     }
 }
 
 /// The answer of the node that has it; `unknown` is what this node would say.
 async fn known(state: &ApiState, asked: &Asked, unknown: Response) -> Result<Response, ApiError> {
-    let search = search(state, asked).await;
-    match search.found {
-        Some((node, told)) => Ok(told.into_response(&node)),
-        None if !search.unsure.is_empty() => Err(ApiError::unsure(&search.unsure)),
-        None if !search.away.is_empty() => Err(ApiError::away(&search.away)),
-        None => Ok(match search.refused {
-            Some((node, told)) => told.into_response(&node),
-            None => unknown,
-        }),
+    let search = search(state, asked, state.exchange.connected()).await;
+    search.answer(unknown)
+}
+
+impl Search {
+    /// The answer of who has it; `unknown` is what this node would say.
+    fn answer(self, unknown: Response) -> Result<Response, ApiError> {
+        match self.found {
+            Some((node, told)) => Ok(told.into_response(&node)),
+            None if !self.unsure.is_empty() => Err(ApiError::unsure(&self.unsure)),
+            None if !self.away.is_empty() => Err(ApiError::away(&self.away)),
+            None => Ok(match self.refused {
+                Some((node, told)) => told.into_response(&node),
+                None => unknown,
+            }),
+        }
     }
 }
 
@@ -241,7 +306,8 @@ async fn lease(
     if code(&refused) != Some(Code::TaskNotFound) || state.nodes.others().is_empty() {
         return Ok(refused);
     }
-    let search = search(state, &Asked::get(format!("/v1/tasks/{task}"), caller)).await;
+    let asked = Asked::get(format!("/v1/tasks/{task}"), caller);
+    let search = search(state, &asked, state.exchange.connected()).await;
     match search.found {
         Some((node, _)) => {
             let node = node.as_str();

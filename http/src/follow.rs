@@ -2,7 +2,7 @@
 //!
 //! A task's log is in the store, so its stream can be resumed and misses nothing: the bus
 //! only says when to look again. The stream of the bus itself shows what happens from now
-//! on, and says how many events it missed when its reader is slow.
+//! on, or behind an event that is still kept (`history`), and says what its reader missed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use regrow_runtime::queue::task::{TaskEvent, TaskEventKind};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
+use crate::history::{Read, Reader};
 use crate::state::{ApiState, Phase};
 
 /// A task is looked at this often even if the bus says nothing about it.
@@ -153,53 +154,41 @@ impl BusFilter {
     }
 }
 
-/// What the stream of the bus shows.
-pub(crate) enum Seen {
-    /// An event.
-    Happened(Event),
-    /// So many events were missed, in all.
-    Missed(u64),
-}
-
-/// The bus from now on.
+/// The bus, from now on or behind an event.
 pub(crate) struct BusLog {
     state: ApiState,
-    bus: Subscription,
+    reader: Reader,
     filter: BusFilter,
-    told_missed: u64,
-    held: Option<Event>,
     _place: OwnedSemaphorePermit,
 }
 
 impl BusLog {
-    pub(crate) fn new(state: ApiState, filter: BusFilter, place: OwnedSemaphorePermit) -> Self {
+    /// `after` is the id of the last event that was seen.
+    pub(crate) fn new(
+        state: ApiState,
+        filter: BusFilter,
+        after: Option<&str>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         Self {
-            bus: state.queue.events_bus().subscribe(),
+            reader: state.history.read(after),
             state,
             filter,
-            told_missed: 0,
-            held: None,
             _place: place,
         }
     }
 
     /// The next thing to show; `None` when the server closes.
-    pub(crate) async fn next(&mut self) -> Option<Seen> {
+    pub(crate) async fn next(&mut self) -> Option<Read> {
         loop {
-            if let Some(event) = self.held.take() {
-                if self.filter.wants(&event) {
-                    return Some(Seen::Happened(event));
-                }
-                continue;
-            }
             let lifecycle = self.state.lifecycle.clone();
-            tokio::select! {
-                event = self.bus.next() => self.held = Some(event?),
+            let read = tokio::select! {
+                read = self.reader.next() => read,
                 () = lifecycle.reached(Phase::Closing) => return None,
-            }
-            if self.told_missed < self.bus.dropped() {
-                self.told_missed = self.bus.dropped();
-                return Some(Seen::Missed(self.told_missed));
+            };
+            match &read {
+                Read::Event(_, event) if !self.filter.wants(event) => {}
+                Read::Event(..) | Read::Missed(..) => return Some(read),
             }
         }
     }

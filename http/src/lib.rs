@@ -4,9 +4,9 @@
 //! [`server`] owns the socket and the connections, [`router`] says which route exists and
 //! what stands in front of it, `auth` who may pass, `routes` answers, [`error`] is the only place that turns a
 //! failure into a status. `input` and `params` read bodies and queries and name every problem in them,
-//! `view` is how tasks look in JSON and `amounts` how costs do, `follow` streams what happens. `elsewhere` asks
-//! other nodes for what this one does not have, and `relay` carries requests to them. `pages` is what
-//! people see in a browser.
+//! `view` is how tasks look in JSON and `amounts` how costs do, `follow` streams what happens,
+//! which `history` keeps for a while. `elsewhere` asks other nodes for what this one does not have, and
+//! `relay` carries requests to them. `pages` is what people see in a browser.
 //!
 //! Absent on purpose: decisions (the queue takes them), SQL, and TLS: other machines are
 //! served through a proxy, or on a network that is trusted with tokens.
@@ -19,6 +19,7 @@ pub mod error;
 mod exposition;
 mod follow;
 mod guard;
+mod history;
 mod input;
 mod observe;
 mod pages;

@@ -24,9 +24,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::auth::Gate;
 use crate::config::HttpConfig;
-use crate::elsewhere::Forwarded;
+use crate::elsewhere::{Borrowed, Forwarded};
 use crate::error::ApiError;
 use crate::exposition::Exposition;
+use crate::history::History;
 use crate::pages::Shown;
 use crate::routes::health::StoreProbe;
 
@@ -256,6 +257,8 @@ pub(crate) struct Inner {
     pub(crate) nodes: Nodes,
     pub(crate) exchange: Exchange,
     pub(crate) forwarded: Forwarded,
+    pub(crate) borrowed: Borrowed,
+    pub(crate) history: History,
     pub(crate) mail: Option<Mail>,
     pub(crate) context: Context,
     pub(crate) metrics: Exposition,
@@ -283,6 +286,8 @@ impl std::ops::Deref for ApiState {
 impl ApiState {
     pub(crate) fn new(parts: ApiParts, config: HttpConfig) -> Self {
         let started_at = parts.queue.clock().now();
+        let life = format!("{}-{}", parts.node, started_at.0);
+        let history = History::new(life, parts.queue.events_bus().clone());
         Self(Arc::new(Inner {
             queue: parts.queue,
             access: parts.access,
@@ -293,6 +298,8 @@ impl ApiState {
             nodes: parts.nodes,
             exchange: parts.exchange,
             forwarded: Forwarded::default(),
+            borrowed: Borrowed::default(),
+            history,
             mail: parts.mail,
             context: parts.context,
             metrics: parts.metrics,

@@ -14,6 +14,11 @@ const PAGE: usize = 200;
 pub(super) trait Page: DeserializeOwned {
     /// Its rows as the table's columns, and where the next page begins.
     fn rows(self) -> (Vec<Vec<String>>, Option<String>);
+
+    /// What has to be said beside the table.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Prints up to `limit` rows of the list at `path`, which ends in a query, or `none` if it
@@ -29,6 +34,7 @@ pub(super) async fn list<P: Page>(
 ) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut cursor: Option<String> = None;
+    let mut remarks;
     loop {
         let wanted = (limit - rows.len()).min(PAGE);
         let and = if path.ends_with('?') { "" } else { "&" };
@@ -37,7 +43,10 @@ pub(super) async fn list<P: Page>(
             path.push_str(&format!("&cursor={}", encoded(cursor)));
         }
         let reply = client.get(&path).await?;
-        let (page, next) = reply.decode::<P>()?.rows();
+        let page = reply.decode::<P>()?;
+        // Of each page the same, or what is true by now.
+        remarks = page.remarks();
+        let (page, next) = page.rows();
         if json {
             print(&reply.text)?;
         }
@@ -50,6 +59,9 @@ pub(super) async fn list<P: Page>(
     }
     if json {
         return Ok(());
+    }
+    for remark in remarks {
+        print(&remark)?;
     }
     if rows.is_empty() {
         print(none)?;

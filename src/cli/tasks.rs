@@ -2,6 +2,7 @@
 
 mod steps;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -43,6 +44,9 @@ enum TasksVerb {
         /// Only tasks of this kind
         #[arg(long, value_name = "KIND")]
         kind: Option<String>,
+        /// Those of all nodes, where they share no database
+        #[arg(long)]
+        cluster: bool,
         /// At most this many
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
@@ -97,6 +101,7 @@ enum TasksVerb {
 #[serde(default)]
 pub(crate) struct Task {
     pub(super) id: String,
+    node: Option<String>,
     pub(super) state: Option<String>,
     kind: String,
     payload: Value,
@@ -259,6 +264,38 @@ impl pages::Page for Page {
     }
 }
 
+/// A page of the tasks of all nodes.
+#[derive(Debug, Deserialize)]
+struct OfAll {
+    #[serde(flatten)]
+    page: Page,
+    #[serde(default)]
+    unknown: BTreeMap<String, String>,
+}
+
+impl pages::Page for OfAll {
+    fn rows(self) -> (Vec<Vec<String>>, Option<String>) {
+        let row = |task: &Task| {
+            let node = line(task.node.as_deref().unwrap_or("-"), 40);
+            [vec![node], task.row()].concat()
+        };
+        let rows = self.page.tasks.iter().map(row).collect();
+        (rows, self.page.next_cursor)
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let unknown = self.unknown.iter();
+        let remark = unknown.map(|(node, why)| {
+            format!(
+                "the tasks of {} are missing: {}",
+                line(node, 40),
+                line(why, 120)
+            )
+        });
+        remark.collect()
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct LogLine {
@@ -294,7 +331,12 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
     let client = Client::new(&args.node)?;
     let json = args.node.json;
     match args.verb {
-        TasksVerb::List { state, kind, limit } => {
+        TasksVerb::List {
+            state,
+            kind,
+            cluster,
+            limit,
+        } => {
             let mut query = String::new();
             for (name, value) in [("state", state), ("kind", kind)] {
                 if let Some(value) = value {
@@ -307,7 +349,14 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
                 "no tasks match; list all with: regrow tasks list"
             };
             let path = format!("/v1/tasks?{}", query.trim_start_matches('&'));
-            pages::list::<Page>(&client, json, &path, limit as usize, &HEAD, none).await
+            if !cluster {
+                return pages::list::<Page>(&client, json, &path, limit as usize, &HEAD, none)
+                    .await;
+            }
+            let and = if path.ends_with('?') { "" } else { "&" };
+            let path = format!("{path}{and}cluster=true");
+            let head = [&["NODE"][..], &HEAD].concat();
+            pages::list::<OfAll>(&client, json, &path, limit as usize, &head, none).await
         }
         TasksVerb::Show { id } => {
             let reply = client.get(&format!("/v1/tasks/{}", encoded(&id))).await?;
@@ -339,6 +388,11 @@ pub(crate) async fn run(args: TasksArgs) -> Result<(), Failure> {
                 let task: Task = reply.decode()?;
                 Ok(match task.state.as_deref() {
                     Some("cancelled") => format!("task {} is cancelled", task.id),
+                    Some("waiting") => format!(
+                        "task {0} goes on on another node, which is asked to stop it: regrow tasks \
+                         explain {0}",
+                        task.id
+                    ),
                     _ => format!(
                         "task {} is being executed; its worker was asked to stop",
                         task.id

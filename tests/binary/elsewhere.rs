@@ -30,11 +30,31 @@ fn lease_path(task: &Value, verb: &str) -> String {
     format!("/v1/leases/{id}/{verb}")
 }
 
+/// The kind and data of every line of a task's log behind one, as a stream until its end.
+async fn followed(node: &NodeProcess, task: &Value, after: u64) -> (u16, Vec<(String, Value)>) {
+    let events = format!("{}{}", node.url, path(task, "/events"));
+    let request = node.http.get(events).header("accept", "text/event-stream");
+    let request = match after {
+        0 => request,
+        after => request.header("last-event-id", after.to_string()),
+    };
+    let answer = request.send().await.expect("an answer");
+    let status = answer.status().as_u16();
+    let text = answer.text().await.expect("a stream that ends");
+    let frames = text.split("\n\n").filter_map(|frame| {
+        let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name));
+        let data = serde_json::from_str(field("data: ")?).ok()?;
+        Some((field("event: ")?.to_owned(), data))
+    });
+    (status, frames.collect())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_is_shown_and_ordered_about_from_every_node() {
     let cluster = Cluster::new();
     let a = cluster.peer("a", &[]);
-    let b = cluster.peer("b", &[a.address]);
+    let mut b = cluster.peer("b", &[a.address]);
+    b.set("REGROW_HTTP__BODY_BYTES_MAX", "16777216");
     let c = cluster.peer("c", &[a.address]);
     let nodes = connected(&[&a, &b, &c]).await;
     let [one, two, three] = &nodes[..] else {
@@ -93,12 +113,22 @@ async fn a_task_is_shown_and_ordered_about_from_every_node() {
     assert_eq!(decided.0, 200, "{}", decided.1);
     assert_eq!(waited.1["state"], "cancelled", "{}", waited.1);
 
-    // A lease is settled where it was given; elsewhere its node is named.
+    // A lease is settled at any node, by the one that gave it.
     let (_, leases) = one.post("/v1/leases", &json!({ "kinds": ["slow"] })).await;
     let epoch = leases[0]["epoch"].clone();
     assert_eq!(leases[0]["task"]["id"], task["id"]);
     let done = json!({ "epoch": epoch, "result": 1 });
-    let (status, wrong) = two.post(&lease_path(&task, "complete"), &done).await;
+    let (status, stale) = two
+        .post(&lease_path(&task, "complete"), &json!({ "epoch": 1 }))
+        .await;
+    assert_eq!(
+        (status, &stale["code"]),
+        (409, &json!("stale_epoch")),
+        "{stale}"
+    );
+    // Too large to travel: the worker is told where to bring it.
+    let large = json!({ "epoch": epoch, "result": "x".repeat(7 << 20) });
+    let (status, wrong) = two.post(&lease_path(&task, "complete"), &large).await;
     assert_eq!(
         (status, &wrong["code"]),
         (421, &json!("wrong_node")),
@@ -109,8 +139,54 @@ async fn a_task_is_shown_and_ordered_about_from_every_node() {
         (&wrong["node"], &wrong["http"]),
         (&json!("a"), &json!(right))
     );
-    let (status, _) = one.post(&lease_path(&task, "complete"), &done).await;
-    assert_eq!(status, 200);
+    // Its log, followed at another node until it ended, and resumed at a third.
+    let completes = lease_path(&task, "complete");
+    let (followed_there, completed) =
+        tokio::join!(followed(two, &task, 0), two.post(&completes, &done));
+    assert_eq!(completed.0, 200, "{}", completed.1);
+    let (status, lines) = followed_there;
+    let kinds: Vec<&str> = lines.iter().map(|line| line.0.as_str()).collect();
+    assert_eq!(
+        (status, kinds.last()),
+        (200, Some(&"completed")),
+        "{kinds:?}"
+    );
+    assert!(kinds.contains(&"leased"), "{kinds:?}");
+    let last = lines.len() as u64;
+    let (status, rest) = followed(three, &task, last - 1).await;
+    assert_eq!((status, &rest[..]), (200, &lines[lines.len() - 1..]));
+    let (status, rest) = followed(three, &task, last).await;
+    assert_eq!((status, rest.len()), (204, 0), "nothing follows");
+
+    // One list of all, page by page; here are the tasks of a, and one of c.
+    let (status, other) = three.post("/v1/tasks", &json!({ "kind": "slow" })).await;
+    assert_eq!(status, 201, "{other}");
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = format!("/v1/tasks?cluster=true&kind=slow&limit=2{cursor}");
+        let (status, page) = two.get(&page).await;
+        assert_eq!((status, &page["unknown"]), (200, &json!({})), "{page}");
+        for task in page["tasks"].as_array().expect("a list") {
+            seen.push((task["node"].clone(), task["id"].clone()));
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let expected = [
+        (json!("c"), &other),
+        (json!("a"), &held),
+        (json!("a"), &task),
+    ];
+    let expected = expected.map(|(node, task)| (node, task["id"].clone()));
+    assert_eq!(seen, expected);
+    let (status, bad) = two.get("/v1/tasks?cluster=true&cursor=x").await;
+    assert_eq!(
+        (status, &bad["code"]),
+        (400, &json!("invalid_parameter")),
+        "{bad}"
+    );
 
     // What nobody has is not there; with a node away that is not certain.
     let unknown = format!("/v1/tasks/{}", "0190a6a0-0000-7000-8000-000000000000");
@@ -127,6 +203,15 @@ async fn a_task_is_shown_and_ordered_about_from_every_node() {
         "{away}"
     );
     assert_eq!(away["away"], json!(["a"]));
+    let (status, part) = two.get("/v1/tasks?cluster=true").await;
+    assert_eq!(status, 200, "{part}");
+    assert!(part["unknown"]["a"].is_string(), "{part}");
+    assert_eq!(part["tasks"].as_array().map(Vec::len), Some(1), "{part}");
+    let verbs = ["tasks", "list", "--cluster"];
+    let shown = say(regrow().args(verbs).env("REGROW_URL", &two.url));
+    for expected in ["the tasks of a are missing", "NODE", "slow"] {
+        assert!(shown.out.contains(expected), "{}", shown.out);
+    }
     let back = a.start().await;
     until_connected(&two, "a").await;
     let (status, seen) = two.get(&path(&task, "")).await;

@@ -163,7 +163,7 @@ fn refusal(error: AskError, node: &NodeName) -> ApiError {
 }
 
 /// What an operator asks of this node, as of lately.
-async fn stance(state: &ApiState) -> Option<Stance> {
+pub(super) async fn stance(state: &ApiState) -> Option<Stance> {
     let known = *state.forwarded.stance.lock();
     if let Some((at, stance)) = known
         && at.elapsed() < STANCE_FOR

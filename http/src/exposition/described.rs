@@ -4,7 +4,7 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use regrow_cluster::{discovery, exchange, gossip, transport};
 use regrow_runtime::metrics as names;
 
-use crate::observe;
+use crate::{elsewhere, observe};
 
 /// 1, with the program's `version` (gauge).
 pub(super) const BUILD_INFO: &str = "regrow_build_info";
@@ -49,7 +49,7 @@ pub(super) fn describe() {
     }
 }
 
-const COUNTERS: [Described; 31] = [
+const COUNTERS: [Described; 32] = [
     (
         names::SPANS,
         Unit::Count,
@@ -111,6 +111,12 @@ const COUNTERS: [Described; 31] = [
         names::EVENTS_DROPPED,
         Unit::Count,
         "Events that a slow subscriber missed.",
+    ),
+    (
+        elsewhere::LEASES_BORROWED,
+        Unit::Count,
+        "Claims answered with leases of another node. Rising: tasks come in at other nodes than \
+         those with workers.",
     ),
     (
         exchange::MESSAGES,

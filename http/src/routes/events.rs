@@ -15,17 +15,20 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::tasks::found;
-use super::{Answer, ok};
+use super::{Answer, WAIT_MS_MAX, ok};
 use crate::error::{ApiError, Code};
-use crate::follow::{BusFilter, BusLog, READ_AT_ONCE, Seen, TaskLog};
+use crate::follow::{BusFilter, BusLog, READ_AT_ONCE, TaskLog, Watch};
+use crate::history::Read;
 use crate::params::{Params, TaskPath};
-use crate::state::ApiState;
+use crate::state::{ApiState, Phase};
 use crate::view::{EventJson, Instant};
 
 /// Silence after which a comment is sent, so that dead connections are noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Lines in a list.
 const LINES_MAX: u64 = 1_000;
+/// The last line behind which may be looked.
+const AFTER_MAX: u64 = u32::MAX as u64;
 
 /// `GET /v1/tasks/{id}/events`: the task's log. As a list behind line `after`; or, for
 /// whoever accepts `text/event-stream`, as a stream that can be resumed with
@@ -36,18 +39,20 @@ pub(crate) async fn of_task(
     headers: HeaderMap,
     mut params: Params,
 ) -> Answer {
-    let after = params.number("after", 0..=u64::from(u32::MAX)).unwrap_or(0);
+    let after = params.number("after", 0..=AFTER_MAX).unwrap_or(0);
     let limit = params.number("limit", 1..=LINES_MAX).unwrap_or(LINES_MAX);
+    let wait = params.number("wait_ms", 0..=WAIT_MS_MAX).unwrap_or(0);
     params.finish()?;
-    if !wants_stream(&headers) {
+    let Some(Followed { after, resumed }) = Followed::from(&headers, after)? else {
         found(&state, id).await?;
+        if 0 < wait {
+            wait_for_line(&state, id, after, Duration::from_millis(wait)).await?;
+        }
         return list(&state, id, after, limit).await;
-    }
-    let resumed = last_event_id(&headers)?;
-    let after = resumed.unwrap_or(after);
+    };
     let place = state.stream_permit()?;
     let ended = found(&state, id).await?.state().is_terminal();
-    if ended && resumed.is_some() && state.queue.events(id, after, 1).await?.is_empty() {
+    if ended && resumed && state.queue.events(id, after, 1).await?.is_empty() {
         // Browsers reconnect for ever unless they are told to stop.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -60,10 +65,69 @@ pub(crate) async fn of_task(
     Ok(streamed(frames))
 }
 
+/// From where on a client wants to follow a log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Followed {
+    /// Behind which line.
+    pub(crate) after: u64,
+    /// It has followed it before.
+    pub(crate) resumed: bool,
+}
+
+impl Followed {
+    /// Nothing for whoever wants no stream; `after` is what the query says.
+    fn from(headers: &HeaderMap, after: u64) -> Result<Option<Self>, ApiError> {
+        if !wants_stream(headers) {
+            return Ok(None);
+        }
+        let before = last_event_id(headers)?;
+        Ok(Some(Self {
+            after: before.unwrap_or(after),
+            resumed: before.is_some(),
+        }))
+    }
+
+    /// The same for a request that is not answered here. What is wrong with its query is said by
+    /// the route.
+    pub(crate) fn of(headers: &HeaderMap, query: Option<&str>) -> Result<Option<Self>, ApiError> {
+        let mut pairs = query.unwrap_or_default().split('&');
+        let after = pairs.find_map(|pair| pair.strip_prefix("after="));
+        let after = after.and_then(|after| after.parse().ok());
+        Self::from(headers, after.unwrap_or(0))
+    }
+}
+
+/// Waits for a line behind `after`, or the end of the task.
+async fn wait_for_line(
+    state: &ApiState,
+    id: TaskId,
+    after: u64,
+    wait: Duration,
+) -> Result<(), ApiError> {
+    let _place = state.wait_permit()?;
+    let mut watch = Watch::new(state.queue.events_bus(), id);
+    let waited = async {
+        loop {
+            let ended = found(state, id).await?.state().is_terminal();
+            if ended || !state.queue.events(id, after, 1).await?.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = watch.changed() => {}
+                () = state.lifecycle.reached(Phase::Stopping) => return Ok(()),
+            }
+        }
+    };
+    // Whoever waited long enough is told that there is nothing.
+    tokio::time::timeout(wait, waited).await.unwrap_or(Ok(()))
+}
+
 async fn list(state: &ApiState, id: TaskId, after: u64, limit: u64) -> Answer {
+    // The state first: if the task had ended by then, the log read next is whole.
+    let ended = found(state, id).await?.state().is_terminal();
     let mut lines = Vec::new();
     let mut after = after;
-    loop {
+    let is_whole = loop {
         let left = limit.saturating_sub(lines.len() as u64);
         let wanted = u32::try_from(left).unwrap_or(u32::MAX).min(READ_AT_ONCE);
         let read = state.queue.events(id, after, wanted).await?;
@@ -71,29 +135,37 @@ async fn list(state: &ApiState, id: TaskId, after: u64, limit: u64) -> Answer {
         after = read.last().map_or(after, |line| line.n);
         lines.extend(read);
         if whole {
-            break;
+            break 0 < wanted;
         }
-    }
+    };
     let events: Vec<EventJson<'_>> = lines.iter().map(EventJson::from).collect();
-    ok(&json!({ "events": events }))
+    ok(&json!({ "events": events, "ended": ended && is_whole }))
 }
 
-/// `GET /v1/events`: what happens from now on, as a stream. Not resumable: what is durable
-/// stands in the tasks' logs.
-pub(crate) async fn all(State(state): State<ApiState>, mut params: Params) -> Answer {
+/// `GET /v1/events`: what happens on this node from now on, as a stream; with `Last-Event-ID` behind
+/// that event. A `gap` says that events before the next one are not known any more, or were of
+/// another life or node: what is durable stands in the tasks' logs.
+pub(crate) async fn all(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    mut params: Params,
+) -> Answer {
     let filter = BusFilter {
         task: params.parsed("task"),
         kind: params.parsed("kind"),
     };
     params.finish()?;
     let place = state.stream_permit()?;
-    let log = BusLog::new(state, filter, place);
+    let after = headers.get("last-event-id");
+    // What cannot be read is no id that was given here.
+    let after = after.map(|id| id.to_str().unwrap_or_default());
+    let log = BusLog::new(state.clone(), filter, after, place);
     let frames = stream::unfold(log, async |mut log: BusLog| {
-        let frame = match log.next().await? {
-            Seen::Happened(event) => bus_frame(&event),
-            Seen::Missed(count) => frame("dropped", &json!({ "dropped": count })),
+        let (id, frame) = match log.next().await? {
+            Read::Event(id, event) => (id, bus_frame(&event)),
+            Read::Missed(id, missed) => (id, frame("gap", &json!({ "missed": missed }))),
         };
-        Some((Ok(frame), log))
+        Some((Ok(frame.id(id)), log))
     });
     Ok(streamed(frames))
 }
@@ -142,7 +214,14 @@ fn frame<T: Serialize>(name: &str, data: &T) -> Frame {
     }
 }
 
-fn streamed(frames: impl Stream<Item = Result<Frame, Infallible>> + Send + 'static) -> Response {
+/// A frame of what is JSON already.
+pub(crate) fn raw_frame(name: &str, data: &str) -> Frame {
+    Frame::default().event(name).data(data)
+}
+
+pub(crate) fn streamed(
+    frames: impl Stream<Item = Result<Frame, Infallible>> + Send + 'static,
+) -> Response {
     Sse::new(frames)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response()

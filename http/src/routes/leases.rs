@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use regrow_runtime::ids::Epoch;
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::ClaimRequest;
@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Answer, WAIT_MS_MAX, ok};
+use crate::elsewhere::{NothingHere, WaitsAtMost};
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
 use crate::params::TaskPath;
@@ -42,7 +43,11 @@ struct LeaseJson<'a> {
 ///
 /// A client that went away while it waited is given nothing. One that goes away while the
 /// answer is on its way leaves its leases to expire.
-pub(crate) async fn claim(State(state): State<ApiState>, mut fields: Fields) -> Answer {
+pub(crate) async fn claim(
+    State(state): State<ApiState>,
+    at_most: Option<Extension<WaitsAtMost>>,
+    mut fields: Fields,
+) -> Answer {
     let kinds = kinds(&mut fields);
     let max = fields.number("max", 1..=LEASES_MAX, "").unwrap_or(1);
     let wait = fields.number("wait_ms", 0..=WAIT_MS_MAX, " ms");
@@ -58,11 +63,12 @@ pub(crate) async fn claim(State(state): State<ApiState>, mut fields: Fields) -> 
         return Err(refusal.retry_after(Duration::from_secs(5)));
     }
     let _place = state.wait_permit()?;
+    let wait = Duration::from_millis(wait.unwrap_or(0));
     let request = ClaimRequest {
         worker: worker.map_or_else(|| Arc::from("http"), Arc::from),
         kinds,
         max: 1,
-        wait: Duration::from_millis(wait.unwrap_or(0)),
+        wait: at_most.map_or(wait, |at_most| wait.min(at_most.0.0)),
         lease,
     };
     let mut leases = tokio::select! {
@@ -96,7 +102,11 @@ pub(crate) async fn claim(State(state): State<ApiState>, mut fields: Fields) -> 
             expires_at: Instant(lease.expires_at),
         })
         .collect();
-    ok(&answer)
+    let mut response = ok(&answer)?;
+    if answer.is_empty() {
+        response.extensions_mut().insert(NothingHere);
+    }
+    Ok(response)
 }
 
 fn payload_bytes(leases: &[Lease]) -> usize {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::StatusCode;
 use regrow_runtime::ids::TaskId;
 use regrow_runtime::queue::approval::{ApprovalFilter, ApprovalState};
@@ -14,6 +14,8 @@ use serde_json::json;
 
 use super::approvals::ApprovalJson;
 use super::{Answer, WAIT_MS_MAX, ok};
+use crate::auth::Caller;
+use crate::elsewhere::listing;
 use crate::error::{ApiError, Code};
 use crate::follow::Watch;
 use crate::input::Nothing;
@@ -42,19 +44,82 @@ struct Page<'a> {
     next_cursor: Option<TaskId>,
 }
 
-/// `GET /v1/tasks`: newest first.
-pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
+/// `GET /v1/tasks`: newest first. With `cluster=true` those of all nodes, each with its node; nodes
+/// that do not answer are named with the reason.
+pub(crate) async fn list(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+    mut params: Params,
+) -> Answer {
+    let whole = params.parsed::<bool>("cluster").unwrap_or(false);
     let mut filter = TaskFilter {
         state: params.parsed::<TaskState>("state"),
         kind: params.text("kind"),
         parent: params.parsed("parent"),
-        before: params.parsed("cursor"),
+        before: None,
         limit: 0,
     };
+    // Nodes that share a database have one list.
+    let whole = whole && !state.queue.is_shared();
+    let mut cursor = None;
+    if whole {
+        cursor = params.text("cursor");
+    } else {
+        filter.before = params.parsed("cursor");
+    }
     let limit = params.number("limit", 1..=PAGE_MAX).unwrap_or(PAGE);
     params.finish()?;
-    let cursor = filter.before;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if !whole {
+        return page(&state, filter, limit).await;
+    }
+    let cursor = cursor.as_deref().map(listing::Cursor::parse).transpose()?;
+    let is_passed_on = |pair: &&str| {
+        let name = pair.split('=').next();
+        !matches!(name, Some("cluster" | "cursor" | "limit" | ""))
+    };
+    let query = query.unwrap_or_default();
+    let passed_on = query.split('&').filter(is_passed_on);
+    let passed_on: String = passed_on.map(|pair| format!("&{pair}")).collect();
+    let here = async |before: Option<TaskId>| {
+        let filter = TaskFilter { before, ..filter };
+        let (views, next) = read_page(&state, filter, limit).await?;
+        let page = Page {
+            tasks: views.iter().map(TaskJson::from).collect(),
+            next_cursor: next,
+        };
+        serde_json::to_string(&page).map_err(|error| {
+            let detail = format!("an answer could not be written: {error}");
+            ApiError::new(Code::Internal, detail)
+        })
+    };
+    listing::listed(
+        &state,
+        &caller,
+        &passed_on,
+        cursor.unwrap_or_default(),
+        limit,
+        here,
+    )
+    .await
+}
+
+async fn page(state: &ApiState, filter: TaskFilter, limit: usize) -> Answer {
+    let (views, next_cursor) = read_page(state, filter, limit).await?;
+    ok(&Page {
+        next_cursor,
+        tasks: views.iter().map(TaskJson::from).collect(),
+    })
+}
+
+/// One page of this node's list, and where the next one begins.
+async fn read_page(
+    state: &ApiState,
+    mut filter: TaskFilter,
+    limit: usize,
+) -> Result<(Vec<TaskView>, Option<TaskId>), ApiError> {
+    let cursor = filter.before;
     let mut views: Vec<TaskView> = Vec::new();
     let mut bytes = 0;
     let mut more = true;
@@ -80,10 +145,8 @@ pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> A
     }
     let next = more || limit < views.len();
     views.truncate(limit);
-    ok(&Page {
-        next_cursor: views.last().map(|view| view.body.id).filter(|_| next),
-        tasks: views.iter().map(TaskJson::from).collect(),
-    })
+    let next = views.last().map(|view| view.body.id).filter(|_| next);
+    Ok((views, next))
 }
 
 /// One task, with the question that a person has to answer before it goes on.

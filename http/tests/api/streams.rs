@@ -174,6 +174,23 @@ async fn the_bus_shows_what_happens_and_can_be_filtered() {
 }
 
 #[tokio::test]
+async fn whoever_resumes_the_bus_after_another_life_is_told_so_and_sees_what_is_known() {
+    let node = Node::volatile().await;
+    let mut first = Stream::open(node.get("/v1/events")).await;
+    let id = node.submit("k").await;
+    first.next().await.expect("a frame");
+    let resumed = node.get("/v1/events").header("last-event-id", "other-1:7");
+    let mut resumed = Stream::open(resumed).await;
+    let gap = resumed.next().await.expect("a frame");
+    assert_eq!(
+        (gap.event.as_str(), &gap.data),
+        ("gap", &json!({ "missed": null }))
+    );
+    let seen = resumed.next().await.expect("a frame");
+    assert_eq!(seen.data["task"], json!(id));
+}
+
+#[tokio::test]
 async fn streams_are_bounded_and_end_with_the_server() {
     let mut setup = Setup::default();
     setup.config.streams_max = 2;
