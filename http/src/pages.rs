@@ -10,26 +10,39 @@
 //!
 //! Absent on purpose: decisions, changes, and anything from another host.
 
+mod agent;
+mod agents;
 mod alerts;
 mod assets;
+mod charts;
+mod cluster;
+mod events;
 mod exposed;
 pub(crate) mod failure;
 mod frame;
 mod history;
 mod live;
+mod memory;
+mod metrics;
+mod new_task;
 mod overview;
 mod parts;
+mod queue;
 mod sign_in;
 mod task;
 mod tasks;
+mod tree;
 mod visit;
 mod words;
 
 use axum::Router;
 use axum::routing::get;
 
-pub(crate) use self::history::History;
+use self::agents::AgentsLook;
+use self::events::Recent;
+use self::history::History;
 use self::overview::Looks;
+use self::tree::TreeLook;
 use crate::state::ApiState;
 
 /// What pages keep between looks. A crash loses it, and nothing depends on it.
@@ -37,13 +50,35 @@ use crate::state::ApiState;
 pub(crate) struct Shown {
     pub(crate) history: History,
     pub(crate) looks: Looks,
+    pub(crate) tree: TreeLook,
+    pub(crate) agents: AgentsLook,
+    pub(crate) recent: Recent,
+}
+
+/// Keeps what pages show of the past, for as long as it is polled.
+pub(crate) async fn keep(state: ApiState) {
+    tokio::join!(History::keep(state.clone()), Recent::keep(state));
 }
 
 /// Where whoever has no session is sent.
 pub(crate) const SIGN_IN: &str = "/sign-in";
 
 /// The pages that show what a token of the scope `read` may see.
-const READ: &[&str] = &["/", "/tasks", "/tasks/{id}", "/tasks/{id}/steps/{key}"];
+const READ: &[&str] = &[
+    "/",
+    "/tree",
+    "/tasks",
+    "/tasks/new",
+    "/tasks/{id}",
+    "/tasks/{id}/steps/{key}",
+    "/queue",
+    "/cluster",
+    "/agents",
+    "/agents/{id}",
+    "/events",
+    "/memory",
+    "/charts",
+];
 /// What is shown to everybody.
 const OPEN: &[&str] = &[SIGN_IN, "/assets/{file}"];
 
@@ -59,9 +94,18 @@ pub(crate) fn needs_read(route: &str) -> Option<bool> {
 pub(crate) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/", get(overview::show))
+        .route("/tree", get(tree::show))
         .route("/tasks", get(tasks::show))
+        .route("/tasks/new", get(new_task::show))
         .route("/tasks/{id}", get(task::show))
         .route("/tasks/{id}/steps/{key}", get(task::step::show))
+        .route("/queue", get(queue::show))
+        .route("/cluster", get(cluster::show))
+        .route("/agents", get(agents::show))
+        .route("/agents/{id}", get(agent::show))
+        .route("/events", get(events::show))
+        .route("/memory", get(memory::show))
+        .route("/charts", get(metrics::show))
         .route(SIGN_IN, get(sign_in::show))
         .route("/assets/{file}", get(assets::serve))
 }

@@ -29,7 +29,7 @@ use tracing::{debug, info, warn};
 use crate::auth::Peer;
 use crate::config::HttpConfig;
 use crate::observe::CONNECTIONS;
-use crate::pages::History;
+use crate::pages;
 use crate::relay::Desk;
 use crate::router::surface;
 use crate::state::{ApiParts, ApiState};
@@ -146,7 +146,7 @@ impl Server {
         // With the port that port 0 became.
         self.config.address = self.address;
         let state = ApiState::new(parts, self.config.clone());
-        keeping.spawn(History::keep(state.clone()));
+        keeping.spawn(pages::keep(state.clone()));
         let router = surface(state.clone());
         // Other nodes ask the same routes, for as long as this serves.
         let desk = Desk::new(router.clone(), node);

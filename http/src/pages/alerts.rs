@@ -91,7 +91,7 @@ pub(crate) fn alerts(facts: &Facts<'_>) -> Vec<Alert> {
             Tone::Attention,
             format!("{count} not well: {named}"),
             "They are regrown by themselves; what keeps failing shows its last exit.",
-            "/",
+            "/tree",
         );
     }
     if 0 < facts.questions {
@@ -137,7 +137,7 @@ fn of_queue(queue: &QueueStats, facts: &Facts<'_>, say: &mut Say<'_>) {
             Tone::Attention,
             "The queue is paused: tasks are accepted, and none is started".to_owned(),
             "Resume it to go on.",
-            "/",
+            "/queue",
         );
     }
     if queue.draining {
@@ -145,7 +145,7 @@ fn of_queue(queue: &QueueStats, facts: &Facts<'_>, say: &mut Say<'_>) {
             Tone::Attention,
             "The queue is draining: no task is accepted".to_owned(),
             "Resume it to accept tasks again.",
-            "/",
+            "/queue",
         );
     }
     let used = queue.utilization();
@@ -161,7 +161,7 @@ fn of_queue(queue: &QueueStats, facts: &Facts<'_>, say: &mut Say<'_>) {
             words::count(queue.max_size)
         );
         let way_out = "Add workers, or raise queue.max_size; a full queue refuses tasks.";
-        say(tone, text, way_out, "/");
+        say(tone, text, way_out, "/queue");
     }
     if 0 < facts.refused {
         let count = several(facts.refused, "submission was", "submissions were");
@@ -169,7 +169,7 @@ fn of_queue(queue: &QueueStats, facts: &Facts<'_>, say: &mut Say<'_>) {
             Tone::Bad,
             format!("{count} refused within the last minute"),
             "They were told when to try again.",
-            "/",
+            "/queue",
         );
     }
     if 0 < facts.discarded {
@@ -200,7 +200,7 @@ fn of_node(node: &NodeView, say: &mut Say<'_>) {
             Tone::Bad,
             format!("Node {name} is not heard any more"),
             "Its agents go on elsewhere; look at the machine.",
-            "/",
+            "/cluster",
         );
     }
     if node.watched.state != "free" {
@@ -214,7 +214,7 @@ fn of_node(node: &NodeView, say: &mut Say<'_>) {
             Tone::Attention,
             format!("Node {name} is {state}{why}"),
             "It comes back by itself when its term is over; release it to end that now.",
-            "/",
+            "/cluster",
         );
     } else if let Some(note) = &node.note {
         let what = match note.stance {
@@ -226,7 +226,7 @@ fn of_node(node: &NodeView, say: &mut Say<'_>) {
             Tone::Calm,
             format!("Node {name} {what}, as it was asked to"),
             "Release it to let it take agents again.",
-            "/",
+            "/cluster",
         );
     }
 }

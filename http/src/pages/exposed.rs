@@ -1,4 +1,85 @@
-//! Durations out of the metrics' own text (pure): what `/metrics` tells is what pages show.
+//! Figures out of the metrics' own text (pure): what `/metrics` tells is what pages show.
+
+use std::collections::BTreeMap;
+
+/// A metric with all its series.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Family {
+    /// What it means.
+    pub(crate) help: String,
+    /// Labels and value of each, in the text's order.
+    pub(crate) series: Vec<(String, Value)>,
+}
+
+/// What a series says now.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value {
+    /// A counter or a gauge.
+    Number(f64),
+    /// A histogram: how many measurements, and their quantiles in the metric's unit.
+    Durations {
+        /// How many.
+        count: u64,
+        /// The median.
+        p50: f64,
+        /// What one in a hundred exceeds.
+        p99: f64,
+    },
+}
+
+/// Every metric that the text has, by name.
+pub(crate) fn families(text: &str) -> BTreeMap<String, Family> {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut histograms: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            if let Some((name, help)) = rest.split_once(' ') {
+                families.entry(name.to_owned()).or_default().help = help.to_owned();
+            }
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            if let Some(name) = rest.strip_suffix(" histogram") {
+                histograms.push(name.to_owned());
+            }
+        } else if !line.starts_with('#') {
+            let (name, labels, value) = match line.split_once('{') {
+                Some((name, rest)) => match rest.split_once("} ") {
+                    Some((labels, value)) => (name, labels, value),
+                    None => continue,
+                },
+                None => match line.split_once(' ') {
+                    Some((name, value)) => (name, "", value),
+                    None => continue,
+                },
+            };
+            let of_histogram = |name: &str| {
+                let endings = ["_bucket", "_sum", "_count"];
+                let bare = endings.iter().find_map(|ending| name.strip_suffix(ending));
+                bare.is_some_and(|bare| histograms.iter().any(|known| known == bare))
+            };
+            let value = value
+                .split_whitespace()
+                .next()
+                .and_then(|value| value.parse().ok());
+            if let Some(value) = value.filter(|_| !of_histogram(name)) {
+                let series = &mut families.entry(name.to_owned()).or_default().series;
+                series.push((labels.replace('"', ""), Value::Number(value)));
+            }
+        }
+    }
+    for name in histograms {
+        let buckets = Buckets::of(text, &name);
+        let quantile = |share| buckets.quantile(share).unwrap_or(0.0);
+        let value = Value::Durations {
+            count: buckets.count(),
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+        };
+        let series = &mut families.entry(name).or_default().series;
+        series.push(("all together".to_owned(), value));
+    }
+    families.retain(|_, family| !family.series.is_empty());
+    families
+}
 
 /// A histogram: how many measurements were at most so long, by bound in seconds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,5 +200,23 @@ other_seconds_bucket{le=\"0.01\"} 99
         let early = Buckets(vec![(0.001, 1), (f64::INFINITY, 3)]);
         let late = Buckets(vec![(0.001, 1), (f64::INFINITY, 5)]);
         assert_eq!(late.since(&early).count(), 2);
+    }
+
+    #[test]
+    fn every_metric_is_found_with_its_meaning() {
+        let text =
+            format!("{TEXT}# HELP tasks_total Tasks.\n# TYPE tasks_total counter\ntasks_total 7\n");
+        let families = families(&text);
+        assert_eq!(families["tasks_total"].help, "Tasks.");
+        assert_eq!(
+            families["tasks_total"].series,
+            [(String::new(), Value::Number(7.0))]
+        );
+        let commits = &families["commit_seconds"].series;
+        assert!(
+            matches!(commits[..], [(_, Value::Durations { count: 10, .. })]),
+            "{commits:?}"
+        );
+        assert!(!families.contains_key("commit_seconds_sum"));
     }
 }

@@ -14,17 +14,52 @@ use super::{SIGN_IN, words};
 pub(crate) enum Place {
     /// How it goes.
     Overview,
+    /// Who runs under whom.
+    Tree,
     /// What is to be done.
     Tasks,
+    /// A form for more of it.
+    NewTask,
+    /// Who waits, and for what.
+    Queue,
+    /// The nodes.
+    Cluster,
+    /// Who does it.
+    Agents,
+    /// What happens.
+    Events,
+    /// What is known.
+    Memory,
+    /// What was measured.
+    Metrics,
 }
 
 impl Place {
-    const ALL: [Self; 2] = [Self::Overview, Self::Tasks];
+    const ALL: [Self; 10] = [
+        Self::Overview,
+        Self::Tree,
+        Self::Tasks,
+        Self::NewTask,
+        Self::Queue,
+        Self::Cluster,
+        Self::Agents,
+        Self::Events,
+        Self::Memory,
+        Self::Metrics,
+    ];
 
     fn facts(self) -> (&'static str, &'static str, char) {
         match self {
             Self::Overview => ("/", "Overview", 'o'),
+            Self::Tree => ("/tree", "Tree", 'r'),
             Self::Tasks => ("/tasks", "Tasks", 't'),
+            Self::NewTask => ("/tasks/new", "New task", 'n'),
+            Self::Queue => ("/queue", "Queue", 'q'),
+            Self::Cluster => ("/cluster", "Cluster", 'c'),
+            Self::Agents => ("/agents", "Agents", 'a'),
+            Self::Events => ("/events", "Events", 'e'),
+            Self::Memory => ("/memory", "Memory", 'm'),
+            Self::Metrics => ("/charts", "Metrics", 'x'),
         }
     }
 }

@@ -144,6 +144,19 @@ impl History {
         self.samples.lock().iter().copied().collect()
     }
 
+    /// The median and the 99th percentile of commits, reading by reading, in seconds; none is 0.
+    pub(crate) fn commits_over_time(&self) -> (Vec<f64>, Vec<f64>) {
+        let durations = self.durations.lock();
+        let pairs = durations.iter().zip(durations.iter().skip(1));
+        pairs
+            .map(|(one, next)| {
+                let commits = next.commits.since(&one.commits);
+                let quantile = |share| commits.quantile(share).unwrap_or(0.0);
+                (quantile(0.5), quantile(0.99))
+            })
+            .unzip()
+    }
+
     /// What was measured while samples were kept.
     pub(crate) fn durations(&self) -> Durations {
         let durations = self.durations.lock();

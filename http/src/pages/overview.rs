@@ -177,10 +177,10 @@ impl Page for Overview {
             (alerts_shown(&found))
             (tiles(state, &stats, &samples))
             div .columns {
-                (panel("Waiting, by lane", &none(), &lanes(&stats)))
+                (panel("Waiting, by lane", &html! { a href="/queue" { "The queue" } }, &lanes(&stats)))
                 (panel("Tasks, by state", &html! { a href="/tasks" { "All tasks" } }, &states(&stats)))
-                (panel("Agents of this node", &none(), &agents(&crew)))
-                (panel("Nodes", &none(), &nodes(stored.nodes.as_deref())))
+                (panel("Agents of this node", &html! { a href="/agents" { "All agents" } }, &agents(&crew)))
+                (panel("Nodes", &html! { a href="/cluster" { "The cluster" } }, &nodes(stored.nodes.as_deref())))
                 (panel("Budgets", &none(), &budgets(&stored.budgets)))
                 (panel(
                     "Given up of late",

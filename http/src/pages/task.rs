@@ -261,7 +261,7 @@ fn size(json: &Json) -> Markup {
 }
 
 /// A document, set out for reading.
-fn document(json: &Json) -> Markup {
+pub(super) fn document(json: &Json) -> Markup {
     let text = json.as_str();
     if DOCUMENT_BYTES_MAX < text.len() {
         let mut end = DOCUMENT_BYTES_MAX;

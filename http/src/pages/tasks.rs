@@ -218,7 +218,7 @@ impl Tasks {
             return nothing("No task is like that.", &then);
         }
         let then = html! {
-            p { "Submit one: " code { "regrow run \"audit the docs in .\"" } ", or " code { "POST /v1/tasks" } "." }
+            p { a href="/tasks/new" { "Submit one" } ", here or with " code { "regrow run \"audit the docs in .\"" } ", or " code { "POST /v1/tasks" } "." }
         };
         nothing("There is no task yet.", &then)
     }

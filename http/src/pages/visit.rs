@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use regrow_runtime::access::scope::Scope;
 
 use crate::auth::Caller;
+use crate::error::{ApiError, Code};
 use crate::state::ApiState;
 
 /// One look at a page.
@@ -25,6 +26,16 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
+    /// For whom other nodes are asked.
+    ///
+    /// # Errors
+    ///
+    /// Nobody is here; a page that needs a scope has somebody.
+    pub(crate) fn caller(&self) -> Result<Caller, ApiError> {
+        let missing = || ApiError::new(Code::TokenRequired, "this needs a token");
+        self.caller.clone().ok_or_else(missing)
+    }
+
     /// Whether what needs `scope` would be let through.
     pub(crate) fn may(&self, scope: Scope) -> bool {
         match &self.caller {

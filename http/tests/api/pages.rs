@@ -99,6 +99,20 @@ async fn every_page_is_served_with_its_policy_and_loads_nothing_from_elsewhere()
         for path in [
             "/",
             "/tasks",
+            "/tasks/new",
+            "/tree",
+            "/queue",
+            "/cluster",
+            "/cluster?if_lost=here&plan=rebalance",
+            "/agents",
+            "/agents?q=work&role=worker",
+            "/agents/worker-1",
+            "/events",
+            "/events?of=runtime&q=x",
+            "/memory",
+            "/memory?q=x",
+            "/charts",
+            "/charts?q=queue",
             "/tasks?state=available&kind=k&q=k",
             &format!("/tasks/{id}"),
         ] {
@@ -314,4 +328,80 @@ async fn where_there_is_no_place_for_a_stream_the_page_is_there_all_the_same() {
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
     assert!(page(&node, "/").await.contains("Overview"));
+}
+
+#[tokio::test]
+async fn the_queue_shows_its_switches_and_what_was_given_up() {
+    for node in Node::both().await {
+        let (status, made) = node
+            .send(
+                "/v1/tasks",
+                json!({ "kind": "k", "goal": "Fail", "max_attempts": 1 }),
+            )
+            .await;
+        assert_eq!(status, 201, "{made}");
+        let lease = node.lease("k").await;
+        let id = made["id"].as_str().expect("an id");
+        let failed = json!({ "epoch": lease["epoch"], "error": "out of luck" });
+        node.send(&format!("/v1/leases/{id}/fail"), failed).await;
+        node.send("/v1/queue/pause", json!({})).await;
+        let text = page(&node, "/queue").await;
+        for words in [
+            "out of luck",
+            "It is paused already",
+            "hx-post=\"/v1/queue/resume\"",
+        ] {
+            assert!(text.contains(words), "no {words} in {text}");
+        }
+        let retry = format!("hx-post=\"/v1/tasks/{id}/retry\"");
+        assert!(text.contains(&retry), "{text}");
+        let form = page(&node, "/tasks/new").await;
+        assert!(form.contains("The queue is paused"), "{form}");
+    }
+}
+
+#[tokio::test]
+async fn the_form_says_that_the_queue_is_full_before_anything_is_typed() {
+    let mut setup = Setup::default();
+    setup.limits.max_size = 1;
+    let node = Node::start(setup).await;
+    let roomy = page(&node, "/tasks/new").await;
+    assert!(roomy.contains("There is room for 1 more task"), "{roomy}");
+    let mut stream = Stream::open(&node, "/tasks/new", None).await;
+    node.submit("k").await;
+    let told = stream.until("The queue is full").await;
+    assert!(told.contains("1 of 1 places are taken"), "{told}");
+}
+
+#[tokio::test]
+async fn agents_are_searched_and_one_that_is_not_there_is_said_to_be_missing() {
+    let node = Node::volatile().await;
+    let all = page(&node, "/agents").await;
+    assert!(
+        all.contains("id=\"own-here-worker-1\"") && all.contains("does not answer"),
+        "{all}"
+    );
+    let some = page(&node, "/agents?q=PLAN").await;
+    assert!(
+        some.contains("own-here-planner-1") && !some.contains("own-here-worker-1"),
+        "{some}"
+    );
+    let (status, response) = visit(node.get("/agents/nobody")).await;
+    assert_eq!(status, 404);
+    let text = response.text().await.expect("text");
+    assert!(text.contains("there is no agent `nobody`"), "{text}");
+    let (status, _) = visit(node.get("/events?of=everything")).await;
+    assert_eq!(status, 400);
+}
+
+#[tokio::test]
+async fn events_are_watched_while_somebody_looks() {
+    let node = Node::volatile().await;
+    let mut stream = Stream::open(&node, "/events", None).await;
+    stream.until("Watched since").await;
+    let id = node.submit("k").await;
+    let told = stream.until(&format!("e-{id}-1")).await;
+    assert!(told.contains("submitted"), "{told}");
+    let filtered = page(&node, "/events?of=runtime").await;
+    assert!(!filtered.contains(&id), "{filtered}");
 }

@@ -29,11 +29,11 @@
   // What a field is in JSON: text unless it says otherwise.
   function value(field, text) {
     const kind = field ? field.dataset.as : undefined;
+    if (kind === "null" && text === "") return null;
     if (kind === "flag") return text === "true" || text === "on";
     if (text === "" && kind !== "text") return undefined;
-    if (kind === "number") return Number.isNaN(Number(text)) ? text : Number(text);
+    if (kind === "number" || kind === "null") return Number.isNaN(Number(text)) ? text : Number(text);
     if (kind === "seconds") return Number.isNaN(Number(text)) ? text : Math.round(Number(text) * 1000);
-    if (kind === "null") return text === "" ? null : Number(text);
     if (kind === "list") return text.split(/[\s,]+/).filter(Boolean);
     if (kind === "instant") return new Date(text + "Z").toISOString();
     if (kind === "json") return JSON.parse(text);
@@ -65,7 +65,7 @@
 
   function problems(form, text, fields) {
     if (!form) return false;
-    const place = form.querySelector(".problem");
+    const place = form.querySelector(".problem[role=alert]");
     if (!place) return false;
     for (const field of form.elements) {
       field.removeAttribute && field.removeAttribute("aria-invalid");
