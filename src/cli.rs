@@ -16,6 +16,7 @@ mod diagnostics;
 pub(crate) mod failure;
 mod health;
 pub(crate) mod node;
+pub(crate) mod openapi;
 pub(crate) mod output;
 mod pages;
 mod queue;

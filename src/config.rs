@@ -257,6 +257,15 @@ fn settings(reader: &mut Reader) -> NodeConfig {
                 )
                 .parse()
                 .ok(),
+            cors_origins: reader
+                .list(
+                    "http.cors_origins",
+                    "origins such as \"https://desk.example\", without a path",
+                    |text| text.parse::<PublicUrl>().is_ok(),
+                )
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
             audit_retention: reader.duration(
                 "http.audit_retention",
                 http.audit_retention,

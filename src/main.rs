@@ -36,6 +36,8 @@ enum Verb {
     Store(cli::store::StoreArguments),
     /// Run whole clusters from seeds, with faults, and look for what must never be
     Sim(cli::sim::SimArguments),
+    /// Print the document of the HTTP surface (OpenAPI 3.1)
+    Openapi(cli::openapi::OpenapiArguments),
     #[command(flatten)]
     Client(cli::ClientVerb),
 }
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
             Verb::Node(arguments) => cli::node::run(arguments).await,
             Verb::Store(arguments) => cli::store::run(arguments).await,
             Verb::Sim(arguments) => cli::sim::run(&arguments),
+            Verb::Openapi(arguments) => cli::openapi::run(&arguments),
             Verb::Client(verb) => cli::execute(verb).await,
         }
     });

@@ -13,7 +13,8 @@ const MICROS: f64 = 1e6;
 const MILLIS: f64 = 1e3;
 
 /// What a step cost.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Cost)]
 pub(crate) struct CostJson {
     tokens_in: u64,
     tokens_out: u64,
@@ -35,7 +36,8 @@ impl From<Cost> for CostJson {
 }
 
 /// An amount of each unit.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Amounts)]
 pub(crate) struct AmountsJson {
     tokens: u64,
     usd: f64,
@@ -55,7 +57,8 @@ impl From<Amounts> for AmountsJson {
 }
 
 /// Limits; null where there is none.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Limits)]
 pub(crate) struct LimitsJson {
     tokens: Option<u64>,
     usd: Option<f64>,

@@ -14,6 +14,9 @@ pub struct HttpConfig {
     pub address: SocketAddr,
     /// How others reach the node through a proxy, if they do.
     pub public_url: Option<PublicUrl>,
+    /// Origins whose pages may call the node, each such as `https://desk.example`; none unless
+    /// named. Their pages need tokens where the node has some.
+    pub cors_origins: Vec<PublicUrl>,
     /// How long the record of what operators did is kept. Longer takes more room.
     pub audit_retention: Duration,
     /// Largest request body in bytes. Higher costs memory per request, lower refuses large
@@ -43,6 +46,7 @@ impl Default for HttpConfig {
         Self {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400),
             public_url: None,
+            cors_origins: Vec::new(),
             audit_retention: Duration::from_secs(400 * 24 * 3_600),
             body_bytes_max: 2 << 20,
             connections_max: 2_048,

@@ -65,6 +65,11 @@ fn check(
         (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host) => Ok(()),
         // A proxy may call the node by another name than browsers call the proxy.
         (Some((scheme, origin)), _) if public.is_some_and(|url| url.is(scheme, origin)) => Ok(()),
+        (Some((scheme, origin)), _)
+            if config.cors_origins.iter().any(|it| it.is(scheme, origin)) =>
+        {
+            Ok(())
+        }
         _ => Err(ApiError::new(
             Code::CrossOrigin,
             "the page that sent this belongs to another origin; use the command line or a program",

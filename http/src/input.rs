@@ -4,6 +4,9 @@
 //! that is wrong with it: wrong types, values out of range, unknown and repeated fields.
 //! Bodies are bounded in size, in nesting and in the time they may take.
 
+mod body;
+#[cfg(test)]
+mod laws;
 mod many;
 
 use std::collections::BTreeMap;
@@ -13,17 +16,15 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{FromRequest, Request};
-use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use futures::StreamExt as _;
 use regrow_runtime::ids::TaskId;
 use regrow_runtime::json::Json;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+pub(crate) use self::body::read;
+use self::body::{Bounds, read_json};
 pub(crate) use self::many::OneOrMany;
 use crate::error::{ApiError, Code};
 use crate::problems::{Problems, shortened};
@@ -32,9 +33,6 @@ use crate::state::ApiState;
 /// Deepest nesting of a payload or result. Readers commonly give up at 128, and answers
 /// wrap what they carry.
 const NESTING_MAX: usize = 100;
-/// Of an oversized body this many times the limit is still read, so that the client sees
-/// the answer instead of a broken connection.
-const DISCARD_FACTOR: usize = 8;
 
 /// The fields of a JSON body. Whoever takes one says what it must be; what was not taken
 /// is unknown.
@@ -404,35 +402,6 @@ impl Fields {
     }
 }
 
-/// How large a body may be, and how long it may take.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    max: usize,
-    patience: Duration,
-}
-
-impl Bounds {
-    fn of(state: &ApiState) -> Self {
-        Self {
-            max: state.config.body_bytes_max,
-            patience: state.config.body_timeout,
-        }
-    }
-}
-
-async fn read_json(request: Request, bounds: Bounds) -> Result<Vec<u8>, ApiError> {
-    let (parts, body) = request.into_parts();
-    let declared = content_type(&parts.headers);
-    if !declared.is_some_and(is_json) {
-        let found = declared.map_or("missing".to_owned(), |it| format!("`{}`", shortened(it)));
-        return Err(ApiError::new(
-            Code::UnsupportedMediaType,
-            format!("content-type is {found}, must be application/json"),
-        ));
-    }
-    read_within(&parts.headers, body, bounds).await
-}
-
 /// A request that carries nothing; an empty JSON object is let pass.
 pub(crate) struct Nothing;
 
@@ -447,72 +416,6 @@ impl FromRequest<ApiState> for Nothing {
         }
         Ok(Self)
     }
-}
-
-fn content_type(headers: &HeaderMap) -> Option<&str> {
-    headers.get(CONTENT_TYPE)?.to_str().ok()
-}
-
-fn is_json(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or_default().trim();
-    let kind = kind.to_ascii_lowercase();
-    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
-}
-
-/// The whole of a body, within the bounds of size and time that the node sets.
-pub(crate) async fn read(
-    headers: &HeaderMap,
-    body: Body,
-    state: &ApiState,
-) -> Result<Vec<u8>, ApiError> {
-    read_within(headers, body, Bounds::of(state)).await
-}
-
-async fn read_within(headers: &HeaderMap, body: Body, bounds: Bounds) -> Result<Vec<u8>, ApiError> {
-    let Bounds { max, patience } = bounds;
-    let discard_max = max.saturating_mul(DISCARD_FACTOR);
-    let too_large = || {
-        ApiError::new(
-            Code::BodyTooLarge,
-            format!("the body has more than {max} bytes; store it elsewhere and send a reference"),
-        )
-        .with("max_bytes", max)
-    };
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| discard_max < length) {
-        return Err(too_large());
-    }
-    let collect = async {
-        let mut chunks = body.into_data_stream();
-        let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(max));
-        let mut length = 0_usize;
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| {
-                ApiError::new(Code::InvalidJson, format!("the body broke off: {error}"))
-            })?;
-            length += chunk.len();
-            if discard_max < length {
-                return Err(too_large());
-            }
-            if length <= max {
-                bytes.extend_from_slice(&chunk);
-            }
-        }
-        if max < length {
-            return Err(too_large());
-        }
-        Ok(bytes)
-    };
-    tokio::time::timeout(patience, collect)
-        .await
-        .unwrap_or_else(|_elapsed| {
-            Err(ApiError::new(
-                Code::BodyTooSlow,
-                format!("the body did not arrive within {patience:?}"),
-            ))
-        })
 }
 
 #[cfg(test)]

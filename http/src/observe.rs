@@ -4,7 +4,9 @@
 use std::any::Any;
 use std::convert::Infallible;
 
+use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
@@ -13,11 +15,14 @@ use regrow_runtime::clock::{Clock, Timestamp};
 use regrow_runtime::exemplars::{self, Exemplar};
 use regrow_runtime::spans::{self, FinishedSpan};
 use regrow_runtime::trace::{SpanId, TraceContext};
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, debug, info_span};
 
 use crate::error::{ApiError, Code};
 
+/// Where a request's id is told, in and out.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
 /// Requests answered, by `route`, `method` and `status` (count).
 pub(crate) const REQUESTS: &str = "regrow_http_requests_total";
 /// From a request's headers to its answer's, by `route` (histogram, seconds). Waiting that
@@ -45,14 +50,15 @@ impl Traced {
     }
 
     /// Around everything that is logged meanwhile.
-    fn span(self, own: Option<SpanId>) -> Span {
+    fn span(self, own: Option<SpanId>, request_id: &str) -> Span {
         match self.0 {
             Some(trace) => info_span!(
                 "request",
+                request_id,
                 trace_id = %trace.trace_id(),
                 span_id = own.map(tracing::field::display),
             ),
-            None => Span::none(),
+            None => info_span!("request", request_id),
         }
     }
 }
@@ -65,12 +71,38 @@ impl<S: Send + Sync> FromRequestParts<S> for Traced {
     }
 }
 
-/// Measures a request, and has what is logged meanwhile say which trace it belongs to.
+/// Longest request id that a client may choose, in bytes.
+const REQUEST_ID_MAX: usize = 128;
+/// Largest problem that is told its request's id, in bytes.
+const PROBLEM_BYTES_MAX: usize = 1 << 20;
+
+/// Lets go of a request id that cannot stand in a log: the request is given another.
+pub(crate) async fn named(mut request: Request, next: Next) -> Response {
+    let is_plain = |id: &HeaderValue| {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+        (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(plain)
+    };
+    let mut ids = request.headers().get_all(REQUEST_ID).iter();
+    let (first, second) = (ids.next(), ids.next());
+    if second.is_some() || !first.is_none_or(is_plain) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    next.run(request).await
+}
+
+/// Measures a request, and has what is logged meanwhile say which it is, and to which trace it
+/// belongs.
 pub(crate) async fn observe(
     State(clock): State<Clock>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let request_id = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
     let traced = Traced::of(request.headers());
     let answering = traced.0.and_then(|caller| Answering::of(caller, &clock));
     if let Some(answering) = &answering
@@ -79,9 +111,28 @@ pub(crate) async fn observe(
         // What follows from the request is caused by its answering, here and on other nodes.
         request.headers_mut().insert("traceparent", said);
     }
-    let span = traced.span(answering.as_ref().map(|it| it.own.span_id()));
+    let span = traced.span(answering.as_ref().map(|it| it.own.span_id()), &request_id);
     let measured = measured(request, next, traced, answering, &clock);
-    measured.instrument(span).await
+    let response = measured.instrument(span).await;
+    with_request_id(response, &request_id).await
+}
+
+/// A problem says which request met it, so that whoever is shown it can be told more.
+async fn with_request_id(response: Response, request_id: &str) -> Response {
+    let kind = response.headers().get(CONTENT_TYPE);
+    if kind.is_none_or(|kind| kind != "application/problem+json") {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    // Problems are written whole.
+    let body = to_bytes(body, PROBLEM_BYTES_MAX).await.unwrap_or_default();
+    let Ok(Value::Object(mut problem)) = serde_json::from_slice(&body) else {
+        return Response::from_parts(head, Body::from(body));
+    };
+    // A problem that another node told has the id of the request that was passed on: the same.
+    problem.insert("request_id".to_owned(), request_id.into());
+    head.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(head, Body::from(Value::Object(problem).to_string()))
 }
 
 /// The answering of a request whose caller keeps its trace: a span of its own.
@@ -130,12 +181,6 @@ async fn measured(
     let path = request.extensions().get::<MatchedPath>();
     // The template, never the path: labels must not grow with ids.
     let route = path.map_or("none", |path| path.as_str()).to_owned();
-    let request_id = request
-        .headers()
-        .get("x-request-id")
-        .and_then(|id| id.to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
     let response = next.run(request).await;
     let (status, took) = (response.status().as_u16(), started.elapsed());
     metrics::counter!(
@@ -151,7 +196,7 @@ async fn measured(
     if let Some(answering) = answering {
         answering.finish(method, &route, status, clock.now());
     }
-    debug!(method, route, status, ?took, request_id, "request answered");
+    debug!(method, route, status, ?took, "request answered");
     response
 }
 

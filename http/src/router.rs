@@ -9,26 +9,36 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{delete, get, post, put};
-use axum::{Router, http};
+use axum::{Extension, Router, http};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::auth::authorise;
 use crate::auth::entrance::at_the_door;
 use crate::config::HttpConfig;
+use crate::cors;
 use crate::elsewhere::elsewhere;
 use crate::error::{ApiError, Code};
 use crate::guard::guard;
-use crate::observe::{observe, panicked};
+use crate::observe::{named, observe, panicked};
+use crate::openapi::Document;
 use crate::pages;
+use crate::revalidate::revalidated;
 use crate::routes::{
-    WAIT_MAX, agents, approvals, audit, budgets, children, cluster, config, events, health, leases,
-    metrics, placed, queue, rules, session, steps, store, submit, tasks, tokens,
+    WAIT_MAX, agents, approvals, audit, budgets, children, cluster, config, docs, events, health,
+    leases, metrics, placed, queue, rules, session, steps, store, submit, tasks, tokens,
 };
+use crate::schema::answers::{Problem, QuestionState};
 use crate::state::{ApiParts, ApiState};
+
+/// Answers of fewer bytes are not compressed.
+const COMPRESSED_MIN: u64 = 1_024;
 
 /// The whole surface, ready to be served.
 ///
@@ -38,107 +48,146 @@ pub fn router(parts: ApiParts, config: HttpConfig) -> Router {
     surface(ApiState::new(parts, config))
 }
 
+/// The routes by what stands in front of them, each with what the document says of it.
+struct Routes {
+    ordinary: OpenApiRouter<ApiState>,
+    /// Answers of which a client may know the last one.
+    revalidated: OpenApiRouter<ApiState>,
+    waiting: OpenApiRouter<ApiState>,
+    door: OpenApiRouter<ApiState>,
+    always: OpenApiRouter<ApiState>,
+}
+
+impl Routes {
+    fn all() -> Self {
+        let ordinary = OpenApiRouter::new()
+            .routes(routes!(tasks::list, submit::submit))
+            .routes(routes!(tasks::tree))
+            .routes(routes!(tasks::context))
+            .routes(routes!(events::of_task))
+            .routes(routes!(tasks::explain))
+            .routes(routes!(tasks::cancel))
+            .routes(routes!(tasks::retry))
+            .routes(routes!(steps::list))
+            .routes(routes!(steps::show))
+            .routes(routes!(steps::record))
+            .routes(routes!(steps::show_leased))
+            .routes(routes!(leases::heartbeat))
+            .routes(routes!(leases::complete))
+            .routes(routes!(leases::fail))
+            .routes(routes!(leases::release))
+            .routes(routes!(children::insert))
+            .routes(routes!(approvals::ask))
+            .routes(routes!(budgets::reserve))
+            .routes(routes!(budgets::give_back))
+            .routes(routes!(budgets::wait))
+            .routes(routes!(approvals::list))
+            .routes(routes!(approvals::show, approvals::decide))
+            .routes(routes!(budgets::list))
+            .routes(routes!(budgets::show, budgets::set))
+            .routes(routes!(queue::concurrency))
+            .routes(routes!(queue::pause))
+            .routes(routes!(queue::resume))
+            .routes(routes!(queue::drain))
+            .routes(routes!(queue::clear))
+            .routes(routes!(queue::set_max_size))
+            .routes(routes!(rules::show))
+            .routes(routes!(rules::set_weights))
+            .routes(routes!(rules::set_default_limit))
+            .routes(routes!(rules::set_limit, rules::remove_limit))
+            .routes(routes!(rules::set_rate, rules::remove_rate))
+            .routes(routes!(rules::set_resource, rules::remove_resource))
+            .routes(routes!(store::show, store::promote))
+            .routes(routes!(placed::create))
+            .routes(routes!(placed::show, placed::remove))
+            .routes(routes!(placed::start))
+            .routes(routes!(placed::stop))
+            .routes(routes!(placed::restart))
+            .routes(routes!(placed::kill))
+            .routes(routes!(placed::hand_off))
+            .routes(routes!(submit::to_agent))
+            .routes(routes!(agents::inject))
+            .routes(routes!(cluster::placement))
+            .routes(routes!(cluster::explain))
+            .routes(routes!(cluster::rebalance))
+            .routes(routes!(cluster::cordon))
+            .routes(routes!(cluster::drain))
+            .routes(routes!(cluster::quarantine))
+            .routes(routes!(cluster::release))
+            .routes(routes!(agents::tree))
+            .routes(routes!(config::show))
+            .routes(routes!(events::all))
+            .routes(routes!(tokens::list, tokens::create))
+            .routes(routes!(tokens::revoke))
+            .routes(routes!(audit::list))
+            .routes(routes!(audit::show));
+        let revalidated = OpenApiRouter::new()
+            .routes(routes!(queue::show))
+            .routes(routes!(agents::list))
+            .routes(routes!(cluster::nodes));
+        // They take a place among the waiting requests once they wait.
+        let waiting = OpenApiRouter::new()
+            .routes(routes!(leases::claim))
+            .routes(routes!(tasks::show));
+        let door = OpenApiRouter::new().routes(routes!(session::show, session::open, session::end));
+        let always = OpenApiRouter::new()
+            .routes(routes!(health::alive))
+            .routes(routes!(health::ready))
+            .routes(routes!(health::deep))
+            .routes(routes!(metrics::render))
+            .routes(routes!(docs::document))
+            .routes(routes!(docs::way))
+            .routes(routes!(docs::page))
+            .routes(routes!(docs::file));
+        Self {
+            ordinary,
+            revalidated,
+            waiting,
+            door,
+            always,
+        }
+    }
+}
+
+/// Parts of the document that belong to no route.
+#[derive(utoipa::OpenApi)]
+#[openapi(components(schemas(Problem, QuestionState)))]
+struct Base;
+
+/// The document of all routes, as they are registered.
+pub(crate) fn registered() -> utoipa::openapi::OpenApi {
+    let routes = Routes::all();
+    let mut document = <Base as utoipa::OpenApi>::openapi();
+    for group in [
+        routes.ordinary,
+        routes.revalidated,
+        routes.waiting,
+        routes.door,
+        routes.always,
+    ] {
+        document.merge(group.into_openapi());
+    }
+    document
+}
+
 pub(crate) fn surface(state: ApiState) -> Router {
-    let ordinary = Router::new()
-        .route("/v1/tasks", get(tasks::list).post(submit::submit))
-        .route("/v1/tasks/{id}/tree", get(tasks::tree))
-        .route("/v1/tasks/{id}/context", get(tasks::context))
-        .route("/v1/tasks/{id}/events", get(events::of_task))
-        .route("/v1/tasks/{id}/explain", get(tasks::explain))
-        .route("/v1/tasks/{id}/cancel", post(tasks::cancel))
-        .route("/v1/tasks/{id}/retry", post(tasks::retry))
-        .route("/v1/tasks/{id}/steps", get(steps::list))
-        .route("/v1/tasks/{id}/steps/{key}", get(steps::show))
-        .route("/v1/leases/{id}/steps", post(steps::record))
-        .route("/v1/leases/{id}/steps/{key}", get(steps::show))
-        .route("/v1/leases/{id}/heartbeat", post(leases::heartbeat))
-        .route("/v1/leases/{id}/complete", post(leases::complete))
-        .route("/v1/leases/{id}/fail", post(leases::fail))
-        .route("/v1/leases/{id}/release", post(leases::release))
-        .route("/v1/leases/{id}/children", post(children::insert))
-        .route("/v1/leases/{id}/ask", post(approvals::ask))
-        .route("/v1/leases/{id}/reserve", post(budgets::reserve))
-        .route("/v1/leases/{id}/give_back", post(budgets::give_back))
-        .route("/v1/leases/{id}/wait_for_budget", post(budgets::wait))
-        .route("/v1/approvals", get(approvals::list))
-        .route(
-            "/v1/approvals/{id}",
-            get(approvals::show).post(approvals::decide),
-        )
-        .route("/v1/budgets", get(budgets::list))
-        .route("/v1/budgets/{scope}", get(budgets::show).put(budgets::set))
-        .route("/v1/queue", get(queue::show))
-        .route("/v1/queue/concurrency", get(queue::concurrency))
-        .route("/v1/queue/pause", post(queue::pause))
-        .route("/v1/queue/resume", post(queue::resume))
-        .route("/v1/queue/drain", post(queue::drain))
-        .route("/v1/queue/clear", post(queue::clear))
-        .route("/v1/queue/max_size", put(queue::set_max_size))
-        .route("/v1/queue/rules", get(rules::show))
-        .route("/v1/queue/weights", put(rules::set_weights))
-        .route("/v1/queue/limits", put(rules::set_default_limit))
-        .route(
-            "/v1/queue/limits/{key}",
-            put(rules::set_limit).delete(rules::remove_limit),
-        )
-        .route(
-            "/v1/queue/rates/{key}",
-            put(rules::set_rate).delete(rules::remove_rate),
-        )
-        .route(
-            "/v1/queue/resources/{name}",
-            put(rules::set_resource).delete(rules::remove_resource),
-        )
-        .route("/v1/store/promote", get(store::show).post(store::promote))
-        .route("/v1/agents", get(agents::list).post(placed::create))
-        .route("/v1/agents/{id}", get(placed::show).delete(placed::remove))
-        .route("/v1/agents/{id}/start", post(placed::start))
-        .route("/v1/agents/{id}/stop", post(placed::stop))
-        .route("/v1/agents/{id}/restart", post(placed::restart))
-        .route("/v1/agents/{id}/kill", post(placed::kill))
-        .route("/v1/agents/{id}/handoff", post(placed::hand_off))
-        .route("/v1/agents/{id}/messages", post(submit::to_agent))
-        .route("/v1/agents/{id}/inject", post(agents::inject))
-        .route("/v1/cluster/nodes", get(cluster::nodes))
-        .route("/v1/cluster/placement", get(cluster::placement))
-        .route("/v1/cluster/explain/{agent}", get(cluster::explain))
-        .route("/v1/cluster/rebalance", post(cluster::rebalance))
-        .route("/v1/cluster/nodes/{name}/cordon", post(cluster::cordon))
-        .route("/v1/cluster/nodes/{name}/drain", post(cluster::drain))
-        .route(
-            "/v1/cluster/nodes/{name}/quarantine",
-            post(cluster::quarantine),
-        )
-        .route("/v1/cluster/nodes/{name}/release", post(cluster::release))
-        .route("/v1/tree", get(agents::tree))
-        .route("/v1/config", get(config::show))
-        .route("/v1/events", get(events::all))
-        .route("/v1/tokens", get(tokens::list).post(tokens::create))
-        .route("/v1/tokens/{id}", delete(tokens::revoke))
-        .route("/v1/audit", get(audit::list))
-        .route("/v1/audit/{chain}", get(audit::show))
+    let routes = Routes::all();
+    let plain = |group: OpenApiRouter<ApiState>| -> Router<ApiState> { group.into() };
+    let revalidated = plain(routes.revalidated).route_layer(from_fn(revalidated));
+    let ordinary = plain(routes.ordinary)
+        .merge(revalidated)
         .route_layer(from_fn_with_state(state.clone(), elsewhere))
         .route_layer(from_fn_with_state(state.clone(), bounded));
-    let door = Router::new()
-        .route(
-            "/session",
-            get(session::show).post(session::open).delete(session::end),
-        )
-        .route_layer(from_fn_with_state(state.clone(), at_the_door));
-    // They take a place among the waiting requests once they wait.
-    let waiting = Router::new()
-        .route("/v1/leases", post(leases::claim))
-        .route("/v1/tasks/{id}", get(tasks::show))
+    let door = plain(routes.door).route_layer(from_fn_with_state(state.clone(), at_the_door));
+    let waiting = plain(routes.waiting)
         .route_layer(from_fn_with_state(state.clone(), elsewhere))
         .route_layer(from_fn_with_state(state.clone(), patient));
-    let always = Router::new()
-        .route("/health", get(health::alive))
-        .route("/health/ready", get(health::ready))
-        .route("/health/deep", get(health::deep))
-        .route("/metrics", get(metrics::render))
+    let always = plain(routes.always)
+        .layer(Extension(Document::of(&registered())))
         .route_layer(from_fn_with_state(state.clone(), timely));
     let seen = pages::routes().route_layer(from_fn_with_state(state.clone(), bounded));
-    Router::new()
+    let config = state.config.clone();
+    let router = Router::new()
         .merge(ordinary)
         .merge(waiting)
         .merge(door)
@@ -151,9 +200,21 @@ pub(crate) fn surface(state: ApiState) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state.clone(), pages::failure::dress))
         .layer(from_fn_with_state(state.queue.clock(), observe))
+        // What other nodes ask goes through here as well, and is not compressed unless asked.
+        .layer(CompressionLayer::new().compress_when(worth_compressing()))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .with_state(state)
+        .layer(from_fn(named))
+        .with_state(state);
+    match cors::layer(&config) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+}
+
+/// Streams of events are not: each is to arrive when it happens.
+fn worth_compressing() -> impl Predicate {
+    SizeAbove::new(COMPRESSED_MIN).and(NotForContentType::SSE)
 }
 
 /// A place among the ordinary requests and a deadline.

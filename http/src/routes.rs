@@ -7,6 +7,7 @@ pub(crate) mod budgets;
 pub(crate) mod children;
 pub(crate) mod cluster;
 pub(crate) mod config;
+pub(crate) mod docs;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod leases;

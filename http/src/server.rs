@@ -4,7 +4,7 @@
 //! Shutdown is graceful: nothing new is accepted, waiting requests are woken, the rest may
 //! finish within a grace, then they are cut.
 //!
-//! HTTP/1.1 only, without TLS: other machines are served through a proxy.
+//! Without TLS: other machines are served through a proxy.
 
 use std::future::Future;
 use std::io;
@@ -14,10 +14,8 @@ use std::time::Duration;
 use axum::Router;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use regrow_cluster::exchange::Topic;
 use std::sync::Arc;
@@ -28,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use crate::auth::Peer;
 use crate::config::HttpConfig;
+use crate::connection;
 use crate::observe::CONNECTIONS;
 use crate::pages;
 use crate::relay::Desk;
@@ -38,8 +37,6 @@ use crate::state::{ApiParts, ApiState};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Period of folding samples into histograms.
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
-/// Bytes of headers that a connection may buffer.
-const HEADER_BYTES_MAX: usize = 64 << 10;
 
 /// The server could not start. Nothing was served.
 #[derive(Debug, thiserror::Error)]
@@ -166,8 +163,13 @@ impl Server {
                             inner: TowerToHyperService::new(router.clone()),
                             peer: Peer(peer),
                         };
-                        let connection =
-                            connection(stream, service, &self.config, graceful.watcher());
+                        let connection = connection::serve(
+                            stream,
+                            service,
+                            self.config.clone(),
+                            lifecycle.clone(),
+                            graceful.watcher(),
+                        );
                         connections.spawn(async move {
                             connection.await;
                             drop(place);
@@ -228,7 +230,7 @@ async fn accept(
 
 /// Tells the routes from where a connection comes.
 #[derive(Clone)]
-struct WithPeer {
+pub(crate) struct WithPeer {
     inner: TowerToHyperService<Router>,
     peer: Peer,
 }
@@ -241,24 +243,5 @@ impl Service<Request<Incoming>> for WithPeer {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer);
         self.inner.call(request)
-    }
-}
-
-fn connection(
-    stream: TcpStream,
-    service: WithPeer,
-    config: &HttpConfig,
-    watcher: Watcher,
-) -> impl Future<Output = ()> + Send + 'static {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.header_timeout)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = watcher.watch(connection);
-    async move {
-        if let Err(reason) = connection.await {
-            debug!(%reason, "connection ended early");
-        }
     }
 }

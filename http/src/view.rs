@@ -24,7 +24,8 @@ pub(crate) fn instant<S: Serializer>(
 }
 
 /// An instant as RFC 3339 text.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, utoipa::ToSchema)]
+#[schema(value_type = String, format = DateTime)]
 pub(crate) struct Instant(pub(crate) Timestamp);
 
 impl Serialize for Instant {
@@ -34,9 +35,10 @@ impl Serialize for Instant {
 }
 
 /// What happens when a child fails, as a submission says it.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ChildFailure)]
 #[serde(untagged)]
-enum ChildFailureJson {
+pub(crate) enum ChildFailureJson {
     Then(&'static str),
     Retry { retry: u32, then: &'static str },
 }
@@ -52,19 +54,26 @@ impl From<OnChildFailure> for ChildFailureJson {
 }
 
 /// A task with everything known about it. Every key is always there.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Task)]
 pub(crate) struct TaskJson<'a> {
+    #[schema(value_type = String, format = "uuid")]
     id: TaskId,
+    #[schema(value_type = crate::schema::answers::StateAnswer)]
     state: TaskState,
     kind: &'a str,
+    #[schema(value_type = serde_json::Value)]
     payload: &'a Json,
     goal: Option<&'a str>,
+    #[schema(value_type = crate::schema::bodies::LaneBody)]
     priority: Lane,
     class: &'a str,
     tenant: &'a str,
     idempotency_key: Option<&'a str>,
+    #[schema(value_type = Option<String>, format = "uuid")]
     parent: Option<TaskId>,
     trace_id: String,
+    #[schema(value_type = Vec<String>)]
     depends_on: &'a [TaskId],
     budget: Option<LimitsJson>,
     requires_approval: bool,
@@ -73,6 +82,7 @@ pub(crate) struct TaskJson<'a> {
     attempt: u32,
     max_attempts: u32,
     losses: u32,
+    #[schema(value_type = u64)]
     epoch: Epoch,
     worker: Option<&'a str>,
     lease_until: Option<Instant>,
@@ -85,6 +95,7 @@ pub(crate) struct TaskJson<'a> {
     rate_key: Option<&'a str>,
     needs: Option<&'a BTreeMap<String, u64>>,
     finished_at: Option<Instant>,
+    #[schema(value_type = Option<serde_json::Value>)]
     result: Option<&'a Json>,
     error: Option<&'a str>,
     last_error: Option<&'a str>,
@@ -157,18 +168,24 @@ impl TaskJson<'_> {
 }
 
 /// What a worker gets to know of a task.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Work)]
 pub(crate) struct WorkJson<'a> {
+    #[schema(value_type = String, format = "uuid")]
     id: TaskId,
     kind: &'a str,
+    #[schema(value_type = serde_json::Value)]
     payload: &'a Json,
     goal: Option<&'a str>,
+    #[schema(value_type = crate::schema::bodies::LaneBody)]
     priority: Lane,
     class: &'a str,
     tenant: &'a str,
+    #[schema(value_type = Option<String>, format = "uuid")]
     parent: Option<TaskId>,
     /// For the worker to go on with (W3C Trace Context).
     traceparent: String,
+    #[schema(value_type = Vec<String>)]
     depends_on: &'a [TaskId],
     max_attempts: u32,
     submitted_at: Instant,
@@ -197,11 +214,14 @@ impl<'a> From<&'a Lease> for WorkJson<'a> {
 }
 
 /// A line of a task's log.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = TaskEvent)]
 pub(crate) struct EventJson<'a> {
     n: u64,
     at: Instant,
+    #[schema(value_type = String)]
     kind: TaskEventKind,
+    #[schema(value_type = Option<u64>)]
     epoch: Option<Epoch>,
     detail: Option<&'a str>,
 }

@@ -223,4 +223,22 @@ mod tests {
         );
         assert_eq!(trace.to_string().parse(), Ok(trace));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_a_trace_that_is_written_back_or_none(
+            text in "(00|[0-9a-f]{2}|\\PC{0,2})-[0-9a-fA-F]{0,33}-[0-9a-f]{0,17}-[0-9a-f]{0,3}(-\\PC{0,8})?",
+        ) {
+            if let Ok(trace) = text.parse::<TraceContext>() {
+                let written = trace.to_string();
+                let again = written.parse::<TraceContext>();
+                proptest::prop_assert_eq!(again.expect("its own text"), trace);
+            }
+        }
+
+        #[test]
+        fn any_text_at_all_is_borne(text in proptest::prelude::any::<String>()) {
+            let _ = text.parse::<TraceContext>();
+        }
+    }
 }

@@ -27,7 +27,7 @@ pub(super) fn settings(
     shared: bool,
     listens: bool,
 ) -> Option<Settings> {
-    let founders = reader.list("cluster.founders", "a list of names of nodes");
+    let founders = reader.list("cluster.founders", "a list of names of nodes", |_| true);
     let mut config = NodeConfig::under(AuthorityKind::Quorum);
     let strategy = reader.text("cluster.split_brain", "keep-majority", STRATEGIES, |text| {
         strategy(text).is_some()

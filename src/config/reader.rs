@@ -277,21 +277,32 @@ impl Reader {
         )
     }
 
-    /// Several texts: a list, or one text with commas between them.
-    pub(crate) fn list(&mut self, key: &str, allowed: &str) -> Vec<String> {
+    /// Several texts, each of which `check` takes: a list, or one text with commas between them.
+    pub(crate) fn list(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        check: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
         let show = |all: &Vec<String>| {
             let all = all.iter().cloned().map(Value::String);
             Value::Array(all.collect()).to_string()
         };
-        self.take(key, Vec::new(), show, |value| match &listed(value) {
-            Value::String(text) if text.is_empty() => Ok(Vec::new()),
-            Value::String(text) => Ok(text.split(',').map(|one| one.trim().to_owned()).collect()),
-            Value::Array(all) => {
-                let texts = all.iter().map(|one| one.as_str().map(str::to_owned));
-                let texts: Option<Vec<String>> = texts.collect();
-                texts.ok_or_else(|| expected(value, allowed))
-            }
-            _ => Err(expected(value, allowed)),
+        self.take(key, Vec::new(), show, |value| {
+            let texts: Option<Vec<String>> = match &listed(value) {
+                Value::String(text) if text.is_empty() => Some(Vec::new()),
+                Value::String(text) => {
+                    Some(text.split(',').map(|one| one.trim().to_owned()).collect())
+                }
+                Value::Array(all) => {
+                    let texts = all.iter().map(|one| one.as_str().map(str::to_owned));
+                    texts.collect()
+                }
+                _ => None,
+            };
+            texts
+                .filter(|texts| texts.iter().all(|text| check(text)))
+                .ok_or_else(|| expected(value, allowed))
         })
     }
 

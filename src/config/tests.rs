@@ -262,3 +262,51 @@ fn telemetry_is_off_until_somebody_names_a_receiver_and_our_names_go_before_the_
         assert!(text.contains(expected), "{expected} is missing in:\n{text}");
     }
 }
+
+/// A file with keys that exist, each with any value.
+fn any_file() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let value = prop_oneof![
+        any::<i64>().prop_map(|it| it.to_string()),
+        any::<bool>().prop_map(|it| it.to_string()),
+        any::<f64>().prop_map(|it| format!("{it:?}")),
+        "[0-9]{0,30}(ns|ms|s|m|h|d|y| )?".prop_map(|it| format!("\"{it}\"")),
+        "[ -!#-\\[\\]-~]{0,20}".prop_map(|it| format!("\"{it}\"")),
+        "[a-z]{0,6}".prop_map(|it| format!("[\"{it}\", 1]")),
+        "\\PC{0,12}",
+    ];
+    let key = prop::sample::select(vec![
+        ("http", "listen"),
+        ("http", "public_url"),
+        ("http", "cors_origins"),
+        ("http", "body_timeout"),
+        ("http", "body_bytes_max"),
+        ("node", "name"),
+        ("node", "labels"),
+        ("node", "taints"),
+        ("queue", "max_size"),
+        ("store", "life_term"),
+        ("store", "database_url"),
+        ("cluster", "listen"),
+        ("cluster", "dns"),
+        ("cluster", "founders"),
+        ("nowhere", "nothing"),
+    ]);
+    prop::collection::vec((key, value), 0..5).prop_map(|lines| {
+        let line = |((section, key), value): &((&str, &str), String)| {
+            format!("{section}.{key} = {value}\n")
+        };
+        lines.iter().map(line).collect()
+    })
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn any_file_is_sound_or_is_refused_with_what_is_wrong(text in any_file()) {
+        if let Err(refused) = loaded(&text, &[]) {
+            proptest::prop_assert!(!refused.to_string().is_empty());
+        }
+    }
+}

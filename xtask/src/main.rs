@@ -2,6 +2,7 @@
 //!
 //! `check` is exactly what continuous integration runs; it changes no files. `fix` does.
 
+mod contract;
 mod needs;
 mod peers;
 mod postgres;
@@ -35,6 +36,12 @@ enum Verb {
         /// Passed on to `cargo test`, such as a test's name.
         #[arg(last = true)]
         rest: Vec<String>,
+    },
+    /// Calls every operation of a running node, as its document says and otherwise.
+    Contract {
+        /// Other calls than those that are made every time, and which.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Runs the benches, which print ratios: all of them, or those named.
     #[command(args_conflicts_with_subcommands = true)]
@@ -78,6 +85,7 @@ fn main() -> ExitCode {
         Verb::Lint => lint(),
         Verb::Fix => fix(),
         Verb::Test { rest } => test(&rest),
+        Verb::Contract { seed } => contract::check(seed),
         Verb::Bench {
             other: Some(Compare::Peers(arguments)),
             ..
@@ -197,7 +205,10 @@ fn test(rest: &[String]) -> Result<(), Failed> {
     }
     let took = started.elapsed().as_secs_f64();
     report(&format!("tests: ok in {took:.1} s"));
-    Ok(())
+    match rest.is_empty() {
+        true => contract::check(None),
+        false => Ok(()),
+    }
 }
 
 /// What all test programs together report.

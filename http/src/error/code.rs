@@ -171,7 +171,7 @@ impl Code {
     }
 
     /// Name, status and title.
-    pub(super) fn facts(self) -> (&'static str, StatusCode, &'static str) {
+    pub(crate) fn facts(self) -> (&'static str, StatusCode, &'static str) {
         use StatusCode as S;
         match self {
             Self::InvalidJson => ("invalid_json", S::BAD_REQUEST, "the body is not JSON"),

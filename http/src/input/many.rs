@@ -3,7 +3,8 @@
 use axum::extract::{FromRequest, Request};
 use serde_json::value::RawValue;
 
-use super::{Bounds, Fields, read_json};
+use super::Fields;
+use super::body::{Bounds, read_json};
 use crate::error::{ApiError, Code};
 use crate::state::ApiState;
 
@@ -18,7 +19,7 @@ impl OneOrMany {
     /// Most objects in a list.
     const MANY_MAX: usize = 1_000;
 
-    fn parse(body: &[u8]) -> Result<Self, ApiError> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         if !body.trim_ascii_start().starts_with(b"[") {
             return Fields::parse(body).map(Self::One);
         }

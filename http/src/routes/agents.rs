@@ -1,7 +1,7 @@
 //! `/v1/agents` and `/v1/tree`: who runs, and under whom.
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, ok};
@@ -9,12 +9,29 @@ use crate::auth::Caller;
 use crate::elsewhere;
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
-use crate::params::Params;
+use crate::page::Paging;
+use crate::params::{NamePath, Params};
 use crate::state::{ApiState, Fault, InjectError};
 
 /// `GET /v1/agents`: the agents that run on this node, and those that the cluster places,
 /// wherever they are; all, or those of one role. With `cluster=true` those that run on the other
 /// nodes as well, each with its node.
+#[utoipa::path(
+    get,
+    path = "/v1/agents",
+    tag = "agents",
+    params(
+        ("role" = Option<String>, Query, description = "only these"),
+        ("cluster" = Option<bool>, Query, description = "of all nodes"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "things in a page"),
+        ("if-none-match" = Option<String>, Header, description = "what `ETag` said: 304 if nothing changed"),
+    ),
+    responses(
+        (status = 200, description = "the agents", body = crate::schema::answers::AgentPage),
+        (status = 304, description = "as `If-None-Match` says it was"),
+    ),
+)]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -22,6 +39,7 @@ pub(crate) async fn list(
 ) -> Answer {
     let role = params.text("role");
     let whole = params.parsed::<bool>("cluster").unwrap_or(false);
+    let paging = Paging::of(&mut params);
     params.finish()?;
     let mut agents = state.agents.agents();
     agents.retain(|agent| role.as_ref().is_none_or(|role| *role == agent.role));
@@ -30,12 +48,13 @@ pub(crate) async fn list(
     if let (Some(placed), Some(role)) = (&mut placed, &role) {
         placed.retain(|known| role == known.entry.spec.role.as_str());
     }
-    if !whole {
-        return ok(&json!({ "agents": agents, "placed": placed }));
-    }
     let mut agents = serde_json::to_value(agents).unwrap_or_default();
-    on_node(&mut agents, &state.node);
     let mut placed = serde_json::to_value(placed).unwrap_or_default();
+    if !whole {
+        let next = cut(&paging, &mut agents, &mut placed);
+        return ok(&json!({ "agents": agents, "placed": placed, "next_cursor": next }));
+    }
+    on_node(&mut agents, &state.node);
     let mut unknown = Map::new();
     for (node, said) in elsewhere::gathered(&state, &caller, "/v1/agents").await {
         match said {
@@ -52,7 +71,15 @@ pub(crate) async fn list(
             Err(error) => drop(unknown.insert(node, error.into())),
         }
     }
-    ok(&json!({ "agents": agents, "placed": placed, "unknown": unknown }))
+    let next = cut(&paging, &mut agents, &mut placed);
+    ok(&json!({ "agents": agents, "placed": placed, "unknown": unknown, "next_cursor": next }))
+}
+
+/// Leaves one page of both lists, and says where the next one begins.
+fn cut(paging: &Paging, agents: &mut Value, placed: &mut Value) -> Option<String> {
+    let lists = [agents.as_array_mut(), placed.as_array_mut()];
+    let mut lists: Vec<&mut Vec<Value>> = lists.into_iter().flatten().collect();
+    paging.cut(&mut lists, |agent| agent["id"].as_str().unwrap_or_default())
 }
 
 /// Says of each agent where it runs.
@@ -75,15 +102,38 @@ fn append(to: &mut Value, listed: Value, role: Option<&str>) {
 }
 
 /// `GET /v1/tree`: the live supervision tree.
+#[utoipa::path(
+    get,
+    path = "/v1/tree",
+    tag = "agents",
+    responses(
+        (status = 200, description = "the live tree", body = serde_json::Value),
+    ),
+)]
 pub(crate) async fn tree(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
     ok(&state.agents.tree())
 }
 
 /// `POST /v1/agents/{id}/inject`: makes an agent suffer a fault, to rehearse recovery.
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{id}/inject",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    request_body = crate::schema::bodies::InjectBody,
+    responses(
+        (status = 200, description = "it suffers", body = crate::schema::answers::InjectedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "rehearsal_disabled", "agent_not_found", "agent_not_running"
+    ]))),
+)]
 pub(crate) async fn inject(
     State(state): State<ApiState>,
-    Path(id): Path<String>,
+    NamePath(id): NamePath,
     mut fields: Fields,
 ) -> Answer {
     let fault = match fields.text("fault", false).as_deref() {

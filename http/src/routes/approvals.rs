@@ -33,10 +33,14 @@ const PAGE_MAX: u64 = 500;
 const EXPIRES_MS_MAX: u64 = 315_360_000_000;
 
 /// A question, and what was decided.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Approval)]
 pub(crate) struct ApprovalJson<'a> {
+    #[schema(value_type = String, format = "uuid")]
     id: ApprovalId,
+    #[schema(value_type = String, format = "uuid")]
     task: TaskId,
+    #[schema(value_type = String)]
     state: ApprovalState,
     kind: &'static str,
     key: Option<&'a str>,
@@ -44,6 +48,7 @@ pub(crate) struct ApprovalJson<'a> {
     scope: Option<&'a str>,
     options: &'a [String],
     /// For a budget: which limits are in the way.
+    #[schema(value_type = Vec<Object>)]
     short: Vec<Value>,
     asked_at: Instant,
     expires_at: Option<Instant>,
@@ -106,6 +111,20 @@ pub(crate) fn short_json(short: &Short) -> Value {
 }
 
 /// `GET /v1/approvals`: newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/approvals",
+    tag = "approvals",
+    params(
+        ("state" = Option<crate::schema::answers::QuestionState>, Query, description = "only these"),
+        ("task" = Option<String>, Query, format = "uuid", description = "only of this task"),
+        ("cursor" = Option<String>, Query, format = "uuid", description = "`next_cursor` of the page before"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 500, description = "things in a page"),
+    ),
+    responses(
+        (status = 200, description = "a page, newest first", body = crate::schema::answers::ApprovalPage),
+    ),
+)]
 pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
     let mut filter = ApprovalFilter {
         state: params.parsed("state"),
@@ -127,6 +146,20 @@ pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> A
 }
 
 /// `GET /v1/approvals/{id}`.
+#[utoipa::path(
+    get,
+    path = "/v1/approvals/{id}",
+    tag = "approvals",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the question's id"),
+    ),
+    responses(
+        (status = 200, description = "the question", body = ApprovalJson<'static>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "approval_not_found", "node_away"
+    ]))),
+)]
 pub(crate) async fn show(
     State(state): State<ApiState>,
     ApprovalPath(id): ApprovalPath,
@@ -140,6 +173,21 @@ pub(crate) async fn show(
 }
 
 /// `POST /v1/approvals/{id}`: a person decides. Deciding twice is refused.
+#[utoipa::path(
+    post,
+    path = "/v1/approvals/{id}",
+    tag = "approvals",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the question's id"),
+    ),
+    request_body = crate::schema::bodies::DecisionBody,
+    responses(
+        (status = 200, description = "decided", body = ApprovalJson<'static>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "approval_not_found", "approval_closed", "wrong_token", "ordered", "node_away"
+    ]))),
+)]
 pub(crate) async fn decide(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -191,6 +239,21 @@ fn signed(mut decided: Decided, token: Option<&str>) -> Decided {
 
 /// `POST /v1/leases/{id}/ask`: lets the task wait for a person, without the lease. If the
 /// question was answered before, `decision` is the answer and the lease still holds.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/ask",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::QuestionBody,
+    responses(
+        (status = 200, description = "it waits, or was answered before", body = crate::schema::answers::AskAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away", "step_diverged", "log_full", "result_too_large"
+    ]))),
+)]
 pub(crate) async fn ask(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,

@@ -18,6 +18,14 @@ struct ChainJson {
 }
 
 /// `GET /v1/audit`: every chain, and where it begins and ends.
+#[utoipa::path(
+    get,
+    path = "/v1/audit",
+    tag = "audit",
+    responses(
+        (status = 200, description = "every chain", body = Vec<crate::schema::answers::ChainAnswer>),
+    ),
+)]
 pub(crate) async fn list(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
     let known = chains(state.access.audit.place()).await?;
@@ -34,6 +42,22 @@ struct PageJson {
 }
 
 /// `GET /v1/audit/{chain}?after=N&limit=N`: entries, oldest first; an empty page is the last.
+#[utoipa::path(
+    get,
+    path = "/v1/audit/{chain}",
+    tag = "audit",
+    params(
+        ("chain" = String, Path, description = "its name"),
+        ("after" = Option<u64>, Query, minimum = 0, description = "only entries behind this one"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "things in a page"),
+    ),
+    responses(
+        (status = 200, description = "an empty page is the last", body = crate::schema::answers::AuditPage),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "chain_not_found"
+    ]))),
+)]
 pub(crate) async fn show(
     State(state): State<ApiState>,
     NamePath(chain): NamePath,

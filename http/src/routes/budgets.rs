@@ -12,14 +12,18 @@ use super::{Answer, ok};
 use crate::amounts::{AmountsJson, LimitsJson, amounts, cost, limits};
 use crate::error::ApiError;
 use crate::input::Fields;
+use crate::page::Paging;
 use crate::params::{Params, ScopePath, TaskPath};
 use crate::state::ApiState;
 use crate::view::Instant;
 
-#[derive(Serialize)]
-struct BudgetJson<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Budget)]
+pub(crate) struct BudgetJson<'a> {
+    #[schema(value_type = String)]
     scope: &'a Scope,
     limits: LimitsJson,
+    #[schema(value_type = Option<String>)]
     period: Option<Period>,
     since: Instant,
     spent: AmountsJson,
@@ -42,14 +46,46 @@ impl<'a> From<&'a BudgetView> for BudgetJson<'a> {
 }
 
 /// `GET /v1/budgets`: those of the node, of tenants, and of trees with live tasks.
-pub(crate) async fn list(State(state): State<ApiState>, params: Params) -> Answer {
+#[utoipa::path(
+    get,
+    path = "/v1/budgets",
+    tag = "budgets",
+    params(
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "things in a page"),
+    ),
+    responses(
+        (status = 200, description = "by scope", body = crate::schema::answers::BudgetPage),
+    ),
+)]
+pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
+    let paging = Paging::of(&mut params);
     params.finish()?;
     let views = state.queue.budgets().await?;
-    let listed: Vec<BudgetJson<'_>> = views.iter().map(BudgetJson::from).collect();
-    ok(&json!({ "budgets": listed }))
+    let mut named: Vec<(String, &BudgetView)> = views
+        .iter()
+        .map(|view| (view.scope.to_string(), view))
+        .collect();
+    let next = paging.cut(&mut [&mut named], |(scope, _)| scope);
+    let listed: Vec<BudgetJson<'_>> = named.iter().map(|(_, it)| BudgetJson::from(*it)).collect();
+    ok(&json!({ "budgets": listed, "next_cursor": next }))
 }
 
 /// `GET /v1/budgets/{scope}`.
+#[utoipa::path(
+    get,
+    path = "/v1/budgets/{scope}",
+    tag = "budgets",
+    params(
+        ("scope" = String, Path, pattern = "^(node|tenant:[^/]{1,64}|task:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$", description = "`node`, `tenant:NAME` or `task:ID`"),
+    ),
+    responses(
+        (status = 200, description = "the budget", body = BudgetJson<'static>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "budget_not_found", "task_not_found"
+    ]))),
+)]
 pub(crate) async fn show(
     State(state): State<ApiState>,
     ScopePath(scope): ScopePath,
@@ -61,6 +97,21 @@ pub(crate) async fn show(
 }
 
 /// `PUT /v1/budgets/{scope}`: sets the limits; those that are not named are lifted.
+#[utoipa::path(
+    put,
+    path = "/v1/budgets/{scope}",
+    tag = "budgets",
+    params(
+        ("scope" = String, Path, pattern = "^(node|tenant:[^/]{1,64}|task:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$", description = "`node`, `tenant:NAME` or `task:ID`"),
+    ),
+    request_body = crate::schema::bodies::BudgetBody,
+    responses(
+        (status = 200, description = "in force", body = BudgetJson<'static>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "budget_not_found", "task_not_found"
+    ]))),
+)]
 pub(crate) async fn set(
     State(state): State<ApiState>,
     ScopePath(scope): ScopePath,
@@ -82,6 +133,21 @@ fn estimate(fields: &mut Fields) -> Amounts {
 
 /// `POST /v1/leases/{id}/reserve`: sets aside what a step may cost, before it begins. The
 /// step's record settles it, or `give_back`.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/reserve",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::ReserveBody,
+    responses(
+        (status = 200, description = "set aside", body = crate::schema::answers::ReservedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away", "over_budget"
+    ]))),
+)]
 pub(crate) async fn reserve(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -96,6 +162,21 @@ pub(crate) async fn reserve(
 
 /// `POST /v1/leases/{id}/give_back`: a step came to nothing; what it cost all the same is
 /// charged, and the rest is free again.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/give_back",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::GiveBackBody,
+    responses(
+        (status = 200, description = "free again", body = crate::schema::answers::GivenBackAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away"
+    ]))),
+)]
 pub(crate) async fn give_back(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -110,6 +191,21 @@ pub(crate) async fn give_back(
 
 /// `POST /v1/leases/{id}/wait_for_budget`: lets the task wait, without the lease, until a
 /// person lets the budget grow or it has room again.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/wait_for_budget",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::ReserveBody,
+    responses(
+        (status = 200, description = "it waits", body = crate::schema::answers::WaitAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away", "over_budget", "log_full"
+    ]))),
+)]
 pub(crate) async fn wait(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,

@@ -20,6 +20,21 @@ const CHILDREN_MAX: usize = 10_000;
 /// Inserts the children and lets the task wait for them, without the lease; with `step`, a
 /// finished step such as the plan is recorded in the same transaction. Repeating it with the
 /// same step inserts nothing: `inserted` is false then, and the lease still holds.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/children",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::ChildrenBody,
+    responses(
+        (status = 200, description = "it waits for them", body = crate::schema::answers::ChildrenAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away", "step_diverged", "dependency_failed", "queue_full", "draining", "log_full", "result_too_large"
+    ]))),
+)]
 pub(crate) async fn insert(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,

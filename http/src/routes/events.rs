@@ -33,6 +33,27 @@ const AFTER_MAX: u64 = u32::MAX as u64;
 /// `GET /v1/tasks/{id}/events`: the task's log. As a list behind line `after`; or, for
 /// whoever accepts `text/event-stream`, as a stream that can be resumed with
 /// `Last-Event-ID` and ends when the task has ended. 204 tells that nothing will follow.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/events",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+        ("after" = Option<u64>, Query, minimum = 0, maximum = 4294967295i64, description = "only lines behind this one"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "things in a page"),
+        ("last-event-id" = Option<String>, Header, description = "the same, of a stream"),
+    ),
+    responses(
+        (status = 200, description = "its log, as a list or as a stream", content(
+            (crate::schema::answers::EventsAnswer = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = 204, description = "nothing will follow on this stream"),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away", "wrong_node"
+    ]))),
+)]
 pub(crate) async fn of_task(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -145,6 +166,22 @@ async fn list(state: &ApiState, id: TaskId, after: u64, limit: u64) -> Answer {
 /// `GET /v1/events`: what happens on this node from now on, as a stream; with `Last-Event-ID` behind
 /// that event. A `gap` says that events before the next one are not known any more, or were of
 /// another life or node: what is durable stands in the tasks' logs.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "events",
+    params(
+        ("task" = Option<String>, Query, format = "uuid", description = "only of this task"),
+        ("kind" = Option<String>, Query, description = "only this kind of event of a task"),
+        ("last-event-id" = Option<String>, Header, description = "go on behind this event"),
+    ),
+    responses(
+        (status = 200, description = "what happens from now on", body = String, content_type = "text/event-stream"),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "wrong_node"
+    ]))),
+)]
 pub(crate) async fn all(
     State(state): State<ApiState>,
     headers: HeaderMap,
@@ -235,7 +272,7 @@ fn wants_stream(headers: &HeaderMap) -> bool {
         .any(|accept| accept.contains("text/event-stream"))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(header) = headers.get("last-event-id") else {
         return Ok(None);
     };

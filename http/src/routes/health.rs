@@ -65,6 +65,14 @@ impl Check {
 }
 
 /// `GET /health`: the process answers.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "health",
+    responses(
+        (status = 200, description = "the process answers", body = crate::schema::answers::AliveAnswer),
+    ),
+)]
 pub(crate) async fn alive(State(state): State<ApiState>) -> Answer {
     super::ok(&json!({
         "status": "ok",
@@ -74,6 +82,15 @@ pub(crate) async fn alive(State(state): State<ApiState>) -> Answer {
 }
 
 /// `GET /health/ready`: whether to send requests here.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    tag = "health",
+    responses(
+        (status = 200, description = "send requests here", body = crate::schema::answers::ReadyAnswer),
+        (status = 503, description = "do not", body = crate::schema::answers::ReadyAnswer),
+    ),
+)]
 pub(crate) async fn ready(State(state): State<ApiState>) -> Answer {
     let mut reasons = Vec::new();
     let phase = state.lifecycle.phase();
@@ -92,6 +109,15 @@ pub(crate) async fn ready(State(state): State<ApiState>) -> Answer {
 }
 
 /// `GET /health/deep`: 503 if any part failed.
+#[utoipa::path(
+    get,
+    path = "/health/deep",
+    tag = "health",
+    responses(
+        (status = 200, description = "each part works", body = crate::schema::answers::DeepAnswer),
+        (status = 503, description = "a part failed", body = crate::schema::answers::DeepAnswer),
+    ),
+)]
 pub(crate) async fn deep(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
     let (status, report) = report(&state).await;

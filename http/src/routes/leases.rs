@@ -30,9 +30,11 @@ const LEASE_MS: u64 = 30_000;
 /// Epochs as JSON numbers stay exact up to here (RFC 8259, section 6).
 const EPOCH_MAX: u64 = (1 << 53) - 1;
 
-#[derive(Serialize)]
-struct LeaseJson<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Lease)]
+pub(crate) struct LeaseJson<'a> {
     task: WorkJson<'a>,
+    #[schema(value_type = u64)]
     epoch: Epoch,
     attempt: u32,
     losses: u32,
@@ -43,6 +45,18 @@ struct LeaseJson<'a> {
 ///
 /// A client that went away while it waited is given nothing. One that goes away while the
 /// answer is on its way leaves its leases to expire.
+#[utoipa::path(
+    post,
+    path = "/v1/leases",
+    tag = "leases",
+    request_body = crate::schema::bodies::ClaimBody,
+    responses(
+        (status = 200, description = "what was leased; an empty list is nothing", body = Vec<LeaseJson<'static>>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stopping"
+    ]))),
+)]
 pub(crate) async fn claim(
     State(state): State<ApiState>,
     at_most: Option<Extension<WaitsAtMost>>,
@@ -150,6 +164,21 @@ pub(crate) fn epoch(fields: &mut Fields) -> Epoch {
 }
 
 /// `POST /v1/leases/{id}/heartbeat`: renews the lease, and says whether to stop.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/heartbeat",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::HeartbeatBody,
+    responses(
+        (status = 200, description = "renewed", body = crate::schema::answers::HeartbeatAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away"
+    ]))),
+)]
 pub(crate) async fn heartbeat(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -167,6 +196,21 @@ pub(crate) async fn heartbeat(
 }
 
 /// `POST /v1/leases/{id}/complete`: repeating it under the same epoch is harmless.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/complete",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::CompleteBody,
+    responses(
+        (status = 200, description = "done", body = crate::schema::answers::SettledAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away", "result_too_large"
+    ]))),
+)]
 pub(crate) async fn complete(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -181,6 +225,21 @@ pub(crate) async fn complete(
 
 /// `POST /v1/leases/{id}/fail`: another attempt follows if `retryable`, which it is
 /// unless said otherwise, and attempts are left.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/fail",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::FailureBody,
+    responses(
+        (status = 200, description = "what comes now", body = crate::schema::answers::SettledAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away"
+    ]))),
+)]
 pub(crate) async fn fail(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -196,6 +255,21 @@ pub(crate) async fn fail(
 }
 
 /// `POST /v1/leases/{id}/release`: hands the task back; the attempt does not count.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/release",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::ReleaseBody,
+    responses(
+        (status = 200, description = "handed back", body = crate::schema::answers::ReleasedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away"
+    ]))),
+)]
 pub(crate) async fn release(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,

@@ -11,6 +11,14 @@ use crate::params::Params;
 use crate::state::ApiState;
 
 /// `GET /metrics`
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "health",
+    responses(
+        (status = 200, description = "Prometheus text", body = String, content_type = "text/plain"),
+    ),
+)]
 pub(crate) async fn render(
     State(state): State<ApiState>,
     headers: HeaderMap,

@@ -3,7 +3,7 @@
 //! What is asked of a placed agent changes what is wanted of it; the node that owns it follows
 //! within moments. An agent that belongs to this node alone is ordered directly.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use regrow_cluster::agents::{AgentError, Known};
 use regrow_runtime::agent_spec::AgentSpec;
@@ -14,11 +14,23 @@ use serde_json::json;
 use super::{Answer, ok};
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
-use crate::params::Params;
+use crate::params::{NamePath, Params};
 use crate::state::{ApiState, Order, OrderError};
 
 /// `POST /v1/agents`: an agent that runs on whichever node has room for it, for as long as
 /// there is one.
+#[utoipa::path(
+    post,
+    path = "/v1/agents",
+    tag = "agents",
+    request_body = crate::schema::bodies::AgentBody,
+    responses(
+        (status = 201, description = "it will run where there is room", body = crate::schema::answers::PlacedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_exists", "node_not_found", "wrong_state", "node_away"
+    ]))),
+)]
 pub(crate) async fn create(State(state): State<ApiState>, mut fields: Fields) -> Answer {
     if !fields.given("id") {
         fields.problem("id", "is missing; it names the agent in the whole cluster");
@@ -70,9 +82,23 @@ fn known<T: DeserializeOwned>(fields: &mut Fields, field: &str, must_be: &str) -
 }
 
 /// `GET /v1/agents/{id}`: what is known of an agent, and how it stands on this node.
+#[utoipa::path(
+    get,
+    path = "/v1/agents/{id}",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    responses(
+        (status = 200, description = "the agent", body = crate::schema::answers::AgentShown),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_not_found"
+    ]))),
+)]
 pub(crate) async fn show(
     State(state): State<ApiState>,
-    Path(id): Path<String>,
+    NamePath(id): NamePath,
     params: Params,
 ) -> Answer {
     params.finish()?;
@@ -92,44 +118,133 @@ pub(crate) async fn show(
 }
 
 /// `DELETE /v1/agents/{id}`: forgets an agent that is stopped or parked.
-pub(crate) async fn remove(State(state): State<ApiState>, Path(id): Path<String>) -> Answer {
+#[utoipa::path(
+    delete,
+    path = "/v1/agents/{id}",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    responses(
+        (status = 200, description = "forgotten", body = crate::schema::answers::RemovedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_not_found", "agent_running", "wrong_state", "node_away"
+    ]))),
+)]
+pub(crate) async fn remove(State(state): State<ApiState>, NamePath(id): NamePath) -> Answer {
     let id = AgentId::new(id);
     state.cluster.remove(&id).await?;
     ok(&json!({ "id": id, "removed": true }))
 }
 
 /// `POST /v1/agents/{id}/start`: lets it run, also if it was parked.
-pub(crate) async fn start(State(state): State<ApiState>, Path(id): Path<String>) -> Answer {
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{id}/start",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    responses(
+        (status = 200, description = "done, by an agent of this node", body = crate::schema::answers::OrderedAnswer),
+        (status = 202, description = "asked of the node that owns it", body = crate::schema::answers::PlacedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_not_found", "agent_not_running", "agent_running", "wrong_state", "node_away"
+    ]))),
+)]
+pub(crate) async fn start(State(state): State<ApiState>, NamePath(id): NamePath) -> Answer {
     let id = AgentId::new(id);
     let asked = state.cluster.start(&id).await;
     answered(&state, id, asked, Order::Start).await
 }
 
 /// `POST /v1/agents/{id}/stop`: lets it run no more.
-pub(crate) async fn stop(State(state): State<ApiState>, Path(id): Path<String>) -> Answer {
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{id}/stop",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    responses(
+        (status = 200, description = "done, by an agent of this node", body = crate::schema::answers::OrderedAnswer),
+        (status = 202, description = "asked of the node that owns it", body = crate::schema::answers::PlacedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_not_found", "agent_not_running", "agent_running", "wrong_state", "node_away"
+    ]))),
+)]
+pub(crate) async fn stop(State(state): State<ApiState>, NamePath(id): NamePath) -> Answer {
     let id = AgentId::new(id);
     let asked = state.cluster.stop(&id).await;
     answered(&state, id, asked, Order::Stop).await
 }
 
 /// `POST /v1/agents/{id}/restart`: stops it in order and starts it anew.
-pub(crate) async fn restart(State(state): State<ApiState>, Path(id): Path<String>) -> Answer {
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{id}/restart",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    responses(
+        (status = 200, description = "done, by an agent of this node", body = crate::schema::answers::OrderedAnswer),
+        (status = 202, description = "asked of the node that owns it", body = crate::schema::answers::PlacedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_not_found", "agent_not_running", "agent_running", "wrong_state", "node_away"
+    ]))),
+)]
+pub(crate) async fn restart(State(state): State<ApiState>, NamePath(id): NamePath) -> Answer {
     let id = AgentId::new(id);
     let asked = state.cluster.restart(&id).await;
     answered(&state, id, asked, Order::Restart).await
 }
 
 /// `POST /v1/agents/{id}/kill`: kills it as if it had crashed.
-pub(crate) async fn kill(State(state): State<ApiState>, Path(id): Path<String>) -> Answer {
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{id}/kill",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    responses(
+        (status = 200, description = "done, by an agent of this node", body = crate::schema::answers::OrderedAnswer),
+        (status = 202, description = "asked of the node that owns it", body = crate::schema::answers::PlacedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_not_found", "agent_not_running", "agent_running", "wrong_state", "node_away"
+    ]))),
+)]
+pub(crate) async fn kill(State(state): State<ApiState>, NamePath(id): NamePath) -> Answer {
     let id = AgentId::new(id);
     let asked = state.cluster.kill(&id).await;
     answered(&state, id, asked, Order::Kill).await
 }
 
 /// `POST /v1/agents/{id}/handoff`: moves it to another node.
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{id}/handoff",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    request_body = crate::schema::bodies::HandoffBody,
+    responses(
+        (status = 202, description = "asked of its node", body = crate::schema::answers::PlacedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_not_found", "node_not_found", "agent_not_running", "wrong_state", "node_away"
+    ]))),
+)]
 pub(crate) async fn hand_off(
     State(state): State<ApiState>,
-    Path(id): Path<String>,
+    NamePath(id): NamePath,
     mut fields: Fields,
 ) -> Answer {
     let to = fields.text("to", false);

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{Answer, ok};
 use crate::input::{Fields, Nothing};
 use crate::params::Params;
+use crate::revalidate::Telling;
 use crate::state::ApiState;
 
 /// Most tasks that may be allowed to wait.
@@ -31,9 +32,27 @@ fn standing(state: &ApiState) -> Answer {
 }
 
 /// `GET /v1/queue`
+#[utoipa::path(
+    get,
+    path = "/v1/queue",
+    tag = "queue",
+    params(
+        ("if-none-match" = Option<String>, Header, description = "what `ETag` said: 304 if nothing changed"),
+    ),
+    responses(
+        (status = 200, description = "how it stands", body = crate::schema::answers::QueueAnswer),
+        (status = 304, description = "as `If-None-Match` says it was"),
+    ),
+)]
 pub(crate) async fn show(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
-    standing(&state)
+    let mut response = standing(&state)?;
+    // The window of fairness grows by itself.
+    let mut stats = serde_json::to_value(state.queue.stats()).unwrap_or_default();
+    stats["fairness"]["window_ms"].take();
+    let telling = Telling(stats.to_string());
+    response.extensions_mut().insert(telling);
+    Ok(response)
 }
 
 #[derive(Serialize)]
@@ -52,6 +71,14 @@ struct Concurrency {
 
 /// `GET /v1/queue/concurrency`: how many Workers may be at work, and why. An empty list
 /// where that does not adapt.
+#[utoipa::path(
+    get,
+    path = "/v1/queue/concurrency",
+    tag = "queue",
+    responses(
+        (status = 200, description = "empty where it does not adapt", body = Vec<crate::schema::answers::ConcurrencyAnswer>),
+    ),
+)]
 pub(crate) async fn concurrency(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
     let stats = state.queue.stats();
@@ -73,30 +100,71 @@ pub(crate) async fn concurrency(State(state): State<ApiState>, params: Params) -
 }
 
 /// `POST /v1/queue/pause`: no lease is given.
+#[utoipa::path(
+    post,
+    path = "/v1/queue/pause",
+    tag = "queue",
+    responses(
+        (status = 200, description = "how it stands now", body = crate::schema::answers::QueueAnswer),
+    ),
+)]
 pub(crate) async fn pause(State(state): State<ApiState>, _: Nothing) -> Answer {
     state.queue.pause().await?;
     standing(&state)
 }
 
 /// `POST /v1/queue/resume`: ends both pausing and draining.
+#[utoipa::path(
+    post,
+    path = "/v1/queue/resume",
+    tag = "queue",
+    responses(
+        (status = 200, description = "how it stands now", body = crate::schema::answers::QueueAnswer),
+    ),
+)]
 pub(crate) async fn resume(State(state): State<ApiState>, _: Nothing) -> Answer {
     state.queue.resume().await?;
     standing(&state)
 }
 
 /// `POST /v1/queue/drain`: no task is accepted; what is there is finished.
+#[utoipa::path(
+    post,
+    path = "/v1/queue/drain",
+    tag = "queue",
+    responses(
+        (status = 200, description = "how it stands now", body = crate::schema::answers::QueueAnswer),
+    ),
+)]
 pub(crate) async fn drain(State(state): State<ApiState>, _: Nothing) -> Answer {
     state.queue.drain().await?;
     standing(&state)
 }
 
 /// `POST /v1/queue/clear`: cancels every task that nobody executes.
+#[utoipa::path(
+    post,
+    path = "/v1/queue/clear",
+    tag = "queue",
+    responses(
+        (status = 200, description = "so many were cancelled", body = crate::schema::answers::ClearedAnswer),
+    ),
+)]
 pub(crate) async fn clear(State(state): State<ApiState>, _: Nothing) -> Answer {
     let cleared = state.queue.clear().await?;
     ok(&json!({ "cleared": cleared }))
 }
 
 /// `PUT /v1/queue/max_size`: null returns to the configured number.
+#[utoipa::path(
+    put,
+    path = "/v1/queue/max_size",
+    tag = "queue",
+    request_body = crate::schema::bodies::MaxSizeBody,
+    responses(
+        (status = 200, description = "how it stands now", body = crate::schema::answers::QueueAnswer),
+    ),
+)]
 pub(crate) async fn set_max_size(State(state): State<ApiState>, mut fields: Fields) -> Answer {
     if !fields.has("max_size") {
         fields.problem("max_size", "is missing, must be a whole number or null");

@@ -30,6 +30,14 @@ fn in_force(state: &ApiState) -> Answer {
 }
 
 /// `GET /v1/queue/rules`
+#[utoipa::path(
+    get,
+    path = "/v1/queue/rules",
+    tag = "queue",
+    responses(
+        (status = 200, description = "the rules", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn show(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
     in_force(&state)
@@ -37,6 +45,15 @@ pub(crate) async fn show(State(state): State<ApiState>, params: Params) -> Answe
 
 /// `PUT /v1/queue/weights`: `{"class": {"NAME": 3}, "tenant": {"NAME": null}}`. Names that
 /// are left out keep their weight; null returns to 1.
+#[utoipa::path(
+    put,
+    path = "/v1/queue/weights",
+    tag = "queue",
+    request_body = crate::schema::bodies::WeightsBody,
+    responses(
+        (status = 200, description = "the rules now", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn set_weights(State(state): State<ApiState>, mut fields: Fields) -> Answer {
     let mut weights = |side: &str| -> BTreeMap<String, Option<Weight>> {
         let given = fields.decoded(side, "an object of names and weights from 0.01 to 100");
@@ -62,6 +79,15 @@ pub(crate) async fn set_weights(State(state): State<ApiState>, mut fields: Field
 
 /// `PUT /v1/queue/limits`: `{"default": 4}` for keys without a limit of their own; null
 /// does not limit them.
+#[utoipa::path(
+    put,
+    path = "/v1/queue/limits",
+    tag = "queue",
+    request_body = crate::schema::bodies::DefaultLimitBody,
+    responses(
+        (status = 200, description = "the rules now", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn set_default_limit(State(state): State<ApiState>, mut fields: Fields) -> Answer {
     if !fields.has("default") {
         fields.problem("default", "is missing, must be a whole number or null");
@@ -74,6 +100,18 @@ pub(crate) async fn set_default_limit(State(state): State<ApiState>, mut fields:
 }
 
 /// `PUT /v1/queue/limits/{key}`: `{"limit": 2}`.
+#[utoipa::path(
+    put,
+    path = "/v1/queue/limits/{key}",
+    tag = "queue",
+    params(
+        ("key" = String, Path, min_length = 1, max_length = 64, description = "its name"),
+    ),
+    request_body = crate::schema::bodies::LimitBody,
+    responses(
+        (status = 200, description = "the rules now", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn set_limit(
     State(state): State<ApiState>,
     NamePath(key): NamePath,
@@ -89,6 +127,17 @@ pub(crate) async fn set_limit(
 }
 
 /// `DELETE /v1/queue/limits/{key}`: back to the default.
+#[utoipa::path(
+    delete,
+    path = "/v1/queue/limits/{key}",
+    tag = "queue",
+    params(
+        ("key" = String, Path, description = "its name"),
+    ),
+    responses(
+        (status = 200, description = "the rules now", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn remove_limit(
     State(state): State<ApiState>,
     NamePath(key): NamePath,
@@ -102,6 +151,18 @@ pub(crate) async fn remove_limit(
 }
 
 /// `PUT /v1/queue/rates/{key}`: `{"units": 60, "period_ms": 60000, "burst": 5}`.
+#[utoipa::path(
+    put,
+    path = "/v1/queue/rates/{key}",
+    tag = "queue",
+    params(
+        ("key" = String, Path, min_length = 1, max_length = 64, description = "its name"),
+    ),
+    request_body = crate::schema::bodies::RateBody,
+    responses(
+        (status = 200, description = "the rules now", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn set_rate(
     State(state): State<ApiState>,
     NamePath(key): NamePath,
@@ -117,6 +178,17 @@ pub(crate) async fn set_rate(
 }
 
 /// `DELETE /v1/queue/rates/{key}`: no rate.
+#[utoipa::path(
+    delete,
+    path = "/v1/queue/rates/{key}",
+    tag = "queue",
+    params(
+        ("key" = String, Path, description = "its name"),
+    ),
+    responses(
+        (status = 200, description = "the rules now", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn remove_rate(
     State(state): State<ApiState>,
     NamePath(key): NamePath,
@@ -131,6 +203,18 @@ pub(crate) async fn remove_rate(
 
 /// `PUT /v1/queue/resources/{name}`: `{"slots": 4}`, held while a task executes, or
 /// `{"units": 100000, "period_ms": 60000, "burst": 100000}`, which come back with time.
+#[utoipa::path(
+    put,
+    path = "/v1/queue/resources/{name}",
+    tag = "queue",
+    params(
+        ("name" = String, Path, min_length = 1, max_length = 64, description = "its name"),
+    ),
+    request_body = crate::schema::bodies::ResourceBody,
+    responses(
+        (status = 200, description = "the rules now", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn set_resource(
     State(state): State<ApiState>,
     NamePath(name): NamePath,
@@ -150,6 +234,17 @@ pub(crate) async fn set_resource(
 }
 
 /// `DELETE /v1/queue/resources/{name}`: tasks that need it wait until there is one again.
+#[utoipa::path(
+    delete,
+    path = "/v1/queue/resources/{name}",
+    tag = "queue",
+    params(
+        ("name" = String, Path, description = "its name"),
+    ),
+    responses(
+        (status = 200, description = "the rules now", body = crate::schema::answers::RulesAnswer),
+    ),
+)]
 pub(crate) async fn remove_resource(
     State(state): State<ApiState>,
     NamePath(name): NamePath,

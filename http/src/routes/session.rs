@@ -37,6 +37,18 @@ fn unkept(response: &mut Response) {
 }
 
 /// `POST /session`: opens a session for the token in the body.
+#[utoipa::path(
+    post,
+    path = "/session",
+    tag = "sessions",
+    request_body = crate::schema::bodies::SessionBody,
+    responses(
+        (status = 201, description = "open; the cookie is in `Set-Cookie`", body = crate::schema::answers::SessionAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "token_refused", "too_many_attempts"
+    ]))),
+)]
 pub(crate) async fn open(State(state): State<ApiState>, request: Request) -> Answer {
     let from = auth::source(&state, &request);
     let mut fields = Fields::short(request, entrance::BYTES_MAX, entrance::PATIENCE).await?;
@@ -58,6 +70,14 @@ pub(crate) async fn open(State(state): State<ApiState>, request: Request) -> Ans
 }
 
 /// `GET /session`: whose it is, and its CSRF token.
+#[utoipa::path(
+    get,
+    path = "/session",
+    tag = "sessions",
+    responses(
+        (status = 200, description = "whose it is", body = crate::schema::answers::SessionAnswer),
+    ),
+)]
 pub(crate) async fn show(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -81,6 +101,14 @@ pub(crate) async fn show(
 }
 
 /// `DELETE /session`: ends it.
+#[utoipa::path(
+    delete,
+    path = "/session",
+    tag = "sessions",
+    responses(
+        (status = 204, description = "ended"),
+    ),
+)]
 pub(crate) async fn end(State(state): State<ApiState>, headers: HeaderMap) -> Response {
     state.gate.sessions.end(&headers);
     let mut response = StatusCode::NO_CONTENT.into_response();

@@ -25,14 +25,18 @@ const PAGE_MAX: u64 = 200;
 /// Longest name of a step, in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 256;
 
-#[derive(Serialize)]
-struct StepJson<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Step)]
+pub(crate) struct StepJson<'a> {
     key: &'a str,
+    #[schema(value_type = Option<serde_json::Value>)]
     input: Option<&'a Json>,
+    #[schema(value_type = Option<serde_json::Value>)]
     output: Option<&'a Json>,
     /// The BLAKE3 hash of a large document, by which it is stored once.
     input_hash: Option<&'a str>,
     output_hash: Option<&'a str>,
+    #[schema(value_type = u64)]
     epoch: Epoch,
     cost: Option<CostJson>,
     started_at: Instant,
@@ -63,6 +67,22 @@ impl<'a> StepJson<'a> {
 
 /// `GET /v1/tasks/{id}/steps`: what a task has finished, in that order. Large documents
 /// are null and have a hash; `GET /v1/tasks/{id}/steps/{key}` has them.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/steps",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 200, description = "things in a page"),
+    ),
+    responses(
+        (status = 200, description = "what it has finished", body = crate::schema::answers::StepPage),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away"
+    ]))),
+)]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -85,6 +105,21 @@ pub(crate) async fn list(
 
 /// `GET /v1/tasks/{id}/steps/{key}` and `GET /v1/leases/{id}/steps/{key}`: one finished
 /// step, or 404 when it has to be done.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/steps/{key}",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+        ("key" = String, Path, description = "the step's name"),
+    ),
+    responses(
+        (status = 200, description = "the step", body = StepJson<'static>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away", "step_not_found"
+    ]))),
+)]
 pub(crate) async fn show(
     State(state): State<ApiState>,
     StepPath(id, key): StepPath,
@@ -103,8 +138,43 @@ pub(crate) async fn show(
     }
 }
 
+/// `GET /v1/leases/{id}/steps/{key}`: the same for the worker that does the task.
+#[utoipa::path(
+    get,
+    path = "/v1/leases/{id}/steps/{key}",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+        ("key" = String, Path, description = "the step's name"),
+    ),
+    responses(
+        (status = 200, description = "the step", body = StepJson<'static>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "wrong_node", "node_away", "step_not_found"
+    ]))),
+)]
+pub(crate) async fn show_leased(state: State<ApiState>, path: StepPath, params: Params) -> Answer {
+    show(state, path, params).await
+}
+
 /// `POST /v1/leases/{id}/steps`: records a finished step under the lease. Repeating it is
 /// harmless; `recorded` is false then, and `output` is what stands on record.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{id}/steps",
+    tag = "leases",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    request_body = crate::schema::bodies::StepBody,
+    responses(
+        (status = 200, description = "it is on record", body = crate::schema::answers::RecordedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "stale_epoch", "task_not_found", "wrong_node", "node_away", "step_diverged", "result_too_large", "log_full"
+    ]))),
+)]
 pub(crate) async fn record(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,

@@ -57,6 +57,14 @@ fn progress(state: &ApiState, status: StatusCode) -> Answer {
 }
 
 /// `GET /v1/store/promote`: how far the latest move is.
+#[utoipa::path(
+    get,
+    path = "/v1/store/promote",
+    tag = "store",
+    responses(
+        (status = 200, description = "how far it is", body = crate::schema::answers::PromotionAnswer),
+    ),
+)]
 pub(crate) async fn show(State(state): State<ApiState>, params: Params) -> Answer {
     params.finish()?;
     progress(&state, StatusCode::OK)
@@ -64,6 +72,18 @@ pub(crate) async fn show(State(state): State<ApiState>, params: Params) -> Answe
 
 /// `POST /v1/store/promote`: moves the tasks to the database `to` while the node works on.
 /// Answered at once; `GET` tells how far it is.
+#[utoipa::path(
+    post,
+    path = "/v1/store/promote",
+    tag = "store",
+    request_body = crate::schema::bodies::PromoteBody,
+    responses(
+        (status = 202, description = "begun", body = crate::schema::answers::PromotionAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "promotion_refused"
+    ]))),
+)]
 pub(crate) async fn promote(State(state): State<ApiState>, mut fields: Fields) -> Answer {
     if !fields.given("to") {
         fields.problem("to", "is missing; name a PostgreSQL database");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use regrow_runtime::agent_spec::{Message, addressed_kind};
@@ -21,6 +21,7 @@ use crate::amounts::limits;
 use crate::error::ApiError;
 use crate::input::{Fields, OneOrMany};
 use crate::observe::Traced;
+use crate::params::NamePath;
 use crate::state::ApiState;
 
 /// The last millisecond that RFC 3339 can write.
@@ -32,6 +33,22 @@ const PLAN: &str = "plan";
 
 /// What was accepted is durable when the answer is given. A client that did not get the
 /// answer repeats the request with the same idempotency keys.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks",
+    tag = "tasks",
+    params(
+        ("traceparent" = Option<String>, Header, description = "the trace that it belongs to (W3C)"),
+    ),
+    request_body = crate::schema::bodies::SubmitBody,
+    responses(
+        (status = 201, description = "accepted, and durable", body = crate::schema::answers::AcceptedTask),
+        (status = 200, description = "accepted before; or the answers to a list", body = crate::schema::answers::SubmitAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "dependency_failed", "queue_full", "draining", "node_away"
+    ]))),
+)]
 pub(crate) async fn submit(
     State(state): State<ApiState>,
     traced: Traced,
@@ -86,9 +103,25 @@ async fn many(state: &ApiState, tasks: Vec<Result<Fields, ApiError>>, traced: Tr
 /// `POST /v1/agents/{id}/messages`: a task for that agent alone, wherever it runs. It waits
 /// while the agent is nowhere; where each node has a queue of its own it is refused then, and
 /// the answer says whose queue has it.
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{id}/messages",
+    tag = "agents",
+    params(
+        ("id" = String, Path, description = "the agent's name"),
+    ),
+    request_body = crate::schema::bodies::TaskBody,
+    responses(
+        (status = 201, description = "it waits for the agent", body = crate::schema::answers::AcceptedTask),
+        (status = 200, description = "accepted before", body = crate::schema::answers::AcceptedTask),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "agent_not_found", "agent_not_running", "dependency_failed", "queue_full", "draining", "node_away"
+    ]))),
+)]
 pub(crate) async fn to_agent(
     State(state): State<ApiState>,
-    Path(id): Path<String>,
+    NamePath(id): NamePath,
     traced: Traced,
     mut fields: Fields,
 ) -> Answer {

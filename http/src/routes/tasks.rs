@@ -46,6 +46,22 @@ struct Page<'a> {
 
 /// `GET /v1/tasks`: newest first. With `cluster=true` those of all nodes, each with its node; nodes
 /// that do not answer are named with the reason.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks",
+    tag = "tasks",
+    params(
+        ("state" = Option<crate::schema::answers::StateAnswer>, Query, description = "only these"),
+        ("kind" = Option<String>, Query, description = "only these"),
+        ("parent" = Option<String>, Query, format = "uuid", description = "only its children"),
+        ("cursor" = Option<String>, Query, format = "uuid", description = "`next_cursor` of the page before"),
+        ("cluster" = Option<bool>, Query, description = "of all nodes"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 500, description = "things in a page"),
+    ),
+    responses(
+        (status = 200, description = "a page of tasks", body = crate::schema::answers::TaskPage),
+    ),
+)]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -150,8 +166,9 @@ async fn read_page(
 }
 
 /// One task, with the question that a person has to answer before it goes on.
-#[derive(Serialize)]
-struct Shown<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = TaskShown)]
+pub(crate) struct Shown<'a> {
     #[serde(flatten)]
     task: TaskJson<'a>,
     /// `POST /v1/approvals/{id}` answers it; null when nobody is asked.
@@ -185,6 +202,21 @@ pub(super) async fn shown(state: &ApiState, view: &TaskView, status: StatusCode)
 }
 
 /// `GET /v1/tasks/{id}`: one task; with `wait_ms` after it ended, or as it stands then.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+        ("wait_ms" = Option<u64>, Query, minimum = 0, maximum = 60000, description = "wait so long for its end"),
+    ),
+    responses(
+        (status = 200, description = "how it stands", body = Shown<'static>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away"
+    ]))),
+)]
 pub(crate) async fn show(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -214,6 +246,20 @@ pub(crate) async fn show(
 }
 
 /// `GET /v1/tasks/{id}/explain`: why it is not running yet.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/explain",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    responses(
+        (status = 200, description = "why it does not run yet", body = crate::schema::answers::Why),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away"
+    ]))),
+)]
 pub(crate) async fn explain(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -230,15 +276,19 @@ pub(super) async fn found(state: &ApiState, id: TaskId) -> Result<TaskView, ApiE
 }
 
 /// A task among its family, without payload and result.
-#[derive(Serialize)]
-struct Branch {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Branch {
+    #[schema(value_type = String, format = "uuid")]
     id: TaskId,
     kind: String,
+    #[schema(value_type = crate::schema::answers::StateAnswer)]
     state: TaskState,
     goal: Option<String>,
     attempt: u32,
+    #[schema(value_type = Vec<String>)]
     depends_on: Vec<TaskId>,
     error: Option<String>,
+    #[schema(no_recursion)]
     children: Vec<Branch>,
 }
 
@@ -267,6 +317,20 @@ impl Branch {
 }
 
 /// `GET /v1/tasks/{id}/tree`: the task and its children, and theirs, oldest first.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/tree",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    responses(
+        (status = 200, description = "it and its children", body = crate::schema::answers::TreeOfTask),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away"
+    ]))),
+)]
 pub(crate) async fn tree(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -332,6 +396,20 @@ async fn children(
 }
 
 /// `POST /v1/tasks/{id}/cancel`: at once, or by asking whoever executes it.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/cancel",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    responses(
+        (status = 200, description = "cancelled, or asked to stop", body = crate::schema::answers::CancelAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away", "wrong_state", "ordered"
+    ]))),
+)]
 pub(crate) async fn cancel(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -344,6 +422,21 @@ pub(crate) async fn cancel(
 /// `POST /v1/tasks/{id}/retry`: all attempts again for a task that was given up; with
 /// `?part=true` for it and every task below it that did not complete, or for those below it
 /// if it waits.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/retry",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+        ("part" = Option<bool>, Query, description = "with all below it that did not complete"),
+    ),
+    responses(
+        (status = 200, description = "how it stands now", body = crate::view::TaskJson<'static>),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away", "wrong_state", "ordered", "queue_full", "draining", "dependency_failed", "validation_failed"
+    ]))),
+)]
 pub(crate) async fn retry(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,
@@ -363,6 +456,20 @@ pub(crate) async fn retry(
 
 /// `GET /v1/tasks/{id}/context`: what the agents note about a task while they work on it;
 /// `null` when nobody has.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/context",
+    tag = "tasks",
+    params(
+        ("id" = String, Path, format = "uuid", description = "the task's id"),
+    ),
+    responses(
+        (status = 200, description = "what agents noted", body = crate::schema::answers::ContextAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "task_not_found", "node_away"
+    ]))),
+)]
 pub(crate) async fn context(
     State(state): State<ApiState>,
     TaskPath(id): TaskPath,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::LINK;
+use axum::http::{HeaderValue, StatusCode};
 use regrow_runtime::access::keyring::{CreateError, NewToken};
 use regrow_runtime::access::scope::{Scope, Scopes};
 use regrow_runtime::access::token::is_name;
@@ -14,24 +15,57 @@ use super::{Answer, json as answer, ok};
 use crate::auth::{Caller, Noted};
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
+use crate::page::Paging;
 use crate::params::{NamePath, Params};
 use crate::state::ApiState;
 
 /// Longest term of a token: ten years.
 const TERM_MS_MAX: u64 = 10 * 366 * 24 * 3_600 * 1_000;
 
-/// `GET /v1/tokens`: all of them, the newest first, without their secrets.
-pub(crate) async fn list(State(state): State<ApiState>, params: Params) -> Answer {
+/// `GET /v1/tokens`: all of them, the newest first, or a page of them in order of their ids; without their
+/// secrets.
+#[utoipa::path(
+    get,
+    path = "/v1/tokens",
+    tag = "tokens",
+    params(
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "things in a page"),
+    ),
+    responses(
+        (status = 200, description = "the newest first; where the next page begins says the header `Link`", body = Vec<crate::schema::answers::TokenAnswer>),
+    ),
+)]
+pub(crate) async fn list(State(state): State<ApiState>, mut params: Params) -> Answer {
+    let paging = Paging::of(&mut params);
     params.finish()?;
-    let (tokens, now) = (
+    let (mut tokens, now) = (
         state.access.keyring.list().await?,
         state.queue.clock().now(),
     );
+    let next = paging.cut(&mut [&mut tokens], |it| &it.id);
     let tokens: Vec<_> = tokens.iter().map(|it| it.to_json(now, None)).collect();
-    ok(&tokens)
+    let mut response = ok(&tokens)?;
+    // A list has no room for a cursor of its own (RFC 8288). Ids are hexadecimal.
+    let link = next.map(|next| format!("</v1/tokens?cursor={next}>; rel=\"next\""));
+    let link = link.and_then(|link| HeaderValue::from_str(&link).ok());
+    response.headers_mut().extend(link.map(|link| (LINK, link)));
+    Ok(response)
 }
 
 /// `POST /v1/tokens`: makes one. The answer is the only one that has its secret.
+#[utoipa::path(
+    post,
+    path = "/v1/tokens",
+    tag = "tokens",
+    request_body = crate::schema::bodies::TokenBody,
+    responses(
+        (status = 201, description = "its secret is shown once", body = crate::schema::answers::NewTokenAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "token_exists", "too_many_tokens"
+    ]))),
+)]
 pub(crate) async fn create(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -76,6 +110,20 @@ pub(crate) async fn create(
 }
 
 /// `DELETE /v1/tokens/{id}`: revokes the token of that id, or all of that name.
+#[utoipa::path(
+    delete,
+    path = "/v1/tokens/{id}",
+    tag = "tokens",
+    params(
+        ("id" = String, Path, description = "an id, or a name"),
+    ),
+    responses(
+        (status = 200, description = "revoked", body = crate::schema::answers::RevokedAnswer),
+    ),
+    extensions(("x-regrow-codes" = json!([
+        "token_not_found"
+    ]))),
+)]
 pub(crate) async fn revoke(State(state): State<ApiState>, NamePath(which): NamePath) -> Answer {
     let revoked = state.access.keyring.revoke(&which).await?;
     if revoked.is_empty() {

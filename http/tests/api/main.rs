@@ -21,3 +21,4 @@ mod server;
 mod steps;
 mod streams;
 mod submit;
+mod wire;

@@ -181,4 +181,21 @@ mod tests {
         assert_eq!(Digest::from_hex(&hex), Some(secret.digest()));
         assert!(hex.starts_with(&secret.digest().id()));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_secret_only_with_its_own_check_sum(text in "(regrow_)?\\PC{0,60}") {
+            if let Ok(secret) = Secret::parse(&text) {
+                proptest::prop_assert_eq!(secret.reveal(), text.as_str());
+                proptest::prop_assert_eq!(text.len(), LENGTH);
+            }
+        }
+
+        #[test]
+        fn whatever_bits_a_secret_is_made_of_it_is_read_back(bits in proptest::prelude::any::<[u8; 32]>()) {
+            let secret = Secret::of_bits(bits);
+            let read = Secret::parse(secret.reveal()).expect("a secret");
+            proptest::prop_assert_eq!(read.digest(), secret.digest());
+        }
+    }
 }
