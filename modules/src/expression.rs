@@ -19,6 +19,7 @@
 //! Trees are kept flat, in prefix order: the subtree at a place is the run of nodes that begins
 //! there, so cutting and grafting, which synthesis does a million times, is copying slices.
 
+mod compile;
 mod evaluate;
 mod node;
 mod parse;
@@ -189,5 +190,7 @@ impl Expression {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod random;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,8 @@
+//! Modules in their sandbox: what they compute, and what they try to break.
+
+#[path = "sandbox/guests.rs"]
+mod guests;
+#[path = "sandbox/hostile.rs"]
+mod hostile;
+#[path = "sandbox/policies.rs"]
+mod policies;
