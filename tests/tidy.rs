@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Which of our crates a crate may depend on.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("runtime", &[]),
     // A network for tests, of anything.
     ("testnet", &[]),
-    ("actors", &["regrow-runtime"]),
+    // Sandbox and languages of modules: no agents, no store.
+    ("modules", &[]),
+    ("actors", &["regrow-modules", "regrow-runtime"]),
     ("cluster", &["regrow-runtime"]),
     ("http", &["regrow-runtime", "regrow-cluster"]),
     (
@@ -30,7 +32,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// The one home of each heavy dependency: path prefixes of the files that may name it.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 22] = [
     (
         "rusqlite",
         &["runtime/src/store/", "runtime/tests/database/"],
@@ -74,6 +76,17 @@ const HOMES: [(&str, &[&str]); 18] = [
     ("ratatui", &["src/cli/top"]),
     ("opentelemetry", &["src/telemetry"]),
     ("opentelemetry_otlp", &["src/telemetry"]),
+    ("wasmtime", &["modules/src/host"]),
+    (
+        "wasmparser",
+        &[
+            "modules/src/inspection",
+            "modules/src/host",
+            "modules/src/policy/",
+        ],
+    ),
+    ("wasm_encoder", &["modules/src/"]),
+    ("wit_component", &["modules/"]),
     ("pulldown_cmark", &["actors/src/audit/"]),
     ("ignore", &["actors/src/audit/"]),
     ("clap", &["src/", "xtask/"]),
@@ -95,6 +108,7 @@ fn sources() -> Vec<(String, String)> {
         "actors",
         "cluster",
         "http",
+        "modules",
         "local_postgres",
         "testnet",
         "xtask",

@@ -3,12 +3,15 @@
 //! In reading order: [`agent`] is what every role shares (claim, run, settle, be probed);
 //! [`planner`], [`worker`], [`critic`] and [`memory`] are the roles; [`catalog`] turns roles
 //! into child specs; [`audit`] is the library behind the documentation audit and knows
-//! nothing of agents.
+//! nothing of agents. [`synthesis`] breeds strategies, and [`packing`] is the problem that they
+//! are held against; both are pure.
 
 pub mod agent;
 pub mod audit;
 pub mod catalog;
 pub mod critic;
 pub mod memory;
+pub mod packing;
 pub mod planner;
+pub mod synthesis;
 pub mod worker;
