@@ -4,6 +4,7 @@
 
 mod contract;
 mod needs;
+mod pages;
 mod peers;
 mod postgres;
 
@@ -43,6 +44,9 @@ enum Verb {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Drives the live pages in Chromium. Not part of `test` yet: docs/STATUS.md says what is
+    /// missing.
+    Pages,
     /// Runs the benches, which print ratios: all of them, or those named.
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         Verb::Fix => fix(),
         Verb::Test { rest } => test(&rest),
         Verb::Contract { seed } => contract::check(seed),
+        Verb::Pages => pages::check(),
         Verb::Bench {
             other: Some(Compare::Peers(arguments)),
             ..
