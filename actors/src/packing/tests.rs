@@ -1,3 +1,5 @@
+//! What is known of bin packing, and what no strategy may break.
+
 use proptest::prelude::*;
 
 use super::*;

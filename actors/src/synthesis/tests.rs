@@ -1,3 +1,5 @@
+//! A search finds something, repeats nothing, and goes on where it stopped.
+
 use super::*;
 use crate::packing::{self, Family, Instance, Packer};
 

@@ -1,3 +1,5 @@
+//! The same bytes for the same source, and the same bits as the source itself gives.
+
 use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
