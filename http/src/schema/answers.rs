@@ -71,8 +71,7 @@ pub(crate) struct FieldProblem {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TaskPage {
     tasks: Vec<TaskJson<'static>>,
-    /// Where the next page begins; null on the last.
-    #[schema(format = "uuid")]
+    /// Where the next page begins; null on the last. An id, or with `cluster` a node and an id.
     next_cursor: Option<String>,
 }
 
