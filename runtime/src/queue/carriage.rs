@@ -128,14 +128,19 @@ impl Queue {
 
     /// Sets an idle task aside, to be carried to `node`, if its epoch is still `seen`: that
     /// nothing of it was begun here has to be true under that epoch. Durable when it returns.
-    /// False if it is not idle any more, or was leased since.
+    /// False if it is not idle any more, or was leased since, and while the queue moves to a
+    /// database: there is no courier to bring it back from there.
     ///
     /// # Errors
     ///
     /// [`StoreError`]; whether it was set aside is then seen in [`parcels`](Self::parcels).
     pub async fn set_aside(&self, id: TaskId, seen: Epoch, node: &str) -> Result<bool, StoreError> {
-        self.decide(|machine, now| Ok(machine.set_aside(id, seen, node, now)))
-            .await
+        self.decide(|machine, now| {
+            // Under the machine's lock, which whoever begins a move takes afterwards.
+            let stays = self.promotion().phase.is_under_way();
+            Ok(!stays && machine.set_aside(id, seen, node, now))
+        })
+        .await
     }
 
     /// Every task that is set aside.

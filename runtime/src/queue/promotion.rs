@@ -222,6 +222,11 @@ impl Queue {
                 return Err(PromotionError::NotAFile(other.name()));
             }
         };
+        // Nothing more is set aside from here on: that looks at the phase.
+        let carried = self.parcels().len();
+        if 0 < carried {
+            return Err(PromotionError::Carried(carried));
+        }
         let tap = self.writer().tap().ok_or(PromotionError::UnderWay)?;
         let target = Postgres::open(to).await?;
         let copied = async {

@@ -160,6 +160,13 @@ pub enum PromotionError {
     /// Somebody asked before.
     #[error("the tasks are being moved already; `GET /v1/store/promote` says how far that is")]
     UnderWay,
+    /// Tasks are on their way to other nodes, or run there: a shared database has no courier that
+    /// would hear their ends.
+    #[error(
+        "{0} messages to agents were carried to other nodes and have not ended there yet; wait for \
+         them, or cancel them (`regrow tasks list` shows them), and try again"
+    )]
+    Carried(usize),
     /// The database cannot be used.
     #[error(transparent)]
     Open(#[from] postgres::OpenError),

@@ -1,6 +1,9 @@
 //! What a move refuses, and what it leaves behind then: nothing.
 
+use std::collections::BTreeSet;
+
 use regrow_runtime::json::Json;
+use regrow_runtime::queue::carriage::EndElsewhere;
 use regrow_runtime::queue::task::{NewTask, TaskState};
 use regrow_runtime::store::data_dir::DataDir;
 use regrow_runtime::store::postgres::Postgres;
@@ -51,6 +54,34 @@ async fn a_database_with_a_namesake_or_another_file_is_refused() {
     accepted.expect("it works on");
     second.stop().await;
     first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_tasks_are_being_carried_stays_until_they_ended() {
+    let schema = Schema::create().await;
+    let url = schema.url();
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = with_a_task(dir.path(), &url).await;
+    let (id, seen) = node.queue.idle(&BTreeSet::from(["k".to_owned()]), 1)[0];
+    assert!(node.queue.set_aside(id, seen, "b").await.expect("open"));
+    let refused = node.queue.promote(database(&url, "n")).await;
+    assert!(
+        matches!(refused, Err(PromotionError::Carried(1))),
+        "{refused:?}"
+    );
+    assert_eq!(node.store(), "sqlite");
+
+    let hop = node.queue.parcels()[0].hop;
+    let end = EndElsewhere {
+        state: TaskState::Completed,
+        result: None,
+        error: None,
+    };
+    let ended = node.queue.ended_elsewhere(id, hop, end).await;
+    ended.expect("open");
+    let moved = node.queue.promote(database(&url, "n")).await;
+    moved.expect("nothing is carried any more");
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
