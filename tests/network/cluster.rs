@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) life_term: Option<&'static str>,
     /// What nodes ask to find each other; otherwise each knows all addresses.
     pub(crate) dns: Option<(&'static str, Ipv4Addr)>,
+    /// The program that they begin with, if not the one of this version.
+    pub(crate) program: Option<PathBuf>,
 }
 
 /// Nodes, their network and their database.
@@ -76,6 +78,8 @@ pub(crate) struct Node {
     settings: Vec<(&'static str, String)>,
     way: Forward,
     http: reqwest::Client,
+    /// What it runs when it is started next.
+    program: Mutex<PathBuf>,
     process: Mutex<Option<Child>>,
 }
 
@@ -222,6 +226,7 @@ impl Cluster {
             settings: settings.into_iter().chain(own).chain(term).collect(),
             way: way.expect("a way to its HTTP"),
             http: self.http.clone(),
+            program: Mutex::new(plan.program.clone().unwrap_or_else(this_version)),
             process: Mutex::default(),
         }
     }
@@ -325,6 +330,10 @@ impl Drop for Cluster {
     }
 }
 
+fn this_version() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_regrow"))
+}
+
 impl Node {
     /// Starts its process; returns at once.
     pub(crate) fn start(&self) {
@@ -334,7 +343,7 @@ impl Node {
             .append(true)
             .open(self.log())
             .expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_regrow"));
+        let mut command = Command::new(&*self.program.lock());
         let inherited = std::env::vars().map(|(name, _)| name);
         for name in inherited.filter(|name| name.starts_with("REGROW_")) {
             command.env_remove(name);
@@ -356,6 +365,11 @@ impl Node {
             .run(move || command.spawn())
             .expect("the node starts");
         *self.process.lock() = Some(child);
+    }
+
+    /// Lets it run this version when it is started next.
+    pub(crate) fn upgrade(&self) {
+        *self.program.lock() = this_version();
     }
 
     pub(crate) fn log(&self) -> PathBuf {

@@ -6,7 +6,8 @@
 //!
 //! They share a database (`Database::`), or have none and agree (`Quorum::`).
 //!
-//! `REGROW_NETWORK_ROUNDS` disturbs so often, and in some more ways; `REGROW_NETWORK_SEED` repeats
+//! `REGROW_TEST_VERSION_BEFORE` is the program of the version before this one; `cargo xtask test` builds
+//! it. Without it nothing is upgraded. `REGROW_NETWORK_ROUNDS` disturbs so often, and in some more ways; `REGROW_NETWORK_SEED` repeats
 //! choices.
 
 #[path = "../../src/demo/crash/ledger.rs"]
@@ -87,6 +88,16 @@ fn main() -> ExitCode {
             losses::a_node_that_is_cut_off_is_succeeded_and_comes_back,
             losses::a_node_that_does_not_hear_is_succeeded_and_comes_back,
             weather::loss_and_delay_cost_time_and_nothing_else,
+        ]);
+    }
+    if versions::before().is_some() {
+        scenarios.extend(under![
+            Database,
+            versions::nodes_of_the_version_before_are_replaced_in_turn
+        ]);
+        scenarios.extend(under![
+            Quorum,
+            versions::nodes_of_the_version_before_are_replaced_in_turn
         ]);
     }
     let mut trials: Vec<Trial> = scenarios

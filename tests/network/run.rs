@@ -1,6 +1,7 @@
 //! One run: a cluster under load and under watch, that is disturbed, recovers, and settles.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,12 +46,23 @@ pub(crate) fn seed_and_rounds() -> (u64, u32) {
 impl Run {
     /// Three nodes that find each other by their addresses, under load.
     pub(crate) async fn start(scenario: &'static str, seed: u64, authority: Authority) -> Self {
+        Self::start_with(scenario, seed, authority, None).await
+    }
+
+    /// The same, with nodes that begin with another program than that of this version.
+    pub(crate) async fn start_with(
+        scenario: &'static str,
+        seed: u64,
+        authority: Authority,
+        program: Option<PathBuf>,
+    ) -> Self {
         let plan = Plan {
             seed,
             nodes: 3,
             authority,
             life_term: Some("2s"),
             dns: None,
+            program,
         };
         tell(&format!(
             "{scenario}: seed {seed} (REGROW_NETWORK_SEED repeats its choices)"

@@ -1,9 +1,9 @@
-//! Nodes of another version. There is one build only, so parts of a newer one are played: a member
-//! that gossips as one would, datagrams of another format, and rows that this version cannot
-//! read. Which version two nodes speak is agreed upon in the gateway's handshake, whose tests have
-//! other versions at both ends.
+//! Nodes of another version. The one before is a build of an earlier commit, which the test command
+//! makes (`REGROW_TEST_VERSION_BEFORE`). Parts of a newer one are played: a member that gossips as
+//! one would, datagrams of another format, and rows that this version cannot read.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -168,4 +168,40 @@ pub(crate) async fn nodes_live_with_what_a_newer_version_says_and_writes(authori
     let database = run.cluster.database.as_ref().expect("it has one");
     assert_eq!(database.schema.number(untouched).await, 1);
     run.finish().await;
+}
+
+/// The program of the version before this one, if there is one here.
+pub(crate) fn before() -> Option<PathBuf> {
+    std::env::var_os("REGROW_TEST_VERSION_BEFORE").map(PathBuf::from)
+}
+
+pub(crate) async fn nodes_of_the_version_before_are_replaced_in_turn(authority: Authority) {
+    let (seed, rounds) = seed_and_rounds();
+    for _ in 0..rounds {
+        let mut run = Run::start_with("upgrade", seed, authority, before()).await;
+        let nodes = run.cluster.nodes.clone();
+        for (upgraded, node) in nodes.iter().enumerate() {
+            run.go_on(200..600).await;
+            node.upgrade();
+            // The first two are replaced in order; the last one of the version before is lost.
+            if upgraded < 2 {
+                node.signal(Signal::SIGTERM);
+                let status = node.ended().await;
+                let name = &node.name;
+                assert!(
+                    status.success(),
+                    "the orderly stop of {name} ended with {status}"
+                );
+            } else {
+                node.signal(Signal::SIGKILL);
+                node.ended().await;
+            }
+            run.elsewhere(node).await;
+            node.start();
+            node.until_ready().await;
+            run.cluster.until_all_heard().await;
+            run.go_on(2_000..4_000).await;
+        }
+        run.finish().await;
+    }
 }

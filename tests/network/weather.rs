@@ -72,6 +72,7 @@ pub(crate) async fn names_that_are_stale_partial_or_silent_break_nothing(authori
         authority,
         life_term: Some("2s"),
         dns: Some((NAME, host.four())),
+        program: None,
     };
     let cluster = Cluster::plan_on(network, &plan).await;
     let all: Vec<_> = cluster.nodes.iter().map(|node| node.host.four()).collect();

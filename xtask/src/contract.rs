@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{Failed, cargo, pause, report, run};
+use crate::{Failed, cargo, pause, report, run, target};
 
 /// What is installed, each with its version.
 const REQUIREMENTS: &str = include_str!("../contract/requirements.txt");
@@ -66,25 +66,6 @@ pub(crate) fn check(seed: Option<u64>) -> Result<(), Failed> {
         run(&format!("the surface of a node {kind} tokens"), calls)?;
     }
     Ok(())
-}
-
-/// Where cargo puts what it builds.
-fn target() -> Result<PathBuf, Failed> {
-    let told = cargo(&[
-        "metadata",
-        "--format-version",
-        "1",
-        "--no-deps",
-        "--offline",
-    ])
-    .output()
-    .map_err(|error| format!("cargo metadata cannot run: {error}"))?;
-    let told: Value = serde_json::from_slice(&told.stdout)
-        .map_err(|error| format!("cargo metadata cannot be read: {error}"))?;
-    let target = told["target_directory"].as_str();
-    target
-        .map(PathBuf::from)
-        .ok_or_else(|| "cargo metadata names no target directory".to_owned())
 }
 
 /// The tool in an environment of its own, which is made anew when the versions change.

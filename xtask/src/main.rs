@@ -2,6 +2,7 @@
 //!
 //! `check` is exactly what continuous integration runs; it changes no files. `fix` does.
 
+mod before;
 mod contract;
 mod needs;
 mod pages;
@@ -9,10 +10,12 @@ mod peers;
 mod postgres;
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 
 use self::postgres::Database;
 
@@ -174,6 +177,8 @@ fn test(rest: &[String]) -> Result<(), Failed> {
     let server = Database::start()?;
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     server.tell(&mut command);
+    let mut totals = Totals::default();
+    totals.not_run.extend(before::tell(&mut command)?);
     if !rest.is_empty() {
         command.arg("--").args(rest);
     }
@@ -183,7 +188,6 @@ fn test(rest: &[String]) -> Result<(), Failed> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| format!("tests cannot run: {error}"))?;
-    let mut totals = Totals::default();
     if let Some(output) = tests.stdout.take() {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             totals.count(&line);
@@ -247,7 +251,7 @@ impl Totals {
 }
 
 /// Every bench with the package it belongs to.
-const BENCHES: [(&str, &str); 11] = [
+const BENCHES: [(&str, &str); 12] = [
     ("regrow-runtime", "mailbox"),
     ("regrow-runtime", "restart"),
     ("regrow-runtime", "idle_agents"),
@@ -256,6 +260,7 @@ const BENCHES: [(&str, &str); 11] = [
     ("regrow-runtime", "journal"),
     ("regrow-runtime", "pool"),
     ("regrow-runtime", "probes"),
+    ("regrow-cluster", "gateway"),
     ("regrow-actors", "audit"),
     ("regrow", "demo"),
     ("regrow", "node_loss"),
@@ -338,6 +343,9 @@ fn soak_network(rounds: u32) -> Result<(), Failed> {
     let mut command = cargo(&["test", "--package", "regrow", "--test", "network"]);
     command.env("REGROW_NETWORK_ROUNDS", rounds.to_string());
     server.tell(&mut command);
+    if let Some(not_run) = before::tell(&mut command)? {
+        report(&not_run);
+    }
     run("networks that fail", command)
 }
 
@@ -345,6 +353,25 @@ fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     command.args(arguments);
     command
+}
+
+/// Where cargo puts what it builds.
+fn target() -> Result<PathBuf, Failed> {
+    let told = cargo(&[
+        "metadata",
+        "--format-version",
+        "1",
+        "--no-deps",
+        "--offline",
+    ])
+    .output()
+    .map_err(|error| format!("cargo metadata cannot run: {error}"))?;
+    let told: Value = serde_json::from_slice(&told.stdout)
+        .map_err(|error| format!("cargo metadata cannot be read: {error}"))?;
+    let target = told["target_directory"].as_str();
+    target
+        .map(PathBuf::from)
+        .ok_or_else(|| "cargo metadata names no target directory".to_owned())
 }
 
 fn run(step: &str, mut command: Command) -> Result<(), Failed> {
