@@ -27,6 +27,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use regrow_modules::expression::{Columns, Expression};
 use serde::{Deserialize, Serialize};
 
+use crate::exact::Exact;
 use growth::Breeder;
 pub use growth::Grammar;
 use island::Island;
@@ -98,7 +99,7 @@ pub struct Stored {
     tried: u64,
     settings: Settings,
     grammar: growth::StoredGrammar,
-    islands: Vec<Vec<(String, f64)>>,
+    islands: Vec<Vec<(String, Exact)>>,
     remembered: BTreeSet<String>,
 }
 
@@ -246,7 +247,7 @@ impl Search {
         let mut islands = Vec::with_capacity(stored.islands.len());
         for members in stored.islands {
             let mut island = Vec::with_capacity(members.len());
-            for (text, cost) in members {
+            for (text, Exact(cost)) in members {
                 let member = Expression::parse(&text, &columns);
                 island.push((cost, member.map_err(|error| unreadable(&error))?));
             }

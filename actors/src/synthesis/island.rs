@@ -6,6 +6,7 @@ use regrow_modules::expression::Expression;
 
 use super::Settings;
 use super::growth::Breeder;
+use crate::exact::Exact;
 
 /// Members with what they cost.
 #[derive(Debug, Clone, Default)]
@@ -18,10 +19,10 @@ impl Island {
         Self { members }
     }
 
-    pub(super) fn stored(&self) -> Vec<(String, f64)> {
+    pub(super) fn stored(&self) -> Vec<(String, Exact)> {
         self.members
             .iter()
-            .map(|(cost, member)| (member.to_string(), *cost))
+            .map(|(cost, member)| (member.to_string(), Exact(*cost)))
             .collect()
     }
 
