@@ -47,9 +47,15 @@ enum Verb {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Drives the live pages in Chromium. Not part of `test` yet: docs/STATUS.md says what is
-    /// missing.
-    Pages,
+    /// Drives the live pages in Chromium, which `test` does as well.
+    Pages {
+        /// Take the kept pictures anew, in `tests/pages/kept`: look at them before you commit.
+        #[arg(long)]
+        keep: bool,
+        /// Only what has this in its name.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Runs the benches, which print ratios: all of them, or those named.
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
@@ -93,7 +99,7 @@ fn main() -> ExitCode {
         Verb::Fix => fix(),
         Verb::Test { rest } => test(&rest),
         Verb::Contract { seed } => contract::check(seed),
-        Verb::Pages => pages::check(),
+        Verb::Pages { keep, only } => pages::check(keep, only.as_deref()),
         Verb::Bench {
             other: Some(Compare::Peers(arguments)),
             ..
@@ -179,6 +185,7 @@ fn test(rest: &[String]) -> Result<(), Failed> {
     server.tell(&mut command);
     let mut totals = Totals::default();
     totals.not_run.extend(before::tell(&mut command)?);
+    totals.not_run.extend(pages::tell(&mut command)?);
     if !rest.is_empty() {
         command.arg("--").args(rest);
     }

@@ -13,12 +13,41 @@ const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 /// What the packages and their hashes are named in.
 const NAMED: [&str; 2] = ["package.json", "package-lock.json"];
 
-/// Runs the test in the browser.
-pub(crate) fn check() -> Result<(), Failed> {
-    let packages = packages()?;
-    let mut test = cargo(&["test", "--test", "pages", "--", "--ignored", "--nocapture"]);
-    test.env("REGROW_PAGES_PACKAGES", packages);
+/// What the test reads to find the packages.
+const PACKAGES: &str = "REGROW_PAGES_PACKAGES";
+
+/// Runs the test in the browser alone: all of it or what is named like `only`; with `keep` the
+/// pictures are taken anew instead of compared.
+pub(crate) fn check(keep: bool, only: Option<&str>) -> Result<(), Failed> {
+    let mut test = cargo(&[
+        "test",
+        "--workspace",
+        "--test",
+        "pages",
+        "--",
+        "--nocapture",
+    ]);
+    test.env(PACKAGES, packages()?);
+    if keep {
+        test.env("REGROW_PAGES_KEEP", "1");
+    }
+    if let Some(only) = only {
+        test.env("REGROW_PAGES_ONLY", only);
+    }
     run("pages", test)
+}
+
+/// Tells the tests where the packages are, or tells what does not run without them; where the
+/// environment says `CI=true` that is a failure.
+pub(crate) fn tell(tests: &mut Command) -> Result<Option<String>, Failed> {
+    match packages() {
+        Ok(packages) => {
+            tests.env(PACKAGES, packages);
+            Ok(None)
+        }
+        Err(missing) if std::env::var("CI").is_ok_and(|ci| ci == "true") => Err(missing),
+        Err(missing) => Ok(Some(format!("NOT RUN: the pages in a browser: {missing}"))),
+    }
 }
 
 /// Installs what is missing; tells where the packages are.

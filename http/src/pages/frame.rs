@@ -101,8 +101,6 @@ pub(crate) fn document(
                 link rel="icon" type="image/svg+xml" href=(Asset::Icon.path());
                 link rel="stylesheet" href=(Asset::Style.path());
                 script src=(Asset::Theme.path()) {}
-                script src=(Asset::Htmx.path()) defer {}
-                script src=(Asset::HtmxStreams.path()) defer {}
                 script src=(Asset::App.path()) defer {}
             }
             body {

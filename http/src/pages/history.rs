@@ -107,9 +107,10 @@ impl History {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut count = 0u32;
+        let history = &state.pages.history;
+        history.begin(state.queue.clock().now());
         loop {
             ticks.tick().await;
-            let history = &state.pages.history;
             let now = state.queue.clock().now();
             history.add(Sample::of(now, &state.queue.stats()));
             if count.is_multiple_of(METRICS_EVERY) {
@@ -117,6 +118,17 @@ impl History {
             }
             count = count.wrapping_add(1);
         }
+    }
+
+    /// The counters were nothing when the node started: what they hold at the first look
+    /// happened since.
+    fn begin(&self, at: Timestamp) {
+        self.add(Sample {
+            at,
+            counters: Counts::default(),
+            size: 0,
+            executing: 0,
+        });
     }
 
     fn add(&self, sample: Sample) {
@@ -239,6 +251,16 @@ mod tests {
         assert_eq!(within(&samples, ten, completed).0, 30);
         assert_eq!(within(&samples[..4], ten, completed).0, 9);
         assert_eq!(rates(&samples, completed), vec![3.0; 19]);
+    }
+
+    #[test]
+    fn what_happened_before_the_first_look_counts() {
+        let history = History::default();
+        history.begin(Timestamp(1_000));
+        history.add(sample(1, 4));
+        let minute = Duration::from_secs(60);
+        let counted = within(&history.samples(), minute, |counts| counts.completed);
+        assert_eq!(counted.0, 4);
     }
 
     #[test]
