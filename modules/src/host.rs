@@ -16,6 +16,7 @@
 //! Configuration as measured in `WASM.md` section 5 (pooled instances, 4 GiB of address space per
 //! memory so that no bounds are checked, no optional WebAssembly features).
 
+mod compiled;
 mod interface;
 mod running;
 mod sandbox;
@@ -31,6 +32,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllo
 
 use crate::capability::{Capability, Grants};
 use crate::inspection::{self, Inspection, Refusal, SizeLimits};
+pub(crate) use compiled::{Compatibility, Genuine, machine_code};
 pub use interface::{
     Action, Attribute, Direction, GuestError, Manifest, Observation, Scalar, State,
 };
@@ -188,14 +190,19 @@ impl Host {
         sizes: &SizeLimits,
         grants: Grants,
     ) -> Result<Prepared, PrepareError> {
-        let inspection = inspection::inspect(bytes, sizes)?;
-        let missing = inspection.wants.beyond(grants);
-        if !missing.is_empty() {
-            return Err(PrepareError::NotGranted(missing));
-        }
-        let refused = |error: wasmtime::Error| PrepareError::Compile(format!("{error:#}"));
-        let component = Component::new(&self.engine, bytes).map_err(refused)?;
-        let linked = self.linker.instantiate_pre(&component).map_err(refused)?;
+        let inspection = inspected(bytes, sizes, grants)?;
+        let component = Component::new(&self.engine, bytes).map_err(|error| refused(&error))?;
+        self.link(&component, inspection)
+    }
+
+    /// Joins a component with what it imports.
+    fn link(
+        &self,
+        component: &Component,
+        inspection: Inspection,
+    ) -> Result<Prepared, PrepareError> {
+        let refused = |error: wasmtime::Error| refused(&error);
+        let linked = self.linker.instantiate_pre(component).map_err(refused)?;
         let scoring = component.get_export_index(None, "regrow:strategy/scoring@0.1.0");
         let score = scoring.and_then(|at| component.get_export_index(Some(&at), "score"));
         Ok(Prepared {
@@ -206,6 +213,21 @@ impl Host {
             host: self.clone(),
         })
     }
+}
+
+/// What stands before any compiling: the module's shape, and what it wants.
+fn inspected(bytes: &[u8], sizes: &SizeLimits, grants: Grants) -> Result<Inspection, PrepareError> {
+    let inspection = inspection::inspect(bytes, sizes)?;
+    let missing = inspection.wants.beyond(grants);
+    if missing.is_empty() {
+        Ok(inspection)
+    } else {
+        Err(PrepareError::NotGranted(missing))
+    }
+}
+
+fn refused(error: &wasmtime::Error) -> PrepareError {
+    PrepareError::Compile(format!("{error:#}"))
 }
 
 impl Prepared {
@@ -232,9 +254,15 @@ fn config(limits: &HostLimits, metering: Metering) -> Config {
         .linear_memory_keep_resident(64 << 10)
         .table_keep_resident(4 << 10)
         .max_unused_warm_slots(100);
+    let mut config = translation(metering);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// What of a configuration decides how machine code comes out.
+fn translation(metering: Metering) -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .memory_reservation(4 << 30)
         .memory_guard_size(32 << 20)
         .concurrency_support(false)
