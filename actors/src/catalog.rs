@@ -105,9 +105,7 @@ impl Crew {
 
     fn behaviour(&self, role: Role) -> Option<Arc<dyn Behaviour>> {
         Some(match role {
-            Role::Planner => Arc::new(Planner {
-                reports: self.reports.clone(),
-            }),
+            Role::Planner => Arc::new(Planner::new(self.reports.clone())),
             Role::Worker => Arc::new(Worker::new(self.rehearsal.clone())),
             Role::Critic => Arc::new(Critic),
             Role::Memory => Arc::new(Memory),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A float that is stored to the last bit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Exact(pub(crate) f64);
+pub struct Exact(pub f64);
 
 impl Serialize for Exact {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -17,7 +17,7 @@ mod levels;
 
 use regrow_modules::expression::{Columns, Expression, Node, Scratch, Table};
 
-pub use instance::{Family, Instance};
+pub use instance::{Family, Instance, Split};
 pub use levels::Levels;
 
 /// What a strategy sees of each choice, in this order.

@@ -1,4 +1,5 @@
-//! The Planner turns a goal into a validated graph of tasks and sees it through.
+//! The Planner turns a goal into a validated graph of tasks and sees it through, and a search
+//! generation by generation.
 //!
 //! It holds no state: each time one of its tasks runs, it looks at the children that have
 //! ended and decides what comes next. The choice is a pure function of recorded steps and
@@ -7,6 +8,7 @@
 mod audit;
 mod goal;
 pub mod graph;
+mod search;
 
 use std::path::PathBuf;
 
@@ -17,6 +19,7 @@ use serde::Deserialize;
 
 use crate::agent::behaviour::{Behaviour, Failure, Outcome, TaskContext};
 use crate::audit::tasks::AUDIT;
+use crate::synthesis::tasks::{SEARCH, STRETCH};
 
 pub use goal::{GoalError, OFFLINE_SKILLS};
 
@@ -36,6 +39,18 @@ pub struct GoalText {
 pub struct Planner {
     /// Where reports are written, in a folder per task.
     pub reports: PathBuf,
+    proposals: search::Proposals,
+}
+
+impl Planner {
+    /// A Planner that writes reports below `reports`.
+    #[must_use]
+    pub fn new(reports: PathBuf) -> Self {
+        Self {
+            reports,
+            proposals: search::Proposals::default(),
+        }
+    }
 }
 
 impl Behaviour for Planner {
@@ -44,14 +59,18 @@ impl Behaviour for Planner {
     }
 
     fn kinds(&self) -> &'static [&'static str] {
-        &[AUDIT, PLAN]
+        &[AUDIT, PLAN, SEARCH, STRETCH]
     }
 
     fn run(&self, context: TaskContext) -> BoxFuture<'_, Result<Outcome, Failure>> {
         async move {
-            if &*context.lease().task.kind == AUDIT {
-                let goal = context.payload()?;
-                return audit::run(&context, goal, &self.reports).await;
+            match &*context.lease().task.kind {
+                AUDIT => return audit::run(&context, context.payload()?, &self.reports).await,
+                SEARCH => return search::run(&context, context.payload()?).await,
+                STRETCH => {
+                    return search::stretched(&context, context.payload()?, &self.proposals).await;
+                }
+                _ => {}
             }
             let GoalText { goal } = context.payload()?;
             let goal = goal::understand(&goal).map_err(Failure::permanent)?;

@@ -19,6 +19,7 @@
 
 mod growth;
 mod island;
+pub mod tasks;
 
 use std::collections::BTreeSet;
 
@@ -88,7 +89,7 @@ pub struct Search {
     /// Candidates absorbed so far.
     tried: u64,
     islands: Vec<Island>,
-    remembered: BTreeSet<String>,
+    remembered: BTreeSet<u64>,
 }
 
 /// A search as it is stored between two batches.
@@ -100,7 +101,7 @@ pub struct Stored {
     settings: Settings,
     grammar: growth::StoredGrammar,
     islands: Vec<Vec<(String, Exact)>>,
-    remembered: BTreeSet<String>,
+    remembered: BTreeSet<u64>,
 }
 
 /// Why a stored search cannot go on.
@@ -153,7 +154,7 @@ impl Search {
             };
             let child = child.simplified();
             if self.settings.nodes_max < child.nodes().len()
-                || !self.remembered.insert(child.to_string())
+                || !self.remembered.insert(named(&child))
             {
                 continue;
             }
@@ -266,6 +267,13 @@ impl Search {
             remembered: stored.remembered,
         })
     }
+}
+
+/// What a candidate is remembered by.
+fn named(candidate: &Expression) -> u64 {
+    let hash = blake3::hash(candidate.to_string().as_bytes());
+    let (first, _) = hash.as_bytes().split_first_chunk().expect("32 bytes");
+    u64::from_le_bytes(*first)
 }
 
 /// A cost with what the nodes cost; the worst for what is no number.

@@ -1,7 +1,8 @@
-//! The Worker runs one task: a batch of the audit, or a rehearsal's journey.
+//! The Worker runs one task: a batch of the audit, candidates of a search, or a rehearsal's journey.
 
 mod audit;
 pub mod rehearsal;
+mod trial;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -10,6 +11,7 @@ use regrow_runtime::role::Role;
 use self::rehearsal::Rehearsal;
 use crate::agent::behaviour::{Behaviour, Failure, Outcome, TaskContext};
 use crate::audit::tasks::{CHECK, LINKS};
+use crate::synthesis::tasks::TRY;
 
 /// Behaviour of a Worker.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +19,7 @@ pub struct Worker {
     /// Where rehearsals leave their trace; `None` unless the node is made for one.
     rehearsal: Option<Rehearsal>,
     sites: audit::SharedSite,
+    instances: trial::SharedInstances,
 }
 
 impl Worker {
@@ -26,6 +29,7 @@ impl Worker {
         Self {
             rehearsal,
             sites: audit::SharedSite::default(),
+            instances: trial::SharedInstances::default(),
         }
     }
 }
@@ -37,8 +41,8 @@ impl Behaviour for Worker {
 
     fn kinds(&self) -> &'static [&'static str] {
         match self.rehearsal {
-            Some(_) => &[CHECK, LINKS, rehearsal::JOURNEY],
-            None => &[CHECK, LINKS],
+            Some(_) => &[CHECK, LINKS, TRY, rehearsal::JOURNEY],
+            None => &[CHECK, LINKS, TRY],
         }
     }
 
@@ -48,6 +52,7 @@ impl Behaviour for Worker {
             match (&*kind, &self.rehearsal) {
                 (CHECK, _) => audit::check(&context, &self.sites).await,
                 (LINKS, _) => audit::links(&context).await,
+                (TRY, _) => trial::run(&context, &self.instances).await,
                 (rehearsal::JOURNEY, Some(rehearsal)) => rehearsal.journey(&context).await,
                 (other, _) => Err(Failure::Permanent(format!(
                     "no worker knows the kind `{other}`"

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where an instance's items come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Family {
     /// Bins of 100; sizes are Weibull of shape 3 and scale 45, rounded, from 1 to 100: as in the
     /// published experiment, where there are 5,000.
@@ -21,6 +22,29 @@ pub enum Family {
     },
 }
 
+/// What instances are for. Those of one are none of another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Strategies are bred on them.
+    Training,
+    /// A strategy is chosen by them.
+    Validation,
+    /// What is chosen is held against others on them, once.
+    Test,
+}
+
+impl Split {
+    /// The first of as many seeds as anybody needs.
+    pub fn first_seed(self) -> u64 {
+        match self {
+            Self::Training => 0,
+            Self::Validation => 1 << 32,
+            Self::Test => 2 << 32,
+        }
+    }
+}
+
 /// Items in the order in which they arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -29,16 +53,24 @@ pub struct Instance {
 }
 
 impl Family {
+    /// The size of its bins.
+    pub fn size(self) -> u16 {
+        match self {
+            Self::Weibull { .. } => 100,
+            Self::Uniform { .. } => 150,
+        }
+    }
+
     /// The instance of a seed: the same one on every machine.
     pub fn instance(self, seed: u64) -> Instance {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         match self {
             Self::Weibull { items } => Instance {
-                size: 100,
+                size: self.size(),
                 items: (0..items).map(|_| weibull(random.random())).collect(),
             },
             Self::Uniform { items } => Instance {
-                size: 150,
+                size: self.size(),
                 items: (0..items).map(|_| random.random_range(20..=100)).collect(),
             },
         }

@@ -4,4 +4,5 @@ mod agent;
 mod audit;
 mod outages;
 mod people;
+mod search;
 mod stage;

@@ -68,6 +68,7 @@ where
 /// Everything that runs, and handles to it.
 pub(crate) struct Stage {
     pub(crate) queue: Queue,
+    /// What it is on, unless that is a file.
     pub(crate) disk: Volatile,
     pub(crate) draining: CancellationToken,
     pub(crate) agents: BTreeMap<AgentId, Address<AgentMsg>>,
@@ -103,25 +104,32 @@ impl Stage {
         limiter: Option<Limiter>,
         may_act: Option<MayAct>,
     ) -> Self {
-        Self::set(QueueLimits::default(), move |queue, context, draining| {
-            let hired = (1..=count).map(|number| {
-                let (id, address) = (AgentId::new(format!("a-{number}")), Address::new());
-                let args = AgentArgs {
-                    id: id.clone(),
-                    behaviour: behaviour.clone(),
-                    addressed: None,
-                    may_act: may_act.clone(),
-                    queue: queue.clone(),
-                    limiter: limiter.clone(),
-                    limits: limits.clone(),
-                    context: context.clone(),
-                    draining: draining.clone(),
-                    open: None,
-                };
-                (agent::child_spec(&address, args), (id, address))
-            });
-            hired.unzip()
-        })
+        let (disk, limits_of_queue) = (Volatile::default(), QueueLimits::default());
+        let store = Store::Volatile(disk.clone());
+        Self::set(
+            store,
+            disk,
+            limits_of_queue,
+            move |queue, context, draining| {
+                let hired = (1..=count).map(|number| {
+                    let (id, address) = (AgentId::new(format!("a-{number}")), Address::new());
+                    let args = AgentArgs {
+                        id: id.clone(),
+                        behaviour: behaviour.clone(),
+                        addressed: None,
+                        may_act: may_act.clone(),
+                        queue: queue.clone(),
+                        limiter: limiter.clone(),
+                        limits: limits.clone(),
+                        context: context.clone(),
+                        draining: draining.clone(),
+                        open: None,
+                    };
+                    (agent::child_spec(&address, args), (id, address))
+                });
+                hired.unzip()
+            },
+        )
         .await
     }
 
@@ -130,15 +138,28 @@ impl Stage {
         reports: &std::path::Path,
         change: impl FnOnce(&mut Crew),
     ) -> Self {
+        let disk = Volatile::default();
+        let store = Store::Volatile(disk.clone());
+        Self::with_crew_on(store, disk, reports, change).await
+    }
+
+    /// The same, on `store`.
+    pub(crate) async fn with_crew_on(
+        store: Store,
+        disk: Volatile,
+        reports: &std::path::Path,
+        change: impl FnOnce(&mut Crew),
+    ) -> Self {
         let reports = reports.to_owned();
         let limits = QueueLimits {
+            losses_max: 10_000,
             backoff: regrow_runtime::queue::retry::RetryBackoff {
                 first: Duration::from_millis(5),
                 max: Duration::from_millis(50),
             },
             ..QueueLimits::default()
         };
-        Self::set(limits, move |queue, context, draining| {
+        Self::set(store, disk, limits, move |queue, context, draining| {
             let mut crew = Crew {
                 worker_limiter: None,
                 planners: 1,
@@ -159,6 +180,8 @@ impl Stage {
     }
 
     async fn set(
+        store: Store,
+        disk: Volatile,
         limits: QueueLimits,
         hire: impl FnOnce(
             &Queue,
@@ -166,11 +189,11 @@ impl Stage {
             &CancellationToken,
         ) -> (Vec<ChildSpec>, BTreeMap<AgentId, Address<AgentMsg>>),
     ) -> Self {
-        let (disk, clock, bus) = (Volatile::default(), Clock::system(), EventBus::default());
-        let writer = Writer::new(Store::Volatile(disk.clone()));
+        let (clock, bus) = (Clock::system(), EventBus::default());
+        let writer = Writer::new(store);
         let queue = Queue::open(writer.clone(), bus, limits, clock, 1)
             .await
-            .expect("an empty store opens");
+            .expect("the store opens");
         let (context, shards) = Context::supervisor(ContextConfig::default(), &writer, clock);
         let draining = CancellationToken::new();
         let (specs, agents) = hire(&queue, &context, &draining);
