@@ -208,6 +208,9 @@ pub(crate) fn load(
     let mut config = settings(&mut reader);
     let (shared, listens) = (config.database_url.is_some(), config.cluster.is_some());
     config.founders = founders::settings(&mut reader, &config.name, shared, listens);
+    if let Some(among) = &mut config.founders {
+        among.config.policy = config.policy;
+    }
     relations(&mut reader, &config);
     let (problems, effective) = reader.finish();
     if problems.is_empty() {

@@ -330,7 +330,7 @@ impl Node {
         }
         if let Some(agreed) = &self.agreed {
             let (queue, exchange) = (&self.queue, &self.exchange);
-            let carrier = carried::carrier(agreed, queue, exchange, &self.replaced);
+            let carrier = carried::carrier(agreed, queue, exchange, &self.placer, &self.replaced);
             cluster = cluster.child(carrier);
         }
         if let Some(mail) = &self.mail {

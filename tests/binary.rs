@@ -14,6 +14,8 @@ mod schema;
 mod access;
 #[path = "binary/agreed.rs"]
 mod agreed;
+#[path = "binary/agreed_placement.rs"]
+mod agreed_placement;
 #[path = "binary/bad_input.rs"]
 mod bad_input;
 #[path = "binary/borrowed.rs"]

@@ -52,6 +52,7 @@ use crate::local_time::LocalTime;
 use crate::member::{Incarnation, Member, NodeName};
 use crate::node::{Command, Node, NodeConfig, Stands};
 use crate::notes::Notes;
+use crate::placing::Placer;
 use crate::spec_registry::{Digest, Version};
 
 /// How often the core is given time at least: some times per `stable_after`.
@@ -111,6 +112,7 @@ struct Shared {
 
 enum Order {
     Read(oneshot::Sender<Standing>),
+    Decision(AgentId, oneshot::Sender<Option<Json>>),
     Change(AgentChange, oneshot::Sender<Result<Changed, StoreError>>),
     Note(
         NodeName,
@@ -193,6 +195,17 @@ impl Agreed {
         self.order(Order::Read(answer), standing).await
     }
 
+    /// Why an agent is where it is, or goes where it is to go, as it was decided.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Failed`] while no carrier runs.
+    pub async fn decision(&self, agent: &AgentId) -> Result<Option<Json>, StoreError> {
+        let (answer, decision) = oneshot::channel();
+        self.order(Order::Decision(agent.clone(), answer), decision)
+            .await
+    }
+
     /// Changes what is known of an agent, or gives one away; decided on the revision that was
     /// read. When it returns, a quorum knows, or the hand-off is over.
     ///
@@ -246,7 +259,8 @@ impl Agreed {
         answered.ok().flatten().ok_or_else(silent)
     }
 
-    /// Carries until it ends. Only one of a handle runs at a time; a later one is a new life.
+    /// Carries until it ends. Only one of a handle runs at a time; a later one is a new life. The
+    /// placer knows what nodes say of themselves, and says of this one which life it is.
     ///
     /// # Errors
     ///
@@ -258,10 +272,11 @@ impl Agreed {
         disk: Arc<dyn Disk>,
         carriage: Arc<dyn Carriage>,
         mut incoming: mpsc::Receiver<(NodeName, Bytes)>,
+        placer: Placer,
     ) -> Result<Ended, StoreError> {
         let mut orders = self.0.waiting.lock().await;
         let _closing = Closing(&self.0);
-        let mut carrying = Carrying::begin(self, disk, carriage).await?;
+        let mut carrying = Carrying::begin(self, disk, carriage, placer).await?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -349,6 +364,7 @@ struct Carrying {
     rng: Xoshiro256PlusPlus,
     carriage: Arc<dyn Carriage>,
     disk: Arc<dyn Disk>,
+    placer: Placer,
     desk: Desk,
     /// Agents that this life runs or ran and has not given back.
     ran: BTreeSet<AgentId>,
@@ -374,6 +390,7 @@ impl Carrying {
         agreed: &Agreed,
         disk: Arc<dyn Disk>,
         carriage: Arc<dyn Carriage>,
+        placer: Placer,
     ) -> Result<Self, StoreError> {
         let shared = agreed.0.clone();
         let left = disk::begin(&disk, shared.clock.now()).await?;
@@ -397,6 +414,7 @@ impl Carrying {
             node,
             carriage,
             disk,
+            placer,
             desk: Desk::of(left.incarnation),
             ran: BTreeSet::new(),
             kept,
@@ -428,6 +446,7 @@ impl Carrying {
     }
 
     fn tick(&mut self) {
+        self.learn_facts();
         let commands = self.node.tick(self.now(), &mut self.rng);
         self.obey(commands);
     }
@@ -461,6 +480,7 @@ impl Carrying {
                 // Whoever asked may have stopped waiting.
                 let _ = answer.send(self.standing());
             }
+            Order::Decision(agent, answer) => drop(answer.send(self.decision(&agent))),
             Order::Change(change, answer) => self.asked_here(change, answer),
             Order::Note(node, note, answer) => self.asked_to_note(node, note.as_ref(), answer),
             Order::Runs(agents) => self.runs(&agents),
@@ -550,8 +570,9 @@ impl Carrying {
 
     /// This life's number, and this node's place among the founders.
     fn name_life(&self) {
-        let life = self.life_of(self.node.me());
+        let life = self.node.life_of(self.node.me());
         self.shared.life.store(life.0, Ordering::SeqCst);
+        self.placer.live(life);
     }
 }
 

@@ -45,6 +45,14 @@ pub struct Entry {
     /// Why it is where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placed: Option<Placed>,
+    /// Who is to take it, while nobody has it: where nodes agree among themselves, one of them
+    /// decides that for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned: Option<Assigned>,
+    /// The decision that brought it to where it is, or is to go, with its terms: where no store
+    /// keeps it beside the entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Json>,
 }
 
 /// How a life of an agent ended.
@@ -89,6 +97,24 @@ pub struct Placed {
     /// The life whose loss brought it there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Life>,
+    /// The life of the node, where no row says whose the agent was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<Life>,
+}
+
+/// Who is to take an agent that nobody has. It is that node's to claim; nobody owns an agent by
+/// being named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// The node,
+    pub to: String,
+    /// and no later life of it.
+    pub life: Life,
+    /// What spoke for it, in words.
+    pub because: String,
+    /// The life whose loss is made good by this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Life>,
 }
 
 /// More restarts than its intensity allows.
@@ -110,6 +136,8 @@ impl Entry {
             last_exit: None,
             move_to: None,
             placed: None,
+            assigned: None,
+            decision: None,
         }
     }
 
@@ -147,6 +175,7 @@ impl Entry {
     pub fn stop(&mut self) {
         self.wanted = false;
         self.move_to = None;
+        self.assigned = None;
     }
 
     /// It is to start anew, in order; not counted.
@@ -158,6 +187,7 @@ impl Entry {
     pub(crate) fn park(&mut self, why: String) {
         self.parked = Some(why);
         self.move_to = None;
+        self.assigned = None;
     }
 }
 
@@ -194,6 +224,7 @@ mod tests {
             reason: "start".to_owned(),
             because: "it had room".to_owned(),
             lost: None,
+            life: None,
         });
         let text = serde_json::to_string(&entry).expect("JSON");
         assert!(

@@ -18,6 +18,7 @@ mod due;
 mod entries;
 mod message;
 mod moves;
+mod placing;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ pub use self::config::{AuthorityKind, NodeConfig};
 pub use self::entries::{Decider, Spread};
 pub use self::message::{Body, Command, Message, QuarantineRecords};
 pub use self::moves::HandOffRefused;
+use self::placing::Assigning;
 pub use self::seen::Stands;
 use crate::authority::Answer;
 use crate::detector::{Arrivals, Threshold};
@@ -44,6 +46,7 @@ use crate::membership::Membership;
 use crate::nodes::Note;
 use crate::notes::Notes;
 use crate::ownership::Register;
+use crate::placement::{NodeFacts, Policies};
 use crate::quarantine::{Quarantine, Trouble};
 use crate::spec_registry::{Digest, SpecRegistry};
 use crate::split_brain::SplitBrain;
@@ -94,6 +97,14 @@ pub struct Node {
     notes: Arc<Notes>,
     hosted: BTreeMap<AgentId, Hosting>,
     prepared: BTreeMap<AgentId, Prepared>,
+    policies: Policies,
+    /// What nodes say of themselves, by life.
+    facts: BTreeMap<Member, NodeFacts>,
+    /// Since when those that were let in say nothing.
+    silent_since: BTreeMap<Member, LocalTime>,
+    /// What this node said of who is to take agents that nobody has.
+    assigning: BTreeMap<AgentId, Assigning>,
+    /// Since when agents wait for whoever they fall to, where each node works that out.
     unowned_since: BTreeMap<AgentId, LocalTime>,
     /// The latest epoch that this life claimed of each agent. None is claimed twice: a release
     /// of it may still be on its way.
@@ -146,6 +157,13 @@ impl Node {
             notes: Arc::default(),
             hosted: BTreeMap::new(),
             prepared: BTreeMap::new(),
+            policies: Policies {
+                default: config.policy,
+                ..Policies::default()
+            },
+            facts: BTreeMap::new(),
+            silent_since: BTreeMap::new(),
+            assigning: BTreeMap::new(),
             unowned_since: BTreeMap::new(),
             claimed: BTreeMap::new(),
             founders,
@@ -247,6 +265,7 @@ impl Node {
         }
         self.give_up_if_quarantined(&mut out);
         self.tick_moves(now, &mut out);
+        self.assign(now, &mut out);
         self.tick_claims(now, &mut out);
         let peers: Vec<NodeName> = match self.config.authority {
             AuthorityKind::Database => self.peers.keys().cloned().sample(rng, self.config.fan_out),
@@ -269,6 +288,7 @@ impl Node {
             return out;
         }
         let register = self.merge_register(&message.register);
+        let before = self.peers.get(&from.name).and_then(|peer| peer.mind);
         if self.is_over(&from) {
             // It learns that from our next heartbeat; unless it takes this life for over as
             // well. Then whoever was agreed upon without comes back.
@@ -293,6 +313,10 @@ impl Node {
             let of_one_mind = self.membership.is_of_one_mind(&message.tidings);
             if let Some(peer) = self.peers.get_mut(&from.name) {
                 peer.mind = of_one_mind.then_some(self.mind);
+            }
+            if of_one_mind && before != Some(self.mind) {
+                // It may have been awaited to decide.
+                self.assign(now, &mut out);
             }
             if let Some(round) = message.consents.filter(|_| of_one_mind) {
                 self.consented(&from, round);
@@ -409,6 +433,10 @@ impl Node {
             }
             Body::Specs(entries) => {
                 if self.take_in(entries) {
+                    if self.config.authority == AuthorityKind::Quorum {
+                        // Something may have been assigned to this node.
+                        self.claim_unowned(now, out);
+                    }
                     // Whoever told may wait to know that it is known.
                     self.send(&from.name, Body::Heartbeat, out);
                 }

@@ -4,7 +4,6 @@
 //! node's restarts, and whoever asks. The node itself gives its agents away; of one that
 //! cannot, the others take them when its life has run out.
 
-mod evened;
 mod explained;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -166,6 +165,15 @@ pub struct Heard {
     pub report: Option<NodeReport>,
 }
 
+impl Heard {
+    /// What it says of itself while it is up, and how long ago it was heard.
+    fn said(&self) -> Option<(NodeReport, Duration)> {
+        let report = self.report.as_ref().filter(|_| self.status == "up")?;
+        let age = Duration::from_millis(self.silent_ms.unwrap_or(0));
+        Some((report.clone(), age))
+    }
+}
+
 #[cfg(test)]
 impl Heard {
     pub(crate) fn of(status: &'static str) -> Self {
@@ -213,12 +221,15 @@ impl HeardOf {
     /// What those say of themselves that are up, and how long ago they were heard.
     pub(crate) fn reports(&self) -> BTreeMap<String, (NodeReport, Duration)> {
         let heard = self.0.lock();
-        let up = heard.iter().filter(|(_, heard)| heard.status == "up");
-        let reports = up.filter_map(|(name, heard)| {
-            let age = Duration::from_millis(heard.silent_ms.unwrap_or(0));
-            Some((name.clone(), (heard.report.clone()?, age)))
-        });
+        let reports = heard
+            .iter()
+            .filter_map(|(name, heard)| Some((name.clone(), heard.said()?)));
         reports.collect()
+    }
+
+    /// The same of one node.
+    pub(crate) fn report(&self, node: &str) -> Option<(NodeReport, Duration)> {
+        self.0.lock().get(node)?.said()
     }
 }
 
@@ -410,6 +421,7 @@ impl Nodes {
         // Notes are plain data; they cannot fail to be JSON.
         let body = note.as_ref().and_then(|note| Json::of(note).ok());
         self.roster.note(node, body).await?;
-        Ok(note)
+        // That a node is kept out is judged rather than noted.
+        Ok(note.filter(|note| note.stance != Stance::Quarantined))
     }
 }

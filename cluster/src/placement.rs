@@ -27,6 +27,7 @@ use regrow_runtime::ids::AgentId;
 use serde::{Deserialize, Serialize};
 
 pub use self::decision::{Candidate, Decision, Exclusion, NoPlace, Term};
+pub(crate) use self::requirements::admit;
 pub use self::requirements::{Labels, Unfit};
 use crate::member::NodeName;
 

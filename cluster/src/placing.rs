@@ -8,7 +8,10 @@
 //! Agents of a node that was lost are placed together: who looks while others take theirs
 //! already goes through all of them nevertheless, and so decides as they did.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod deal;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,15 +19,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::json::Json;
-use regrow_runtime::registry::{AgentRow, Life, Standing};
+use regrow_runtime::registry::{Life, Standing};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub(crate) use self::deal::{Dealt, Decided, decide, request, seat};
 use crate::director::Placing;
-use crate::entry::Entry;
 use crate::member::NodeName;
 use crate::nodes::{HeardOf, Stance, note_of};
 use crate::placement::scr::Figures;
-use crate::placement::{Board, Decision, NodeFacts, Policies, Request};
+use crate::placement::{Board, Decision, NodeFacts, Policies};
 use crate::quarantine::QuarantineConfig;
 use crate::reconcile::{Chosen, Me, Verdict, understood};
 use crate::report::NodeReport;
@@ -73,25 +77,8 @@ struct Inner {
     /// Since when agents wait, by the epoch under which they do.
     waiting: Mutex<BTreeMap<AgentId, (Epoch, Instant)>>,
     draining: AtomicBool,
-}
-
-/// Where an agent goes that no living node owns.
-#[derive(Debug)]
-pub(crate) struct Decided {
-    pub(crate) id: AgentId,
-    /// The life that was lost, if it had one.
-    pub(crate) lost: Option<Life>,
-    pub(crate) decision: Decision,
-    epoch: Epoch,
-}
-
-/// An agent that is to be placed, or was placed after the same loss as one that is.
-struct Candidate<'a> {
-    row: &'a AgentRow,
-    entry: Entry,
-    /// The life that was lost.
-    lost: Option<Life>,
-    free: bool,
+    /// This node is another life since it said something of itself.
+    renewed: Notify,
 }
 
 impl Placer {
@@ -159,45 +146,58 @@ impl Placer {
             let facts = facts(&name, standing, report, config);
             nodes.insert(life, (NodeName::from(name.as_str()), facts));
         }
-        for row in standing.agents.values() {
-            let owner = row.owner.and_then(|owner| nodes.get_mut(&owner));
-            if let (Some((_, facts)), Some(entry)) = (owner, understood(row)) {
-                facts.count(request(&row.id, None, &entry).group());
-            }
-        }
-        Board {
+        let mut board = Board {
             policies: &config.policies,
             nodes: nodes.into_values().collect(),
-        }
+        };
+        deal::seat(&mut board, &dealt(here, standing));
+        board
     }
 
     /// Where all agents go that no living node owns, decided one after the other.
     pub(crate) fn decide(&self, here: (Life, &str), standing: &Standing) -> Vec<Decided> {
-        let candidates = candidates(standing);
-        if candidates.is_empty() {
+        let agents = dealt(here, standing);
+        if !agents.iter().any(|agent| agent.free) {
             return Vec::new();
         }
-        let mut board = self.board(here, standing);
-        for Candidate { row, entry, .. } in candidates.iter().filter(|it| !it.free) {
-            let owner = row.owner.and_then(|owner| name_of(here, standing, owner));
-            if let Some(facts) = owner.and_then(|name| board.nodes.get_mut(&NodeName::from(name))) {
-                facts.discount(request(&row.id, None, entry).group());
-            }
+        deal::decide(&mut self.board(here, standing), &agents)
+    }
+
+    /// What a life says of itself, and how long ago: `here` is this node's.
+    pub(crate) fn report(
+        &self,
+        here: Life,
+        node: &str,
+        life: Life,
+    ) -> Option<(NodeReport, Duration)> {
+        let report = match life == here {
+            true => self.said().map(|own| (own, Duration::ZERO)),
+            false => self.0.heard.report(node),
+        };
+        report.filter(|(report, _)| report.life == life)
+    }
+
+    /// What is known of a life by what it says of itself; nothing of what was asked of its node, or
+    /// judged.
+    pub(crate) fn known(&self, here: Life, node: &str, life: Life) -> NodeFacts {
+        facts_of(self.report(here, node, life), self.0.config.facts_max_age)
+    }
+
+    /// This node is another life from now on, and says so at once.
+    pub(crate) fn live(&self, life: Life) {
+        if let Some(own) = &mut *self.0.own.lock()
+            && own.life != life
+        {
+            own.life = life;
+            own.number += 1;
+            self.0.renewed.notify_one();
         }
-        let mut decided = Vec::new();
-        for candidate in &candidates {
-            let Candidate { row, entry, .. } = candidate;
-            let decision = board.place(&request(&row.id, candidate.lost, entry));
-            if candidate.free {
-                decided.push(Decided {
-                    id: row.id.clone(),
-                    lost: candidate.lost,
-                    decision,
-                    epoch: row.epoch,
-                });
-            }
-        }
-        decided
+    }
+
+    /// Returns when this node has become another life, which others are to hear of soon.
+    /// Cancellation safe, for one who waits.
+    pub async fn renewed(&self) {
+        self.0.renewed.notified().await;
     }
 }
 
@@ -205,15 +205,21 @@ impl Placing for Placer {
     fn verdicts(&self, me: &Me, standing: &Standing) -> BTreeMap<AgentId, Verdict> {
         let decided = self.decide((me.life, &me.name), standing);
         let now = Instant::now();
+        let epoch_of = |id: &AgentId| {
+            standing
+                .agents
+                .get(id)
+                .map_or(Epoch::NEVER, |row| row.epoch)
+        };
         let mut waiting = self.0.waiting.lock();
         waiting.retain(|id, (epoch, _)| {
             let mut free = decided.iter();
-            free.any(|it| (&it.id, &it.epoch) == (id, epoch))
+            *epoch == epoch_of(id) && free.any(|it| it.id == *id)
         });
         let mut room = TAKEN_AT_ONCE_MAX;
         let verdicts = decided.into_iter().map(|it| {
             let waits = waiting.entry(it.id.clone());
-            let (_, since) = waits.or_insert((it.epoch, now));
+            let (_, since) = waits.or_insert((epoch_of(&it.id), now));
             let (waited, patience) = (now.duration_since(*since), self.0.config.patience);
             let mut verdict = verdict(&me.name, it.decision, waited, patience);
             if it.lost.is_none() && matches!(verdict, Verdict::Here(_)) {
@@ -256,62 +262,32 @@ fn verdict(me: &str, decision: Decision, waited: Duration, patience: Duration) -
     })
 }
 
-/// All that are to be placed, and those that were placed already after the same losses.
-fn candidates(standing: &Standing) -> Vec<Candidate<'_>> {
-    let free = |row: &AgentRow| {
-        row.owner
-            .is_none_or(|owner| !standing.lives.contains_key(&owner))
+/// All agents of the registry that this version understands.
+fn dealt<'a>(here: (Life, &str), standing: &'a Standing) -> Vec<Dealt<'a>> {
+    let nodes = living(here, standing);
+    let name_of = |life: Life| {
+        let known = nodes.iter().find(|(_, of)| **of == life);
+        known.map(|(name, _)| NodeName::from(name.as_str()))
     };
-    let mut rows = standing.agents.values();
-    if !rows.any(free) {
-        return Vec::new();
-    }
-    let mut candidates: Vec<Candidate<'_>> = standing
-        .agents
-        .values()
-        .filter_map(|row| {
-            let entry = understood(row)?;
-            let free = free(row);
-            let lost = match free {
-                true => row.owner,
-                false => entry.placed.as_ref().and_then(|placed| placed.lost),
-            };
-            entry.is_to_run().then_some(Candidate {
-                row,
-                entry,
-                lost,
-                free,
-            })
+    let rows = standing.agents.values().filter_map(|row| {
+        let entry = understood(row)?;
+        let lives = |life: &Life| standing.lives.contains_key(life);
+        let assigned = entry.assigned.as_ref().filter(|to| lives(&to.life));
+        let owner = row.owner.filter(lives);
+        let placed = entry.placed.as_ref();
+        Some(Dealt {
+            id: &row.id,
+            on: owner.or(assigned.map(|to| to.life)).and_then(name_of),
+            free: owner.is_none() && assigned.is_none(),
+            lost: match (owner, assigned) {
+                (Some(_), _) => placed.and_then(|placed| placed.lost),
+                (None, Some(to)) => to.lost,
+                (None, None) => row.owner,
+            },
+            entry: Cow::Owned(entry),
         })
-        .collect();
-    let losses: BTreeSet<Life> = candidates
-        .iter()
-        .filter(|candidate| candidate.free)
-        .filter_map(|candidate| candidate.lost)
-        .collect();
-    candidates.retain(|it| it.free || it.lost.is_some_and(|lost| losses.contains(&lost)));
-    match candidates.iter().any(|candidate| candidate.free) {
-        true => candidates,
-        false => Vec::new(),
-    }
-}
-
-fn name_of<'a>(here: (Life, &'a str), standing: &'a Standing, life: Life) -> Option<&'a str> {
-    match life == here.0 {
-        true => Some(here.1),
-        false => standing.lives.get(&life).map(|node| &*node.node),
-    }
-}
-
-/// What is asked for an agent; the lot is drawn anew for every node that it loses.
-pub(crate) fn request<'a>(id: &'a AgentId, lost: Option<Life>, entry: &'a Entry) -> Request<'a> {
-    Request {
-        agent: id,
-        placement: &entry.spec.placement,
-        role: entry.spec.role.as_str(),
-        asked_of: entry.asked_of.as_deref(),
-        seed: draw(id, &lost.map_or(0, |life| life.0).to_string()),
-    }
+    });
+    rows.collect()
 }
 
 /// Nodes that may own agents, each in the latest of its lives.
@@ -351,18 +327,21 @@ fn facts(
     config: &PlacerConfig,
 ) -> NodeFacts {
     let stance = note_of(standing, name).map(|note| note.stance);
-    let share_permille = watched(standing, name, &config.watchdog).share_permille;
-    let mut facts = NodeFacts {
-        cordoned: matches!(stance, Some(Stance::Cordoned | Stance::Draining)),
-        quarantined: stance == Some(Stance::Quarantined) || is_quarantined(standing, name),
-        share_permille,
-        ..NodeFacts::idle()
-    };
+    let mut facts = facts_of(report, config.facts_max_age);
+    facts.cordoned |= matches!(stance, Some(Stance::Cordoned | Stance::Draining));
+    facts.quarantined = stance == Some(Stance::Quarantined) || is_quarantined(standing, name);
+    facts.share_permille = watched(standing, name, &config.watchdog).share_permille;
+    facts
+}
+
+/// What a node says of itself, so long ago, as facts.
+fn facts_of(report: Option<(NodeReport, Duration)>, max_age: Duration) -> NodeFacts {
+    let mut facts = NodeFacts::idle();
     let Some((report, age)) = report else {
         facts.silent = true;
         return facts;
     };
-    let fresh = age < config.facts_max_age;
+    let fresh = age < max_age;
     facts.labels = report.offer.labels;
     facts.taints = report.offer.taints;
     facts.agents_max = report.offer.agents_max;
@@ -375,7 +354,7 @@ fn facts(
     facts.scr.capabilities = report.offer.capabilities;
     facts.age_ms = u64::try_from(age.as_millis()).ok();
     facts.version = Some(report.version);
-    facts.cordoned |= report.leaving;
+    facts.cordoned = report.leaving;
     facts
 }
 

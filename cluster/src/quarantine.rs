@@ -325,6 +325,13 @@ impl Quarantine {
             .map(|(node, (record, _))| (node, record))
     }
 
+    /// The same, with when each was heard of.
+    pub fn held(&self) -> impl Iterator<Item = (&NodeName, &QuarantineRecord, LocalTime)> {
+        self.records
+            .iter()
+            .map(|(node, (record, since))| (node, record, *since))
+    }
+
     /// Whether the node must own nothing.
     #[must_use]
     pub fn is_quarantined(&self, node: &NodeName) -> bool {

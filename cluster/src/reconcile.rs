@@ -232,6 +232,7 @@ pub(crate) fn take(entry: &mut Entry, me: &str, taking: Taking, now: Timestamp) 
         reason: taking.reason,
         because: taking.because,
         lost: taking.life,
+        life: None,
     });
     true
 }
@@ -284,6 +285,7 @@ fn owned(
                         reason: asked.reason.clone(),
                         because: format!("asked for; it came from {}", me.name),
                         lost: None,
+                        life: None,
                     });
                     Step::Give {
                         to: Some(*life),

@@ -100,8 +100,7 @@ impl Roster {
         }
     }
 
-    /// Why an agent is where it is, as it was decided; where nodes agree, the entry says all
-    /// there is.
+    /// Why an agent is where it is, as it was decided.
     ///
     /// # Errors
     ///
@@ -109,7 +108,7 @@ impl Roster {
     pub async fn decision(&self, id: &AgentId) -> Result<Option<Json>, StoreError> {
         match self {
             Self::Stored(registry) => registry.decision(id).await,
-            Self::Agreed(_) => Ok(None),
+            Self::Agreed(agreed) => agreed.decision(id).await,
         }
     }
 

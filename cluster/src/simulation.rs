@@ -3,7 +3,8 @@
 //! A world is a handful of [`Node`](crate::node::Node)s with clocks that run wrongly, a
 //! network that loses, doubles, delays, overtakes and parts, disks that may be lost, and a
 //! database or none. Nodes crash, stand still and come back; agents are handed over,
-//! quarantined, stopped and started in between. After every event each invariant that must
+//! quarantined, stopped and started in between. Nodes offer labels and taints, which may be others
+//! after a restart, and agents ask for some. After every event each invariant that must
 //! *never* be broken is checked; when the faults have stopped, the world has to come to rest
 //! with everything owned. The same options give the same trace, event by event.
 //!
@@ -15,6 +16,7 @@ mod faults;
 pub mod gossip;
 mod invariants;
 mod network;
+mod offers;
 mod process;
 mod trace;
 mod world;
@@ -46,6 +48,8 @@ pub enum Sabotage {
     AcknowledgedUnheard,
     /// A holder goes on for 1.5 s after its lease ran out.
     LongTrust,
+    /// What a node offered in its first life counts for all later ones.
+    StaleOffers,
 }
 
 /// Which world to run.

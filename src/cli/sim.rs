@@ -61,6 +61,8 @@ enum Mistake {
     AcknowledgedUnheard,
     /// A holder goes on after its lease ran out
     LongTrust,
+    /// What a node offered in its first life counts for all later ones
+    StaleOffers,
 }
 
 /// What all worlds came to.
@@ -192,6 +194,7 @@ fn options(arguments: &SimArguments, seed: u64) -> Options {
             Some(Mistake::NoMargin) => Sabotage::NoMargin,
             Some(Mistake::AcknowledgedUnheard) => Sabotage::AcknowledgedUnheard,
             Some(Mistake::LongTrust) => Sabotage::LongTrust,
+            Some(Mistake::StaleOffers) => Sabotage::StaleOffers,
         },
         ..Options::of(seed)
     }

@@ -11,6 +11,7 @@ use regrow_cluster::carrier::{Agreed, Carriage, Ended, StoreDisk};
 use regrow_cluster::exchange::{Casts, Exchange, Topic};
 use regrow_cluster::mail::{self, Mail};
 use regrow_cluster::member::NodeName;
+use regrow_cluster::placing::Placer;
 use regrow_runtime::actor::Crash;
 use regrow_runtime::queue::Queue;
 use regrow_runtime::supervision::{ChildSpec, Shutdown};
@@ -37,12 +38,13 @@ pub(crate) fn carrier(
     agreed: &Agreed,
     queue: &Queue,
     exchange: &Exchange,
+    placer: &Placer,
     replaced: &watch::Sender<bool>,
 ) -> ChildSpec {
-    let (agreed, queue) = (agreed.clone(), queue.clone());
+    let (agreed, queue, placer) = (agreed.clone(), queue.clone(), placer.clone());
     let (exchange, replaced) = (exchange.clone(), replaced.clone());
     let child = ChildSpec::task("carrier", move |stop| {
-        let (agreed, exchange) = (agreed.clone(), exchange.clone());
+        let (agreed, exchange, placer) = (agreed.clone(), exchange.clone(), placer.clone());
         let disk = Arc::new(StoreDisk::new(queue.writer().clone(), agreed.clock()));
         let replaced = replaced.clone();
         async move {
@@ -52,7 +54,7 @@ pub(crate) fn carrier(
             let ended = tokio::select! {
                 () = stop.cancelled() => return Ok::<(), Crash>(()),
                 () = pass_on(casts, inbox) => Ended::Deaf,
-                ended = agreed.run(disk, carriage, incoming) => ended?,
+                ended = agreed.run(disk, carriage, incoming, placer) => ended?,
             };
             match ended {
                 Ended::Replaced => {

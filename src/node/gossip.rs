@@ -100,13 +100,9 @@ async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, placer: &Plac
                 // A number is within the bounds, and so are some kinds.
                 let _ = port.say(facts::LOAD, &load);
                 let _ = port.say(facts::BACKLOG, &backlog(stats.kinds));
-                let report = placer.said().map(|report| serde_json::to_string(&report));
-                if let Some(Ok(report)) = report
-                    && let Err(reason) = port.say(facts::REPORT, &report)
-                {
-                    debug!(%reason, "what this node says of itself is not gossiped");
-                }
+                report(port, placer);
             }
+            () = placer.renewed() => report(port, placer),
         }
         let view = views.borrow_and_update().clone();
         if view.rival != rival {
@@ -116,6 +112,16 @@ async fn follow(gossip: &Gossip, port: &GossipPort, queue: &Queue, placer: &Plac
             }
         }
         placer.heard().replace(known(gossip, &view));
+    }
+}
+
+/// Tells what this node says of itself.
+fn report(port: &GossipPort, placer: &Placer) {
+    let report = placer.said().map(|report| serde_json::to_string(&report));
+    if let Some(Ok(report)) = report
+        && let Err(reason) = port.say(facts::REPORT, &report)
+    {
+        debug!(%reason, "what this node says of itself is not gossiped");
     }
 }
 

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep};
 use crate::node::{NodeProcess, PATIENCE, regrow, say};
 use crate::peers::{Cluster, Peer, until_connected};
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
+pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// Three founders; the first is where the others look.
-fn founders(cluster: &Cluster) -> Vec<Peer> {
+pub(crate) fn founders(cluster: &Cluster) -> Vec<Peer> {
     let mut peers: Vec<Peer> = Vec::new();
     for name in NAMES {
         let seeds: Vec<_> = peers.iter().map(|peer| peer.address).collect();
@@ -29,7 +29,7 @@ fn founders(cluster: &Cluster) -> Vec<Peer> {
 }
 
 /// Asks `asked` until what it knows of the agent is as wanted.
-async fn until(asked: &NodeProcess, id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(asked: &NodeProcess, id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
         let (status, agent) = asked.get(&format!("/v1/agents/{id}")).await;
@@ -42,7 +42,7 @@ async fn until(asked: &NodeProcess, id: &str, wanted: impl Fn(&Value) -> bool) -
 }
 
 /// Posts until it is taken: without a quorum nothing is, for a moment.
-async fn post(asked: &NodeProcess, path: &str, body: &Value) -> Value {
+pub(crate) async fn post(asked: &NodeProcess, path: &str, body: &Value) -> Value {
     let began = Instant::now();
     loop {
         let (status, answer) = asked.post(path, body).await;

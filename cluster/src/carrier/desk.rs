@@ -243,7 +243,12 @@ impl Carrying {
         }
         let entry = match &change.change {
             Change::Keep { entry } => match entry_of(entry) {
-                Some(entry) => Some(entry),
+                Some(mut entry) => {
+                    // Nobody is shown it with the entry, so nobody says it again.
+                    let known = known.and_then(|known| known.agent.as_ref());
+                    entry.decision = known.and_then(|known| known.decision.clone());
+                    Some(entry)
+                }
                 None => return self.answer(&change.id, waits, Ok(Changed::Outdated)),
             },
             Change::Remove | Change::Give { .. } => None,
@@ -254,6 +259,8 @@ impl Carrying {
             Ok(None) | Err(_) => return self.answer(&change.id, waits, Ok(Changed::Outdated)),
         };
         self.spread(&change.id);
+        let commands = self.node.place(self.now());
+        self.obey(commands);
         self.desk.spreading.push(Spreading {
             agent: change.id.clone(),
             version,
@@ -299,11 +306,16 @@ impl Carrying {
         waits: oneshot::Sender<Result<Changed, StoreError>>,
     ) {
         let now = self.now();
+        let mut decision = None;
         let target = match to {
-            Some(life) => self.name_of(life),
+            Some(life) => self.node.name_of(life),
             // It may not stay here, and is to run.
             None if self.node.specs().get(agent).is_some_and(|e| e.is_to_run()) => {
-                self.node.refuge(agent, now)
+                let refuge = self.node.refuge(agent, now);
+                let target = refuge.as_ref().and_then(|it| it.outcome.clone().ok());
+                // Decisions are plain data; they cannot fail to be JSON.
+                decision = refuge.and_then(|it| Json::of(&it.kept()).ok());
+                target
             }
             None => None,
         };
@@ -313,7 +325,7 @@ impl Carrying {
         }
         let begun = match &target {
             Some(target) => {
-                self.head_for(agent, target);
+                self.head_for(agent, target, decision);
                 self.node.hand_off(agent, target, now)
             }
             None => Err(crate::node::HandOffRefused::Unreachable),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::json::Json;
+use regrow_runtime::metrics as names;
 use tracing::{info, warn};
 
 use super::Carrying;
@@ -28,6 +29,7 @@ impl Carrying {
             entry.move_to = None;
         } else {
             let planned = entry.move_to.take().filter(|asked| asked.to == me.as_str());
+            let assigned = entry.assigned.take().filter(|_| planned.is_none());
             let lost = planned.is_none() && entry.placed.is_some();
             let (reason, because) = match (&planned, &entry.placed) {
                 (Some(asked), Some(placed)) => (
@@ -37,16 +39,28 @@ impl Carrying {
                 (Some(asked), None) => (asked.reason.clone(), "asked for".to_owned()),
                 (None, _) => {
                     let reason = if lost { "node loss" } else { "start" };
-                    (reason.to_owned(), self.because(&entry))
+                    let because = assigned.as_ref().map(|to| to.because.clone());
+                    // Handed over without anybody having noted it.
+                    let because = because.unwrap_or_else(|| "it was handed over".to_owned());
+                    (reason.to_owned(), because)
                 }
             };
+            if let Some(asked) = &planned {
+                // Why it was where it is no more says nothing about the new place.
+                entry.decision = asked.decision.clone().or_else(|| Json::of(asked).ok());
+            }
             let taking = Taking {
                 lost,
-                life: None,
+                life: assigned.and_then(|to| to.lost),
                 reason,
                 because,
             };
+            // A move was counted by whoever gave it away.
+            metrics::counter!(names::PLACED_ASSIGNED).increment(u64::from(planned.is_none()));
             take(&mut entry, me.as_str(), taking, now);
+            if let Some(placed) = &mut entry.placed {
+                placed.life = Some(self.node.life_of(self.node.me()));
+            }
         }
         if entry == before {
             return Vec::new();
@@ -55,19 +69,8 @@ impl Carrying {
         self.node.tell_spec(agent)
     }
 
-    /// Why an agent is here.
-    fn because(&self, entry: &Entry) -> String {
-        match &entry.spec.placement.node {
-            Some(only) => format!("it is to run on {only}"),
-            None => {
-                let others = self.node.hosted().count().saturating_sub(1);
-                format!("{others} agents were here, no node that takes agents had fewer")
-            }
-        }
-    }
-
     /// Notes for the target of a hand-off that it is one, if nobody did.
-    pub(super) fn head_for(&mut self, agent: &AgentId, target: &NodeName) {
+    pub(super) fn head_for(&mut self, agent: &AgentId, target: &NodeName, decision: Option<Json>) {
         let asked_at = self.shared.clock.now();
         let Some(mut entry) = self.node.specs().get(agent).cloned() else {
             return;
@@ -77,7 +80,7 @@ impl Carrying {
                 to: target.to_string(),
                 asked_at,
                 reason: "drain".to_owned(),
-                decision: None,
+                decision,
             });
             self.write(agent, entry);
         }

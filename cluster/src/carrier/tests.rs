@@ -2,6 +2,7 @@
 //! act and are counted. One process, a clock that is only moved, everything else from a seed.
 
 mod cluster;
+mod hardware;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use regrow_runtime::role::Role;
 use self::cluster::Cluster;
 use crate::agents::AgentState;
 use crate::nodes::Stance;
+use crate::report::Offer;
 
 fn spec(name: &str) -> AgentSpec {
     let mut spec = AgentSpec::new(AgentId::new(name), Role::Worker);
@@ -112,12 +114,17 @@ async fn a_node_that_is_drained_gives_its_agents_away_and_gets_none_until_it_is_
         cluster.create(n % 3, spec(&format!("x{n}"))).await;
     }
     cluster
-        .until(|| async { cluster.counts() == [2, 2, 2] })
+        .until(|| async { cluster.counts().iter().sum::<usize>() == 6 })
         .await;
-    // Claims that were made at the same time, and refused, count for a moment.
     cluster.pass(Duration::from_secs(2)).await;
     let nodes = cluster.nodes(0);
     let (here, drained) = (cluster.name(0), cluster.name(2));
+    // Two of three are drawn for each, so it need not be even.
+    nodes.rebalance(&here, false).await.expect("asked");
+    cluster
+        .until(|| async { cluster.counts() == [2, 2, 2] })
+        .await;
+    cluster.pass(Duration::from_secs(2)).await;
     nodes
         .ask(&here, &drained, Some(Stance::Draining), None)
         .await
@@ -154,6 +161,110 @@ async fn a_node_that_is_drained_gives_its_agents_away_and_gets_none_until_it_is_
     }
     for known in cluster.agents(1).list().await.expect("a list") {
         assert!(known.entry.restarts.is_empty(), "a move counted: {known:?}");
+    }
+    cluster.calm();
+}
+
+/// Labels and taints as on a command line.
+fn offer(labels: &str, taints: &str) -> Offer {
+    let mut offer = Offer::default();
+    for (label, value) in labels.split(',').filter_map(|word| word.split_once('=')) {
+        offer.labels.insert(label.to_owned(), value.to_owned());
+    }
+    offer.taints.extend(
+        taints
+            .split(',')
+            .filter(|it| !it.is_empty())
+            .map(str::to_owned),
+    );
+    offer
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_go_where_they_fit_and_where_it_was_foretold_when_their_node_is_lost() {
+    let offers = [("zone=a", ""), ("zone=b", ""), ("zone=b", "gpu")];
+    let offers = offers.map(|(labels, taints)| offer(labels, taints));
+    let mut cluster = Cluster::offering(11, offers.into()).await;
+    let in_b = |name: &str, tolerates: bool| {
+        let mut spec = spec(name);
+        spec.placement.required.insert("zone".into(), "b".into());
+        spec.placement
+            .tolerates
+            .extend(tolerates.then(|| "gpu".to_owned()));
+        spec
+    };
+    let ids = ["p", "q", "r", "s", "t", "u"].map(AgentId::new);
+    for (n, id) in ids.iter().enumerate() {
+        cluster.create(n % 3, in_b(id.as_str(), 2 <= n)).await;
+    }
+    for (n, id) in ids.iter().enumerate() {
+        let on = cluster.runs_on(id).await;
+        assert!(on == 1 || (on == 2 && 2 <= n), "{id} is on {on}");
+    }
+    cluster.pass(Duration::from_secs(1)).await;
+    let (nodes, here) = (cluster.nodes(0), cluster.name(0));
+    // Everybody who is asked gives the same reasons, with terms.
+    for asked in 0..3 {
+        let why = cluster
+            .nodes(asked)
+            .explain(&cluster.name(asked), &ids[0])
+            .await;
+        let why = why.expect("explained");
+        let decision = why.decision.expect("kept").as_str().to_owned();
+        assert!(
+            decision.contains("lacks the required label zone=b"),
+            "{decision}"
+        );
+        assert!(decision.contains("has the taint gpu"), "{decision}");
+        assert!(
+            decision.contains("filled") && decision.contains("seed"),
+            "{decision}"
+        );
+        assert!(why.why.contains("policy balanced"), "{}", why.why);
+        assert!(
+            why.if_its_node_died.contains("it would wait"),
+            "{}",
+            why.if_its_node_died
+        );
+    }
+    let foretold = nodes
+        .if_lost(&here, &cluster.name(1))
+        .await
+        .expect("foretold");
+    assert!(2 <= foretold.agents.len(), "{foretold:?}");
+    cluster.kill(1);
+    for lost in &foretold.agents {
+        let waits = ids[..2].contains(&lost.agent);
+        assert_eq!(lost.goes_to.is_none(), waits, "{lost:?}");
+        if let Some(node) = &lost.goes_to {
+            let on = cluster.runs_elsewhere(&lost.agent, 1).await;
+            assert_eq!(cluster.name(on), *node, "{lost:?}");
+            let known = cluster.agents(0).show(&lost.agent).await.expect("known");
+            assert_eq!(known.entry.restarts.len(), 1, "{known:?}");
+            let placed = known.entry.placed.expect("placed");
+            assert_eq!(placed.reason, "node loss");
+        }
+    }
+    // Nobody is left who may: they wait, and say so.
+    cluster.pass(Duration::from_secs(5)).await;
+    for id in &ids[..2] {
+        let why = nodes.explain(&here, id).await.expect("explained");
+        assert!(why.agent.node.is_none(), "{why:?}");
+        assert!(why.why.contains("goes nowhere"), "{}", why.why);
+        assert!(why.decision.is_none(), "{why:?}");
+    }
+    // A word of an operator does not outweigh what they ask for.
+    let to = cluster.name(0);
+    cluster
+        .agents(0)
+        .hand_off(&ids[2], &to, "test")
+        .await
+        .expect("asked");
+    cluster.pass(Duration::from_secs(5)).await;
+    assert_ne!(cluster.runs_on(&ids[2]).await, 0);
+    cluster.boot(1).await;
+    for id in &ids[..2] {
+        assert_eq!(cluster.runs_on(id).await, 1);
     }
     cluster.calm();
 }

@@ -5,14 +5,13 @@ use std::collections::BTreeSet;
 use regrow_runtime::ids::{AgentId, Epoch};
 
 use super::message::{Body, Command};
-use super::{AuthorityKind, Node, is_over};
+use super::{AuthorityKind, Node};
 use crate::authority::Question;
 use crate::hand_off::{HandOffMessage, Source};
-use crate::local_time::{LocalTime, millis};
-use crate::member::{Member, NodeName};
+use crate::local_time::LocalTime;
+use crate::member::Member;
 use crate::membership::Status;
 use crate::ownership::{Claim, ClaimRefused};
-use crate::placing::draw;
 
 /// Epochs start at the generation of the members, so that a cluster whose nodes have all
 /// forgotten goes on above its earlier ones. There is room for a million claims of an agent in
@@ -68,7 +67,15 @@ pub(super) enum Purpose {
 
 impl Claiming {
     pub(super) fn is_fence(&self) -> bool {
-        matches!(self.purpose, Purpose::Fence { .. })
+        self.target().is_some()
+    }
+
+    /// Whom a fenced agent is to be handed to.
+    pub(super) fn target(&self) -> Option<&Member> {
+        match &self.purpose {
+            Purpose::Fence { target } => Some(target),
+            Purpose::Own | Purpose::Take { .. } => None,
+        }
     }
 }
 
@@ -274,7 +281,7 @@ impl Node {
     }
 
     /// Does what is due for an agent.
-    fn press(&mut self, agent: &AgentId, now: LocalTime, out: &mut Vec<Command>) {
+    pub(super) fn press(&mut self, agent: &AgentId, now: LocalTime, out: &mut Vec<Command>) {
         let Some(hosting) = self.hosted.get(agent) else {
             return;
         };
@@ -289,7 +296,9 @@ impl Node {
             }
             // Not on what was overwritten elsewhere.
             Stage::Waiting { start_at }
-                if *start_at <= now && self.consent.may_act(now) && self.is_caught_up(agent) =>
+                if *start_at <= now
+                    && self.consent.may_act(now)
+                    && self.is_caught_up(agent, now) =>
             {
                 self.run(agent, out);
             }
@@ -388,8 +397,10 @@ impl Node {
             );
         }
         self.give_back(agent, out);
-        // Somebody else may be luckier.
-        self.unowned_since.insert(agent.clone(), now);
+        if self.config.authority == AuthorityKind::Database {
+            // Somebody else may be luckier.
+            self.unowned_since.insert(agent.clone(), now);
+        }
     }
 
     fn release(&mut self, agent: &AgentId, epoch: Epoch, out: &mut Vec<Command>) {
@@ -433,117 +444,5 @@ impl Node {
         for (agent, epoch) in forgotten {
             self.release(&agent, epoch, out);
         }
-    }
-
-    /// Claims agents that nobody has, where it is this node's turn.
-    fn claim_unowned(&mut self, now: LocalTime, out: &mut Vec<Command>) {
-        let (authority, lives, membership) = (self.config.authority, &self.lives, &self.membership);
-        let over = |member: &Member| is_over(authority, lives, membership, member);
-        let mut unowned = Vec::new();
-        for spec in self.specs.wanted() {
-            let owned = self.register.owners(&spec.id, over).next().is_some();
-            if owned || self.hosted.contains_key(&spec.id) {
-                self.unowned_since.remove(&spec.id);
-            } else {
-                let since = *self.unowned_since.entry(spec.id.clone()).or_insert(now);
-                unowned.push((spec.id.clone(), spec.placement.node.clone(), since));
-            }
-        }
-        let me = &self.membership.me().name;
-        if unowned.is_empty() || !self.consent.may_act(now) || self.quarantine.is_quarantined(me) {
-            return;
-        }
-        let counts = self.register.counts(over);
-        let candidates = self.candidates();
-        for (agent, only, since) in unowned {
-            let fits = |member: &&Member| {
-                only.as_deref()
-                    .is_none_or(|only| only == member.name.as_str())
-            };
-            let fitting: Vec<&Member> = candidates.iter().filter(fits).collect();
-            let turn = self.turn(&agent, &fitting, &counts, since, now);
-            if turn == Some(self.me()) {
-                self.begin_claim(&agent, Purpose::Own, now);
-                self.press(&agent, now, out);
-            }
-        }
-    }
-
-    /// Members who may get agents now.
-    fn candidates(&self) -> Vec<Member> {
-        let all: Vec<Member> = match self.config.authority {
-            AuthorityKind::Database => self.lives.open_lives().map(|(member, _)| member).collect(),
-            AuthorityKind::Quorum => self
-                .membership
-                .counted()
-                .iter()
-                .filter(|member| self.membership.view().status(member) == Some(Status::Up))
-                .cloned()
-                .collect(),
-        };
-        all.into_iter()
-            .filter(|member| self.reaches(member) && self.takes_agents(&member.name))
-            .collect()
-    }
-
-    /// Whether nothing keeps agents from a node.
-    pub(super) fn takes_agents(&self, node: &NodeName) -> bool {
-        !self.quarantine.is_quarantined(node) && !self.notes.is_noted(node)
-    }
-
-    /// Where an agent of this node would go that may not stay: to whoever has the fewest.
-    #[must_use]
-    pub fn refuge(&self, agent: &AgentId, now: LocalTime) -> Option<NodeName> {
-        let only = self.specs.get(agent)?.spec.placement.node.clone();
-        let candidates = self.candidates();
-        let fits = |member: &&Member| {
-            let named = only
-                .as_deref()
-                .is_none_or(|only| only == member.name.as_str());
-            named && *member != self.me()
-        };
-        let fitting: Vec<&Member> = candidates.iter().filter(fits).collect();
-        let mut counts = self.register.counts(|member| self.is_over(member));
-        for hosting in self.hosted.values() {
-            let bound_for = match &hosting.stage {
-                Stage::Moving(source) => source.target(),
-                Stage::Claiming(Claiming {
-                    purpose: Purpose::Fence { target },
-                    ..
-                }) => target,
-                Stage::Claiming(_) | Stage::Waiting { .. } | Stage::Running | Stage::Stopping => {
-                    continue;
-                }
-            };
-            *counts.entry(bound_for.clone()).or_default() += 1;
-        }
-        let best = self.turn(agent, &fitting, &counts, now, now)?;
-        Some(best.name.clone())
-    }
-
-    /// Whose turn it is to claim the agent: whoever has the fewest, and on probation counts
-    /// as having more; then the next, each for as long as a claim is tried.
-    fn turn<'a>(
-        &self,
-        agent: &AgentId,
-        candidates: &[&'a Member],
-        counts: &std::collections::BTreeMap<Member, usize>,
-        since: LocalTime,
-        now: LocalTime,
-    ) -> Option<&'a Member> {
-        let mut order: Vec<(u64, u64, &Member)> = candidates
-            .iter()
-            .map(|&member| {
-                let owned = counts.get(member).copied().unwrap_or(0) as u64 + 1;
-                let share = self.quarantine.share(&member.name, now).max(1);
-                let drawn = draw(agent, member.name.as_str());
-                (owned * 1_000_000 / share, drawn, member)
-            })
-            .collect();
-        order.sort_unstable();
-        let patience = millis(self.config.claim_patience).max(1) * 2;
-        let turns = usize::try_from(millis(now.since(since)) / patience).unwrap_or(0);
-        let count = order.len().max(1);
-        order.get(turns % count).map(|(_, _, member)| *member)
     }
 }

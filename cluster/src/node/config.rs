@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use regrow_runtime::agent_spec::PolicyName;
+
 use crate::detector::DetectorConfig;
 use crate::lease::LeaseTerms;
 use crate::quarantine::QuarantineConfig;
@@ -39,6 +41,8 @@ pub struct NodeConfig {
     /// To how many peers a heartbeat goes where there is a database. Where there is none, it
     /// goes to all, since each has to consent.
     pub fan_out: usize,
+    /// How to choose nodes for agents that ask for no policy.
+    pub policy: PolicyName,
 }
 
 impl NodeConfig {
@@ -56,6 +60,7 @@ impl NodeConfig {
             claim_patience: Duration::from_secs(1),
             hand_off_patience: Duration::from_secs(2),
             fan_out: 3,
+            policy: PolicyName::default(),
         }
     }
 

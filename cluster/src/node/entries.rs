@@ -7,6 +7,7 @@
 //! and what nobody acknowledged may be replaced.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use regrow_runtime::ids::{AgentId, Epoch};
 
@@ -17,6 +18,9 @@ use crate::local_time::LocalTime;
 use crate::member::{Member, NodeName};
 use crate::notes::Notes;
 use crate::spec_registry::{Entry, RegistryFull, Under, Version};
+
+/// For so long a node is awaited that fell silent and was heard to know what is missing here.
+const NEWS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who decides about an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +73,7 @@ impl Node {
             None if !self.membership.is_settled() => Decider::Nobody,
             None => match self.membership.counted().first() {
                 Some(first) if first != self.me() => heard(first),
-                Some(_) if self.is_caught_up(agent) => Decider::Here,
+                Some(_) if self.is_caught_up(agent, now) => Decider::Here,
                 Some(_) | None => Decider::Nobody,
             },
         }
@@ -200,14 +204,18 @@ impl Node {
 
     /// Whether everything is known here that may have been acknowledged of an agent before those
     /// claims that this node knows, its own among them; and everything that is heard to be known.
-    pub(super) fn is_caught_up(&self, agent: &AgentId) -> bool {
+    ///
+    /// What somebody was heard to know counts also when he has fallen silent: he may have been of the
+    /// quorum that it was acknowledged by, and be lost before he told it. But not for ever, for he may
+    /// never come back.
+    pub(super) fn is_caught_up(&self, agent: &AgentId, now: LocalTime) -> bool {
         let mine = self.specs.entry(agent).map(|entry| &entry.version);
         let has_news = |peer: &Peer| {
             let has = peer.specs.get(agent);
             has.is_some_and(|has| mine.is_none_or(|mine| has.follows(mine)))
         };
-        let heard = |peer: &&Peer| !peer.suspected;
-        if self.peers.values().filter(heard).any(has_news) {
+        let is_awaited = |peer: &&Peer| now < peer.arrivals.latest().after(NEWS_PATIENCE);
+        if self.peers.values().filter(is_awaited).any(has_news) {
             return false;
         }
         let highest = self.register.highest(agent);

@@ -27,6 +27,9 @@ pub enum HandOffRefused {
     /// The target takes no agents.
     #[error("the target is cordoned or drained; release it first")]
     TakesNone,
+    /// The target's labels or taints are not what the agent asks for.
+    #[error("the target does not fit what the agent requires; choose another one")]
+    Unfit,
 }
 
 impl Node {
@@ -62,6 +65,10 @@ impl Node {
         let target = life
             .and_then(|peer| peer.life.clone())
             .ok_or(HandOffRefused::Unreachable)?;
+        let entry = self.specs.get(agent);
+        if entry.is_some_and(|entry| self.fits(&target, entry) == Some(false)) {
+            return Err(HandOffRefused::Unfit);
+        }
         self.begin_claim(agent, Purpose::Fence { target }, now);
         Ok(())
     }
@@ -157,8 +164,11 @@ impl Node {
         let same = known.is_some_and(|known| known.source == offer.source && known.fence == fence);
         let later = known.is_none_or(|known| known.fence < fence);
         let quarantined = self.quarantine.is_quarantined(&self.me().name);
-        let accepts =
-            !self.hosted.contains_key(&agent) && self.consent.may_act(now) && !quarantined;
+        let entry = self.specs.get(&agent);
+        let accepts = !self.hosted.contains_key(&agent)
+            && self.consent.may_act(now)
+            && !quarantined
+            && entry.is_none_or(|entry| self.fits_here(entry));
         if accepts && (same || later) {
             if !same {
                 self.prepared.insert(agent.clone(), offer);
@@ -204,7 +214,10 @@ impl Node {
         }
         let prepared = self.prepared.get(&agent);
         let is_prepared = prepared.is_some_and(|p| p.source == *from && p.fence == fence);
-        if is_prepared && !self.hosted.contains_key(&agent) {
+        // What it asks for came with the offer at the latest.
+        let fits = self.specs.get(&agent);
+        let fits = fits.is_some_and(|entry| self.fits_here(entry));
+        if is_prepared && fits && !self.hosted.contains_key(&agent) {
             let source = from.clone();
             self.begin_claim(&agent, Purpose::Take { source, fence }, now);
             self.tick_claims(now, out);

@@ -28,8 +28,10 @@ impl Pair {
             .expect("room");
         let me = Member::new("a", Incarnation(1));
         let config = NodeConfig::under(AuthorityKind::Database);
+        let mut node = Node::new(me.clone(), config, Arc::new(founders), specs, LocalTime(0));
+        node.learn_facts([(me, NodeFacts::idle())].into());
         Self {
-            node: Node::new(me, config, Arc::new(founders), specs, LocalTime(0)),
+            node,
             database: Database::default(),
             rng: Xoshiro256PlusPlus::seed_from_u64(1),
         }

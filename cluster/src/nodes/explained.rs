@@ -14,7 +14,6 @@ use crate::entry::Entry;
 use crate::placement::{Decision, plan};
 use crate::placing::{living, request};
 use crate::reconcile::understood;
-use crate::roster::Roster;
 
 /// Moves of one plan: each is a commit, and a restart of an agent.
 const MOVES_MAX: usize = 1_000;
@@ -92,6 +91,9 @@ impl Nodes {
             _ if !entry.wanted => "it is stopped".to_owned(),
             (None, _) => match &entry.parked {
                 Some(parked) => format!("it is parked: {parked}"),
+                None if let Some(to) = &entry.assigned => {
+                    format!("{} is about to take it: {}", to.to, to.because)
+                }
                 None => {
                     let decided = self.placer.decide(here, &standing);
                     let mine = decided.into_iter().find(|it| it.id == *id);
@@ -153,9 +155,6 @@ impl Nodes {
         let Some(life) = living(here, standing).get(node).copied() else {
             return Vec::new();
         };
-        if let Roster::Agreed(_) = self.roster {
-            return super::evened::lost(standing, &living(here, standing), life);
-        }
         left.lives.remove(&life);
         let now = self.roster.clock().now();
         // One that crashes too often is parked by the loss, and stands in nobody's way.
@@ -202,15 +201,6 @@ impl Nodes {
     pub async fn rebalance(&self, here: &str, dry_run: bool) -> Result<Vec<Planned>, AgentError> {
         let standing = self.roster.read().await?;
         let here = (self.roster.life()?, here);
-        if let Roster::Agreed(_) = self.roster {
-            let planned = super::evened::even_out(&standing, &living(here, &standing));
-            for step in planned.iter().filter(|_| !dry_run) {
-                self.agents
-                    .move_to(&step.agent, &step.to, "rebalance", None)
-                    .await?;
-            }
-            return Ok(planned);
-        }
         let names: Vec<(String, Life)> = living(here, &standing).into_iter().collect();
         let name = |life: Life| names.iter().find(|(_, other)| *other == life);
         // Those that move already, or are not to run, stay out of it.

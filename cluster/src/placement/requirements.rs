@@ -31,7 +31,7 @@ pub enum Unfit {
 /// # Errors
 ///
 /// [`Unfit`] names the first thing in the way.
-pub(super) fn admit(
+pub(crate) fn admit(
     placement: &Placement,
     node: &NodeName,
     labels: &Labels,

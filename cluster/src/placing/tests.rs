@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use regrow_runtime::agent_spec::AgentSpec;
-use regrow_runtime::registry::{LiveNode, Reported};
+use regrow_runtime::registry::{AgentRow, LiveNode, Reported};
 use regrow_runtime::role::Role;
 
 use super::*;
+use crate::entry::Entry;
 use crate::nodes::Heard;
 use crate::report::Offer;
 
@@ -209,6 +210,7 @@ async fn what_is_foretold_for_the_loss_of_a_node_is_what_the_others_do_when_it_i
             reason: "node loss".to_owned(),
             because: String::new(),
             lost: row.owner,
+            life: None,
         });
         (row.owner, row.entry) = (Some(Life(by[0])), Json::of(&entry).expect("JSON"));
         for (id, takers) in takers(&lost) {

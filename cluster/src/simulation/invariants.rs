@@ -2,6 +2,7 @@
 
 pub(super) mod acknowledged_changes;
 pub(super) mod acknowledged_tasks;
+mod fitting_nodes;
 pub(super) mod one_owner;
 pub(super) mod quarantined_idle;
 pub(super) mod recovery;
@@ -29,6 +30,11 @@ impl Invariants {
     ) -> Option<(&'static str, String)> {
         if let Some(detail) = self.owner.check(world) {
             return Some(("one_owner", detail));
+        }
+        if let Some(node) = node
+            && let Some(detail) = fitting_nodes::misplaced(world, node)
+        {
+            return Some(("fitting_nodes", detail));
         }
         if let Some(node) = node
             && let Some(detail) = self.quarantine.check(world, node)

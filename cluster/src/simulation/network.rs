@@ -39,6 +39,11 @@ impl Network {
         self.cut[from * self.nodes + to] = true;
     }
 
+    /// Whether nothing gets from one node to another.
+    pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.cut[from * self.nodes + to]
+    }
+
     pub(super) fn cut_database(&mut self, node: usize) {
         self.database_cut[node] = true;
     }

@@ -7,8 +7,9 @@ use regrow_runtime::ids::{AgentId, Epoch};
 use super::Sabotage;
 use super::clock::Clock;
 use crate::local_time::LocalTime;
-use crate::member::Incarnation;
+use crate::member::{Incarnation, Member};
 use crate::node::Node;
+use crate::placement::NodeFacts;
 use crate::spec_registry::{SpecRegistry, Version};
 
 /// What a process has loaded of an agent.
@@ -46,6 +47,14 @@ pub(super) struct Machine {
     /// Life numbers come from a source that outlives the disk.
     pub(super) incarnation: Incarnation,
     pub(super) disk: Disk,
+    /// What the present process offers; another one may offer something else.
+    pub(super) offer: NodeFacts,
+    /// What the first one did.
+    pub(super) first_offer: NodeFacts,
+    /// What it heard of the others' offers, when, and in which process.
+    pub(super) heard: BTreeMap<Member, NodeFacts>,
+    pub(super) heard_at: u64,
+    pub(super) heard_in: u64,
 }
 
 /// What survives a crash, unless the disk is lost.

@@ -96,13 +96,22 @@ fn a_holder_that_trusts_its_lease_too_long_is_found_in_60_worlds() {
 
 #[test]
 fn changes_that_are_acknowledged_before_others_know_them_are_found_in_400_worlds() {
-    let invariants = ["acknowledged_changes"];
+    // Lost, or missing in what was written on top.
+    let invariants = ["acknowledged_changes", "recovery"];
     found(
         Sabotage::AcknowledgedUnheard,
         AuthorityKind::Quorum,
         &invariants,
         400,
     );
+}
+
+#[test]
+fn nodes_that_go_by_what_earlier_lives_offered_are_found_in_100_worlds() {
+    for authority in [AuthorityKind::Database, AuthorityKind::Quorum] {
+        let stale = Sabotage::StaleOffers;
+        found(stale, authority, &["fitting_nodes", "recovery"], 100);
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use self::schedule::Schedule;
 use super::clock::Clock;
 use super::invariants::Invariants;
 use super::network::Network;
+use super::offers;
 use super::process::{Disk, Machine};
 use super::trace::Trace;
 use super::{Options, Report, Sabotage, Violation};
@@ -92,7 +93,13 @@ impl World {
         };
         for _ in 0..count {
             let clock = Clock::random(config.terms.drift_ppm, &mut world.rng);
+            let offer = offers::offer(options, &mut world.rng);
             world.machines.push(Machine {
+                first_offer: offer.clone(),
+                offer,
+                heard: BTreeMap::new(),
+                heard_at: 0,
+                heard_in: 0,
                 node: None,
                 loaded: BTreeMap::new(),
                 changes: Vec::new(),
@@ -107,7 +114,8 @@ impl World {
             });
         }
         for agent in world.agents.clone() {
-            let spec = AgentSpec::new(agent, Role::Worker);
+            let mut spec = AgentSpec::new(agent, Role::Worker);
+            spec.placement = offers::placement(options, &mut world.rng);
             let written = world.machines[0].disk.specs.put(
                 Entry::new(spec),
                 Under::default(),
@@ -210,6 +218,9 @@ impl World {
         machine.node = Some(Node::new(me, self.config, founders, specs, local));
         machine.loaded.clear();
         let process = machine.process;
+        if self.rng.random_bool(0.25) {
+            self.machines[node].offer = offers::offer(&self.options, &mut self.rng);
+        }
         let late = self.rng.random_range(0..TICK_MS);
         self.schedule
             .push(self.now + late, Event::Tick { node, process });

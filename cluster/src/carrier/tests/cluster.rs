@@ -2,38 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
 use regrow_runtime::agent_spec::AgentSpec;
 use regrow_runtime::clock::Clock;
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::json::Json;
-use regrow_runtime::registry::Standing;
-use regrow_runtime::store::StoreError;
+use regrow_runtime::registry::{Life, Standing};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::hardware::{Freezable, Freezer, Link, MemoryDisk, Net};
 use crate::agents::Agents;
-use crate::carrier::{Agreed, Carriage, Disk, LocalClock, Settings};
+use crate::carrier::{Agreed, LocalClock, Settings};
 use crate::director::{Director, Exit, Hosting, Placing};
 use crate::entry::Entry;
 use crate::exchange::Exchange;
 use crate::local_time::{LocalTime, millis};
 use crate::member::NodeName;
 use crate::node::{AuthorityKind, NodeConfig};
-use crate::nodes::Nodes;
+use crate::nodes::{Heard, Nodes};
 use crate::placing::Placer;
 use crate::reconcile::{Ended, Me, Verdict};
+use crate::report::{NodeReport, Offer};
 use crate::roster::Roster;
 
 /// How often a running agent does something.
@@ -60,96 +59,6 @@ impl Ledger {
             self.stale.push(stale);
         }
         *latest = (*latest).max((epoch, node));
-    }
-}
-
-/// A switch by which futures stand still, as those of a stopped process.
-#[derive(Default)]
-struct Freezer {
-    frozen: bool,
-    wakers: Vec<Waker>,
-}
-
-struct Freezable<F> {
-    inner: Pin<Box<F>>,
-    freezer: Arc<Mutex<Freezer>>,
-}
-
-impl<F: Future> Future for Freezable<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        {
-            let mut freezer = self.freezer.lock();
-            if freezer.frozen {
-                freezer.wakers.push(context.waker().clone());
-                return Poll::Pending;
-            }
-        }
-        self.inner.as_mut().poll(context)
-    }
-}
-
-#[derive(Default)]
-struct MemoryDisk {
-    documents: Mutex<BTreeMap<String, Json>>,
-    /// How much longer than usual a write takes.
-    late: Mutex<Duration>,
-}
-
-impl Disk for MemoryDisk {
-    fn load(&self) -> BoxFuture<'_, Result<BTreeMap<String, Json>, StoreError>> {
-        async { Ok(self.documents.lock().clone()) }.boxed()
-    }
-
-    fn save(&self, documents: Vec<(String, Json)>) -> BoxFuture<'_, Result<(), StoreError>> {
-        async {
-            let late = *self.late.lock();
-            sleep(Duration::from_millis(3) + late).await;
-            self.documents.lock().extend(documents);
-            Ok(())
-        }
-        .boxed()
-    }
-}
-
-type Inbox = mpsc::Sender<(NodeName, Bytes)>;
-
-/// Links between nodes.
-struct Net {
-    rng: Xoshiro256PlusPlus,
-    inboxes: BTreeMap<NodeName, Inbox>,
-    cut: BTreeSet<NodeName>,
-    unsteady: bool,
-    under_way: JoinSet<()>,
-}
-
-struct Link {
-    from: NodeName,
-    net: Arc<Mutex<Net>>,
-}
-
-impl Carriage for Link {
-    fn cast(&self, to: &NodeName, bytes: Bytes) {
-        let mut net = self.net.lock();
-        if net.cut.contains(&self.from) || net.cut.contains(to) {
-            return;
-        }
-        let (lost, late_max) = if net.unsteady { (0.1, 200) } else { (0.0, 5) };
-        if net.rng.random_bool(lost) {
-            return;
-        }
-        let late = Duration::from_millis(net.rng.random_range(0..=late_max));
-        let Some(inbox) = net.inboxes.get(to).cloned() else {
-            return;
-        };
-        let from = self.from.clone();
-        while net.under_way.try_join_next().is_some() {}
-        net.under_way.spawn(async move {
-            sleep(late).await;
-            // Whoever is gone or full loses it.
-            let _ = inbox.try_send((from, bytes));
-        });
     }
 }
 
@@ -256,6 +165,7 @@ struct Process {
     agreed: Agreed,
     actors: Arc<Actors>,
     freezer: Arc<Mutex<Freezer>>,
+    placer: Placer,
 }
 
 /// Nodes, their disks, and the network.
@@ -269,10 +179,20 @@ pub(super) struct Cluster {
     began: Instant,
     clock: Clock,
     seed: u64,
+    /// What nodes offer from their next start on.
+    offers: Mutex<Vec<Offer>>,
+    /// What each says of itself, as gossip carries it.
+    said: Arc<Mutex<BTreeMap<String, Placer>>>,
 }
 
 impl Cluster {
     pub(super) async fn start(seed: u64, count: usize) -> Self {
+        Self::offering(seed, vec![Offer::default(); count]).await
+    }
+
+    /// A node for each offer.
+    pub(super) async fn offering(seed: u64, offers: Vec<Offer>) -> Self {
+        let count = offers.len();
         let names: Vec<NodeName> = (0..count)
             .map(|n| NodeName::from(["a", "b", "c", "d", "e"][n]))
             .collect();
@@ -293,6 +213,8 @@ impl Cluster {
             began: Instant::now(),
             clock: Clock::system(),
             seed,
+            offers: Mutex::new(offers),
+            said: Arc::default(),
         };
         for node in 0..count {
             cluster.boot(node).await;
@@ -335,8 +257,32 @@ impl Cluster {
             net: self.net.clone(),
         });
         let (carried, disk) = (agreed.clone(), self.disks[node].clone());
+        let placer = Placer::default();
+        let mut report = NodeReport::first(Life(0), "1", Offer::default());
+        report.offer.clone_from(&self.offers.lock()[node]);
+        placer.say(report);
+        let said = self.said.clone();
+        said.lock().insert(name.to_string(), placer.clone());
+        let (hears, own) = (placer.clone(), name.to_string());
+        let gossip = async move {
+            loop {
+                sleep(Duration::from_millis(200)).await;
+                let said = said.lock().clone();
+                let others = said.into_iter().filter(|(other, _)| *other != own);
+                let heard = others.map(|(other, placer)| {
+                    let report = placer.said();
+                    let heard = Heard {
+                        report,
+                        ..Heard::of("up")
+                    };
+                    (other, heard)
+                });
+                hears.heard().replace(heard.collect());
+            }
+        };
+        let knows = placer.clone();
         let carrier = async move {
-            let ended = carried.run(disk, link, incoming).await;
+            let ended = carried.run(disk, link, incoming, knows).await;
             panic!("a carrier ended: {ended:?}");
         };
         let director = Director {
@@ -352,12 +298,14 @@ impl Cluster {
             let freezer = freezer.clone();
             Freezable { inner, freezer }
         };
-        let tasks = JoinSet::from_iter([freezable(carrier.boxed()), freezable(directed.boxed())]);
+        let parts = [carrier.boxed(), directed.boxed(), gossip.boxed()];
+        let tasks = JoinSet::from_iter(parts.map(freezable));
         let process = Process {
             tasks,
             agreed,
             actors,
             freezer: freezer.clone(),
+            placer,
         };
         self.up.insert(node, process);
         tokio::task::yield_now().await;
@@ -418,7 +366,11 @@ impl Cluster {
 
     pub(super) fn nodes(&self, node: usize) -> Nodes {
         let roster = Roster::Agreed(self.up[&node].agreed.clone());
-        Nodes::new(roster, Placer::default(), Exchange::new(self.clock))
+        Nodes::new(
+            roster,
+            self.up[&node].placer.clone(),
+            Exchange::new(self.clock),
+        )
     }
 
     pub(super) fn may_act(&self, node: usize) -> bool {

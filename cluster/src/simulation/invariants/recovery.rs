@@ -1,9 +1,10 @@
 //! When the faults have stopped, everything comes to rest: all nodes are members and agree,
-//! each agent that is wanted runs on one node that may have it, and no task is left.
+//! each agent that is wanted runs on one node that may have it, or waits and says so if none is there
+//! that may, and no task is left.
 
 use std::collections::BTreeSet;
 
-use crate::member::Member;
+use crate::member::{Member, NodeName};
 use crate::simulation::world::World;
 
 /// What is still unrest, if anything is.
@@ -28,6 +29,7 @@ pub(in crate::simulation) fn unrest(world: &World) -> Option<String> {
             ));
         }
     }
+    let mut waiting = 0;
     for spec in up[0].specs().wanted() {
         let owners: Vec<&Member> = world
             .up()
@@ -38,13 +40,26 @@ pub(in crate::simulation) fn unrest(world: &World) -> Option<String> {
             })
             .map(|(_, node)| node.me())
             .collect();
+        let kept_out = |name: &NodeName| up.iter().any(|n| n.quarantine().is_quarantined(name));
+        let fitting = world.fitting(&spec.placement);
+        if fitting.iter().all(|name| kept_out(name)) {
+            waiting += 1;
+            let says = up.iter().enumerate().any(|(n, node)| {
+                let local = world.machines[n].clock.local(world.now);
+                node.waits(&spec.id, local).is_some()
+            });
+            if owners.is_empty() && says {
+                continue;
+            }
+            return Some(format!(
+                "{} can be nowhere: it is on {owners:?}, and that it waits is said: {says}",
+                spec.id
+            ));
+        }
         let [owner] = owners[..] else {
             return Some(format!("{} runs on {owners:?}", spec.id));
         };
-        if up
-            .iter()
-            .any(|node| node.quarantine().is_quarantined(&owner.name))
-        {
+        if kept_out(&owner.name) {
             return Some(format!("{} runs on {owner}, which is quarantined", spec.id));
         }
     }
@@ -53,5 +68,6 @@ pub(in crate::simulation) fn unrest(world: &World) -> Option<String> {
     }
     let wanted = up[0].specs().wanted().count();
     let open = world.invariants.tasks.open();
-    (0 < open && wanted == world.agents.len()).then(|| format!("{open} tasks are not done"))
+    let runs = wanted - waiting;
+    (0 < open && runs == world.agents.len()).then(|| format!("{open} tasks are not done"))
 }

@@ -1,10 +1,12 @@
 //! Carrying out what nodes want, and what their agents do.
 
 use rand::RngExt;
+use regrow_runtime::clock::Timestamp;
 use regrow_runtime::ids::{AgentId, Epoch};
 
 use super::{ACT_MS, Event, TICK_MS, World};
 use crate::authority::Question;
+use crate::entry::Placed;
 use crate::local_time::millis;
 use crate::member::Member;
 use crate::node::{Command, Message};
@@ -88,6 +90,7 @@ impl World {
     }
 
     fn tick(&mut self, node: usize, process: u64) {
+        self.hear_offers(node);
         let machine = &mut self.machines[node];
         let local = machine.clock.local(self.now);
         let commands = machine.node.as_mut().map(|n| n.tick(local, &mut self.rng));
@@ -169,6 +172,15 @@ impl World {
             return Vec::new();
         };
         known.round += 1;
+        let assigned = known.assigned.take();
+        known.placed = Some(Placed {
+            node: core.me().name.to_string(),
+            at: Timestamp(self.now),
+            reason: "start".to_owned(),
+            because: String::new(),
+            lost: assigned.and_then(|to| to.lost),
+            life: Some(core.life_of(core.me())),
+        });
         match core.write_entry(agent, Some(known)) {
             Ok(Some(_)) => core.tell_spec(agent),
             Ok(None) | Err(_) => Vec::new(),
