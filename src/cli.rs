@@ -11,6 +11,7 @@ mod approvals;
 mod audit;
 mod budget;
 mod cluster;
+mod code;
 mod dead_letters;
 mod diagnostics;
 pub(crate) mod failure;
@@ -49,6 +50,8 @@ pub(crate) enum ClientVerb {
     Budget(budget::BudgetArgs),
     /// Look at the agents
     Agents(agents::AgentsArgs),
+    /// Stage, promote and take back versions of agents' code
+    Code(code::CodeArgs),
     /// Look at the nodes together, and ask things of them
     Cluster(cluster::ClusterArgs),
     /// Make, list and revoke the tokens that callers of a node need
@@ -106,6 +109,7 @@ pub(crate) async fn execute(verb: ClientVerb) -> ExitCode {
         ClientVerb::Approvals(args) => (args.node.json, approvals::run(args).await),
         ClientVerb::Budget(args) => (args.node.json, budget::run(args).await),
         ClientVerb::Agents(args) => (args.node.json, agents::run(args).await),
+        ClientVerb::Code(args) => (args.node.json, code::run(args).await),
         ClientVerb::Cluster(args) => (args.node.json, cluster::run(args).await),
         ClientVerb::Token(args) => (args.node.json, token::run(args).await),
         ClientVerb::Audit(args) => (args.node.json, audit::run(args).await),

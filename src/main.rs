@@ -36,6 +36,9 @@ enum Verb {
     Store(cli::store::StoreArguments),
     /// Run whole clusters from seeds, with faults, and look for what must never be
     Sim(cli::sim::SimArguments),
+    /// Compile a module that a node hands over, and end; nodes start this themselves
+    #[command(hide = true)]
+    CompileModule,
     /// Print the document of the HTTP surface (OpenAPI 3.1)
     Openapi(cli::openapi::OpenapiArguments),
     #[command(flatten)]
@@ -44,6 +47,10 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Verb::CompileModule = arguments.verb {
+        // Before there are threads: it limits what this process may use.
+        return regrow_modules::compiling::process::main();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -58,6 +65,7 @@ fn main() -> ExitCode {
             Verb::Store(arguments) => cli::store::run(arguments).await,
             Verb::Sim(arguments) => cli::sim::run(&arguments),
             Verb::Openapi(arguments) => cli::openapi::run(&arguments),
+            Verb::CompileModule => ExitCode::SUCCESS,
             Verb::Client(verb) => cli::execute(verb).await,
         }
     });

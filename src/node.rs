@@ -19,6 +19,7 @@
 mod agents;
 mod announcement;
 mod carried;
+mod code;
 mod edge;
 mod gateway;
 mod gossip;
@@ -237,6 +238,7 @@ impl Node {
         if let Some((server, metrics)) = server.zip(exposition) {
             let parts = ApiParts {
                 queue: queue.clone(),
+                code: code::code(access.audit.place().clone(), clock, &config.data_dir),
                 access,
                 agents: live.clone(),
                 node: config.name.clone(),

@@ -22,6 +22,8 @@ mod bad_input;
 mod borrowed;
 #[path = "binary/cluster.rs"]
 mod cluster;
+#[path = "binary/code.rs"]
+mod code;
 #[path = "binary/demo.rs"]
 mod demo;
 #[path = "binary/elsewhere.rs"]

@@ -3,6 +3,8 @@
 #[path = "client_verbs/served.rs"]
 mod served;
 
+#[path = "client_verbs/code.rs"]
+mod code;
 #[path = "client_verbs/node.rs"]
 mod node;
 #[path = "client_verbs/people.rs"]

@@ -25,6 +25,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
             "regrow-actors",
             "regrow-cluster",
             "regrow-http",
+            "regrow-modules",
             "regrow-local-postgres",
         ],
     ),

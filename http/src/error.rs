@@ -9,6 +9,7 @@ mod agents;
 mod code;
 mod nodes;
 mod people;
+mod versions;
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -188,3 +188,22 @@ impl<S: Send + Sync> FromRequestParts<S> for StepPath {
         Ok(Self(id, key))
     }
 }
+
+/// The agent and the version that the path names.
+pub(crate) struct VersionPath(pub(crate) String, pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for VersionPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let invalid = |detail: String| ApiError::new(Code::InvalidParameter, detail);
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| invalid(error.to_string()))?;
+        let mut names = params.iter().map(|(_, name)| name.to_owned());
+        match (names.next(), names.next()) {
+            (Some(agent), Some(version)) => Ok(Self(agent, version)),
+            _ => Err(invalid("the path names no version".into())),
+        }
+    }
+}

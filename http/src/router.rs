@@ -31,8 +31,8 @@ use crate::openapi::Document;
 use crate::pages;
 use crate::revalidate::revalidated;
 use crate::routes::{
-    WAIT_MAX, agents, approvals, audit, budgets, children, cluster, config, docs, events, health,
-    leases, metrics, placed, queue, rules, session, steps, store, submit, tasks, tokens,
+    WAIT_MAX, agents, approvals, audit, budgets, children, cluster, code, config, docs, events,
+    health, leases, metrics, placed, queue, rules, session, steps, store, submit, tasks, tokens,
 };
 use crate::schema::answers::{Problem, QuestionState};
 use crate::state::{ApiParts, ApiState};
@@ -115,6 +115,14 @@ impl Routes {
             .routes(routes!(cluster::quarantine))
             .routes(routes!(cluster::release))
             .routes(routes!(agents::tree))
+            .routes(routes!(code::list))
+            .routes(routes!(code::show, code::stage))
+            .routes(routes!(code::source, code::remove))
+            .routes(routes!(code::promote))
+            .routes(routes!(code::roll_back))
+            .routes(routes!(code::pin))
+            .routes(routes!(code::grant))
+            .routes(routes!(code::check))
             .routes(routes!(config::show))
             .routes(routes!(events::all))
             .routes(routes!(tokens::list, tokens::create))

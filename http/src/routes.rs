@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod budgets;
 pub(crate) mod children;
 pub(crate) mod cluster;
+pub(crate) mod code;
 pub(crate) mod config;
 pub(crate) mod docs;
 pub(crate) mod events;

@@ -137,6 +137,8 @@ impl Server {
         let (access, retention) = (parts.access.clone(), self.config.audit_retention);
         let mut keeping = JoinSet::new();
         keeping.spawn(async move { access.keep(retention).await });
+        let code = parts.code.clone();
+        keeping.spawn(async move { code.store().keep().await });
         let lifecycle = parts.lifecycle.of_one_server();
         parts.lifecycle = lifecycle.clone();
         let (exchange, node) = (parts.exchange.clone(), parts.node.clone());

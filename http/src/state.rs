@@ -15,6 +15,7 @@ use regrow_cluster::mail::Mail;
 use regrow_cluster::nodes::Nodes;
 use regrow_runtime::access::Access;
 use regrow_runtime::clock::Timestamp;
+use regrow_runtime::code::Code;
 use regrow_runtime::concurrency::estimate::LimitReport;
 use regrow_runtime::context::Context;
 use regrow_runtime::queue::Queue;
@@ -217,6 +218,8 @@ pub struct ApiParts {
     pub queue: Queue,
     /// Who may do what.
     pub access: Access,
+    /// Versions of agents' code.
+    pub code: Code,
     /// The agents of this node.
     pub agents: Arc<dyn AgentSource>,
     /// This node's name.
@@ -250,6 +253,7 @@ pub(crate) struct ApiState(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) queue: Queue,
     pub(crate) access: Access,
+    pub(crate) code: Code,
     pub(crate) gate: Gate,
     pub(crate) agents: Arc<dyn AgentSource>,
     pub(crate) node: String,
@@ -291,6 +295,7 @@ impl ApiState {
         Self(Arc::new(Inner {
             queue: parts.queue,
             access: parts.access,
+            code: parts.code,
             gate: Gate::new(config.cookie_name()),
             agents: parts.agents,
             node: parts.node,

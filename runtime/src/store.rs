@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod promotion;
 mod sharing;
 pub mod sqlite;
+mod swap;
 pub mod volatile;
 pub mod writer;
 
@@ -36,6 +37,7 @@ use crate::queue::machine::DistantChild;
 use crate::queue::order::{Answered, NewOrder};
 use crate::queue::task::{TaskBody, TaskEnd, TaskEvent, TaskRun, TaskState, TaskView};
 use content::Content;
+pub(crate) use swap::Swap;
 
 /// A line of a task's log, with the task and its order of acceptance.
 pub type LogLine = (TaskId, u64, TaskEvent);

@@ -4,12 +4,18 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use regrow_http::Exposition;
 use regrow_http::config::HttpConfig;
 use regrow_http::server::Server;
 use regrow_http::state::{AgentSource, AgentView, ApiParts, Fault, InjectError, Lifecycle, Phase};
 use regrow_runtime::access::Access;
 use regrow_runtime::clock::Clock;
+use regrow_runtime::code::Code;
+use regrow_runtime::code::keeper::CodeStore;
+use regrow_runtime::code::ledger::Retention;
+use regrow_runtime::code::source::Source;
+use regrow_runtime::code::vetting::{ModuleFacts, Rejection, Vetting};
 use regrow_runtime::concurrency::estimate::{Estimate, LimitReport, LimitSettings};
 use regrow_runtime::context::{Context, ContextConfig};
 use regrow_runtime::events::EventBus;
@@ -83,6 +89,7 @@ impl Node {
         let roster = regrow_cluster::roster::Roster::Stored(queue.registry().clone());
         let parts = ApiParts {
             queue: queue.clone(),
+            code: code(&access, &queue),
             access,
             agents: Arc::new(OneAgent),
             cluster: regrow_cluster::agents::Agents::new(roster.clone()),
@@ -180,5 +187,48 @@ impl Ran {
     pub(crate) fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{self:?}");
         serde_json::from_str(&self.out).expect("exactly one JSON document")
+    }
+}
+
+/// Versions in the node's store, which nobody vets but by their words.
+fn code(access: &Access, queue: &Queue) -> Code {
+    let place = access.audit.place().clone();
+    let store = CodeStore::new(place, queue.clock(), Retention::default());
+    Code::new(store, Arc::new(ByWords))
+}
+
+/// Refuses what says `wrong`; what says `clock` wants one.
+struct ByWords;
+
+impl Vetting for ByWords {
+    fn capabilities(&self) -> &[&'static str] {
+        &["log", "metrics", "clock", "rand"]
+    }
+
+    fn vet<'a>(
+        &'a self,
+        agent: &'a str,
+        version: &'a str,
+        source: &'a Source,
+    ) -> BoxFuture<'a, Result<ModuleFacts, Rejection>> {
+        let text = source.text().unwrap_or_default();
+        let wants = ["clock"].iter().filter(|it| text.contains(**it));
+        let about = ModuleFacts {
+            hash: "0".repeat(64),
+            bytes: 1,
+            functions: 1,
+            wants: wants.map(|&it| it.to_owned()).collect(),
+            scores: true,
+            name: agent.to_owned(),
+            says_version: version.to_owned(),
+            state_schema: 0,
+            accepts_schemas: vec![0],
+            kinds: Vec::new(),
+        };
+        let refused = text.contains("wrong").then(|| Rejection::Refused {
+            step: "parse",
+            why: "it says so".to_owned(),
+        });
+        Box::pin(async move { refused.map_or(Ok(about), Err) })
     }
 }

@@ -67,6 +67,22 @@ pub enum Code {
     TooManyTokens,
     /// There is no such chain in the audit record.
     ChainNotFound,
+    /// There is no code of that agent, or no such version of it.
+    CodeNotFound,
+    /// There is a version of that name already, of another source.
+    VersionExists,
+    /// The version, or what it wants, cannot be taken away.
+    VersionInUse,
+    /// No version was active before.
+    NoPreviousVersion,
+    /// There are as many versions as there may be.
+    TooManyVersions,
+    /// The version wants what the agent is not granted.
+    NotGranted,
+    /// The code was vetted and is not taken.
+    CodeRefused,
+    /// The source that is kept is not the one that was staged.
+    CodeDamaged,
     /// Another lease has replaced the one offered.
     StaleEpoch,
     /// The task's state does not allow it.
@@ -111,7 +127,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 59] = [
         Self::InvalidJson,
         Self::InvalidParameter,
         Self::ValidationFailed,
@@ -143,6 +159,14 @@ impl Code {
         Self::TokenExists,
         Self::TooManyTokens,
         Self::ChainNotFound,
+        Self::CodeNotFound,
+        Self::VersionExists,
+        Self::VersionInUse,
+        Self::NoPreviousVersion,
+        Self::TooManyVersions,
+        Self::NotGranted,
+        Self::CodeRefused,
+        Self::CodeDamaged,
         Self::StaleEpoch,
         Self::WrongState,
         Self::ResultTooLarge,
@@ -285,6 +309,38 @@ impl Code {
                 "there are as many tokens as there may be",
             ),
             Self::ChainNotFound => ("chain_not_found", S::NOT_FOUND, "there is no such chain"),
+            Self::CodeNotFound => ("code_not_found", S::NOT_FOUND, "there is no such code"),
+            Self::VersionExists => (
+                "version_exists",
+                S::CONFLICT,
+                "there is a version of that name already",
+            ),
+            Self::VersionInUse => ("version_in_use", S::CONFLICT, "the version is in use"),
+            Self::NoPreviousVersion => (
+                "no_previous_version",
+                S::CONFLICT,
+                "there is no version to go back to",
+            ),
+            Self::TooManyVersions => (
+                "too_many_versions",
+                S::CONFLICT,
+                "there are as many versions as there may be",
+            ),
+            Self::NotGranted => (
+                "not_granted",
+                S::CONFLICT,
+                "the code wants more than it is granted",
+            ),
+            Self::CodeRefused => (
+                "code_refused",
+                S::UNPROCESSABLE_ENTITY,
+                "the code is not taken",
+            ),
+            Self::CodeDamaged => (
+                "code_damaged",
+                S::CONFLICT,
+                "the source is not what was staged",
+            ),
             Self::StaleEpoch => ("stale_epoch", S::CONFLICT, "the lease is no longer held"),
             Self::WrongState => (
                 "wrong_state",

@@ -513,3 +513,52 @@ pub(crate) struct SessionBody {
     /// `regrow_...`
     token: String,
 }
+
+/// What a version is made of.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum SourceBody {
+    /// An expression that scores choices, in words.
+    Expression {
+        /// The columns that it may speak of, in their order.
+        columns: Vec<String>,
+        text: String,
+    },
+    /// A WebAssembly component.
+    Wasm {
+        /// With padding.
+        base64: String,
+    },
+}
+
+/// A version to be kept.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CodeBody {
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+    version: String,
+    source: SourceBody,
+    #[schema(max_length = 500)]
+    notes: Option<String>,
+    /// Make it the active one at once.
+    promote: Option<bool>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PinBody {
+    pinned: bool,
+}
+
+/// Capabilities beside `log` and `metrics`, which every agent has.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct GrantsBody {
+    capabilities: Vec<CapabilityBody>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CapabilityBody {
+    Log,
+    Metrics,
+    Clock,
+    Rand,
+}

@@ -9,6 +9,7 @@ mod access;
 mod agents;
 mod approvals;
 mod bad_input;
+mod code;
 mod doors;
 mod families;
 mod health;

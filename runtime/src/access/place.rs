@@ -1,4 +1,4 @@
-//! Where tokens and the audit record lie: in a node's store, or in a database without a node.
+//! Where tokens, the audit record and versions of code lie: in a node's store, or in a database without a node.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::store::postgres::apart::Apart;
 use crate::store::writer::{Told, Writer};
-use crate::store::{Changes, Document, DocumentRow, Store, StoreError};
+use crate::store::{Changes, Document, DocumentRow, Store, StoreError, Swap};
 
 /// Reads and writes the documents of one store.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ pub enum Place {
 
 impl Place {
     /// The store is one that other nodes change as well.
-    pub(super) fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         match self {
             Self::Store(writer) => matches!(writer.store(), Store::Postgres(_)),
             Self::Alone(_) => false,
@@ -38,7 +38,7 @@ impl Place {
         }
     }
 
-    pub(super) async fn document(
+    pub(crate) async fn document(
         &self,
         space: &str,
         key: &str,
@@ -51,7 +51,7 @@ impl Place {
     }
 
     /// Documents whose key begins with `prefix`, in reverse order of their keys.
-    pub(super) async fn documents(
+    pub(crate) async fn documents(
         &self,
         space: &str,
         prefix: &str,
@@ -65,14 +65,14 @@ impl Place {
     }
 
     /// All or none of them; durable when it returns.
-    pub(super) async fn write(&self, rows: Vec<DocumentRow>) -> Result<(), StoreError> {
+    pub(crate) async fn write(&self, rows: Vec<DocumentRow>) -> Result<(), StoreError> {
         let (done, outcome) = oneshot::channel();
         self.begin(rows, Told::Waiting(done)).await;
         outcome.await.unwrap_or(Err(StoreError::Recovering))
     }
 
     /// Begins to write behind whatever was begun before; `told` hears of the outcome.
-    pub(super) async fn begin(&self, rows: Vec<DocumentRow>, told: Told) {
+    pub(crate) async fn begin(&self, rows: Vec<DocumentRow>, told: Told) {
         let changes = |documents| Changes {
             documents,
             ..Changes::default()
@@ -84,8 +84,26 @@ impl Place {
         }
     }
 
+    /// Writes documents if one of them still is what it was, in a store that others change as well.
+    /// Durable when it returns; `false` when it is not, and nothing is written then.
+    ///
+    /// Dropped, it may be written. In a store that is nobody else's there is nothing to compare:
+    /// whoever changes it keeps an order of his own.
+    pub(crate) async fn swap(&self, swap: &Swap) -> Result<bool, StoreError> {
+        match self {
+            Self::Store(writer) => match writer.store() {
+                Store::Postgres(store) => store.swap(swap).await,
+                Store::Sqlite(_) | Store::Volatile(_) => {
+                    self.write(swap.rows.clone()).await.map(|()| true)
+                }
+            },
+            Self::Alone(_) => self.write(swap.rows.clone()).await.map(|()| true),
+            Self::Database(apart) => apart.swap(swap).await,
+        }
+    }
+
     /// Why nothing can be written at present, if nothing can.
-    pub(super) fn refusal(&self) -> Option<StoreError> {
+    pub(crate) fn refusal(&self) -> Option<StoreError> {
         match self {
             Self::Store(writer) => writer.refusal(),
             Self::Alone(_) | Self::Database(_) => None,

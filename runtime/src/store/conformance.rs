@@ -6,6 +6,7 @@
 
 mod access;
 mod carriage;
+mod code;
 mod durability;
 mod journal;
 mod leases;

@@ -29,6 +29,7 @@ mod read;
 mod registry;
 mod schema;
 mod signal;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod text;

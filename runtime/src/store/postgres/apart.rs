@@ -8,10 +8,11 @@ use std::sync::Arc;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Mutex;
 
+use super::swap::swapped;
 use super::write::documents;
 use super::{OpenError, Postgres, PostgresConfig, writing};
 use crate::clock::Clock;
-use crate::store::{Document, DocumentRow, StoreError};
+use crate::store::{Document, DocumentRow, StoreError, Swap};
 
 /// One at a time in a schema.
 const ALONE: &str =
@@ -83,6 +84,22 @@ impl Apart {
         };
         let written = written.await;
         written.map_err(|error| self.store.failure("write beside the nodes", &error))
+    }
+
+    /// See [`Postgres::swap`].
+    pub(crate) async fn swap(&self, swap: &Swap) -> Result<bool, StoreError> {
+        let mut connection = self.connection.lock().await;
+        let done = async {
+            let mut transaction = connection.begin().await?;
+            let done = swapped(&mut transaction, swap).await?;
+            transaction.commit().await?;
+            Ok(done)
+        };
+        let done: Result<bool, sqlx::Error> = done.await;
+        done.map_err(|error| {
+            self.store
+                .failure("change a document beside the nodes", &error)
+        })
     }
 
     /// Closes its connections.
