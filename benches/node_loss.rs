@@ -83,6 +83,7 @@ async fn measure() {
             authority,
             life_term: None,
             dns: None,
+            program: None,
         };
         let mut trial = Trials::start(&plan).await;
         for kind in [Kind::Killed, Kind::BlackHoled] {

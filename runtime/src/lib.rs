@@ -5,8 +5,9 @@
 //! keeps it alive and [`health`] finds out what hangs; [`queue`] decides what happens to
 //! tasks, [`context`] is what their agents know together, [`registry`] which agents there are
 //! to be and whose they are, and [`store`] makes all of it durable; [`access`] knows who may do
-//! what, and keeps a record of it; [`code`] which versions agents' modules have; [`events`], [`observe`] and [`telemetry`] tell whoever watches,
-//! and [`trace`] and [`spans`] which of it belongs together; [`exemplars`] leads from a histogram to
+//! what, and keeps a record of it, and [`code`] which versions the code of agents has; [`events`],
+//! [`observe`] and [`telemetry`] tell whoever watches, and [`trace`] and [`spans`] which of it
+//! belongs together; [`exemplars`] leads from a histogram to
 //! a trace.
 
 pub mod access;
