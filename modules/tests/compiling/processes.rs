@@ -38,13 +38,14 @@ fn compile_error(outcome: Result<impl Sized, WorkshopError>) -> CompileError {
     }
 }
 
-/// As many functions as are let through, each of them slow to compile.
+/// As much as is let through of what is slow to compile: functions that branch all the time. It
+/// takes a compiler many seconds, and more than a hundred megabytes.
 fn laborious() -> Vec<u8> {
-    let body =
-        "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 3)) (i32.load (local.get 0))))"
-            .repeat(60);
-    let functions: String = (0..2_000)
-        .map(|at| format!("(func $f{at} (param i32) (result i32) {body} (local.get 0))\n"))
+    let branch = "(if (local.get 0) (then (local.set 1 (i32.add (local.get 1) (local.get 0)))))
+        (if (local.get 1) (then (local.set 0 (i32.mul (local.get 0) (local.get 1)))))";
+    let body = branch.repeat(2_000);
+    let functions: String = (0..40)
+        .map(|at| format!("(func $f{at} (param i32 i32) (result i32) {body} (local.get 0))\n"))
         .collect();
     guest(&[], &functions)
 }
