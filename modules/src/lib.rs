@@ -10,6 +10,7 @@
 //! - [`host`]: the engine and the sandbox around each module.
 //! - [`compiling`]: a process of its own in which modules that nobody has read are compiled.
 //! - [`artefacts`]: the machine code that came of it, kept under a keyed hash.
+//! - [`swap`]: one module exchanged for another between two calls, with its state.
 //! - [`workshop`]: all of these together: from bytes to what can be started.
 //!
 //! This crate knows no agents, no queue and no store: it takes sources and bytes, and gives what
@@ -22,4 +23,5 @@ pub mod expression;
 pub mod host;
 pub mod inspection;
 pub mod policy;
+pub mod swap;
 pub mod workshop;

@@ -6,3 +6,5 @@ mod guests;
 mod hostile;
 #[path = "sandbox/policies.rs"]
 mod policies;
+#[path = "sandbox/swaps.rs"]
+mod swaps;
