@@ -187,7 +187,7 @@ pub(crate) fn load(
     }
     let variables: Vec<(String, String)> = environment.collect();
     reader.standard(&variables, &telemetry::STANDARD);
-    reader.environment(variables.into_iter());
+    reader.environment(variables.iter().cloned());
     reader.flag("node.name", "--name", overrides.name.clone());
     if let Some(path) = &overrides.data_dir {
         reader.path_flag("node.data_dir", "--data-dir", path);
@@ -207,6 +207,7 @@ pub(crate) fn load(
     reader.flag("cluster.dns", "--dns", several(&overrides.dns));
     let mut config = settings(&mut reader);
     let (shared, listens) = (config.database_url.is_some(), config.cluster.is_some());
+    telemetry::refuse_others(&mut reader, &variables, config.export.as_ref());
     config.founders = founders::settings(&mut reader, &config.name, shared, listens);
     if let Some(among) = &mut config.founders {
         among.config.policy = config.policy;

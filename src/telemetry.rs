@@ -1,4 +1,4 @@
-//! Traces and logs for a receiver that speaks OpenTelemetry's protocol (OTLP over HTTP).
+//! Traces and logs for a receiver that speaks OpenTelemetry's protocol (OTLP).
 //!
 //! Off unless an endpoint is set. Bounded: what is not sent waits in queues of a fixed size, and
 //! what does not fit is dropped and counted. Nobody who works waits for the receiver: batches are
@@ -10,14 +10,16 @@
 //! fit together. The SDK's own tracers cannot do that; its processors and exporters are used.
 
 mod counted;
+mod headers;
 mod logs;
 mod spans;
+mod tls;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::{LogExporter, Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanProcessor};
@@ -25,8 +27,12 @@ use regrow_runtime::telemetry::{self, TelemetryConfig, TelemetryError};
 use tracing::warn;
 
 use self::counted::Counted;
+pub(crate) use self::headers::Headers;
 use self::logs::Logs;
 use self::spans::Spans;
+pub(crate) use self::tls::{Tls, TlsError, TlsFiles};
+use self::transport::Cause;
+pub(crate) use self::transport::{Protocol, Receiver};
 
 /// Longest time that an orderly stop waits for the receiver.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
@@ -34,8 +40,8 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// What is sent where.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ExportSettings {
-    /// The receiver's address, such as `http://127.0.0.1:4318`.
-    pub(crate) endpoint: String,
+    /// Where it goes.
+    pub(crate) receiver: Receiver,
     /// Of which service the node is one.
     pub(crate) service: String,
     /// Whether spans are sent.
@@ -68,7 +74,8 @@ pub(crate) struct Export {
     logs: Option<SdkLoggerProvider>,
 }
 
-/// Sets the log up, and what is sent, for the whole process; `node` is its name.
+/// Sets the log up, and what is sent, for the whole process; `node` is its name. Within the
+/// runtime that sockets to the receiver are to belong to.
 ///
 /// # Errors
 ///
@@ -86,7 +93,7 @@ pub(crate) fn init(
         });
     };
     let failed = |cause: String| SetUpError::Exporter {
-        endpoint: settings.endpoint.clone(),
+        endpoint: settings.receiver.endpoint.clone(),
         cause,
     };
     let resource = Resource::builder()
@@ -96,33 +103,22 @@ pub(crate) fn init(
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         ])
         .build();
-    let address = |signal: &str| {
-        let endpoint = settings.endpoint.trim_end_matches('/');
-        format!("{endpoint}/v1/{signal}")
-    };
     let mut made = Export {
         spans: None,
         logs: None,
     };
     if settings.traces {
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(address("traces"))
-            .build()
-            .map_err(|error| failed(error.to_string()))?;
-        let mut processor = BatchSpanProcessor::builder(Counted::spans(exporter)).build();
+        let cause = Cause::default();
+        let exporter = settings.receiver.spans(&cause).map_err(failed)?;
+        let exporter = Counted::spans(exporter, cause);
+        let mut processor = BatchSpanProcessor::builder(exporter).build();
         processor.set_resource(&resource);
         made.spans = Some(Arc::new(Spans::new(processor, settings.sample_ratio)));
     }
     if settings.logs {
-        let exporter = LogExporter::builder()
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(address("logs"))
-            .build()
-            .map_err(|error| failed(error.to_string()))?;
-        let processor = BatchLogProcessor::builder(Counted::logs(exporter)).build();
+        let cause = Cause::default();
+        let exporter = settings.receiver.logs(&cause).map_err(failed)?;
+        let processor = BatchLogProcessor::builder(Counted::logs(exporter, cause)).build();
         let provider = SdkLoggerProvider::builder()
             .with_resource(resource)
             .with_log_processor(processor)

@@ -10,14 +10,20 @@ mod peers;
 #[path = "../runtime/tests/database/schema.rs"]
 mod schema;
 
+#[path = "telemetry/certified.rs"]
+mod certified;
 #[path = "telemetry/deploy.rs"]
 mod deploy;
 #[path = "telemetry/diagnostics.rs"]
 mod diagnostics;
+#[path = "telemetry/grpc.rs"]
+mod grpc;
 #[path = "telemetry/metrics.rs"]
 mod metrics;
 #[path = "telemetry/prometheus.rs"]
 mod prometheus;
+#[path = "telemetry/protocols.rs"]
+mod protocols;
 #[path = "telemetry/receiver.rs"]
 mod receiver;
 #[path = "telemetry/terminal.rs"]

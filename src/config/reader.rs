@@ -18,6 +18,8 @@ use std::time::Duration;
 use regrow_runtime::store::postgres::DatabaseUrl;
 use toml::Value;
 
+use crate::telemetry::Headers;
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -128,12 +130,13 @@ impl Reader {
     }
 
     /// Lays variables over what is there that are called otherwise than ours by some standard.
-    pub(crate) fn standard(&mut self, variables: &[(String, String)], keys: &[(&str, &str)]) {
+    /// Each comes with the key that it stands for, and the unit that its values leave out.
+    pub(crate) fn standard(&mut self, variables: &[(String, String)], keys: &[(&str, &str, &str)]) {
         for (name, value) in variables {
-            let key = keys.iter().find(|(standard, _)| standard == name);
-            if let Some((_, key)) = key.filter(|_| !value.is_empty()) {
+            let key = keys.iter().find(|(standard, ..)| standard == name);
+            if let Some((_, key, unit)) = key.filter(|_| !value.is_empty()) {
                 let set = (
-                    Value::String(value.clone()),
+                    Value::String(format!("{value}{unit}")),
                     Source::Environment(name.clone()),
                 );
                 self.values.insert((*key).to_owned(), set);
@@ -329,6 +332,28 @@ impl Reader {
         })
     }
 
+    /// Headers, as a list or with commas between them. Their values are never shown, also when
+    /// they are wrong.
+    pub(crate) fn headers(&mut self, key: &str) -> Headers {
+        let show = |headers: &Headers| {
+            let all = headers.masked().map(Value::String);
+            Value::Array(all.collect()).to_string()
+        };
+        let allowed = "texts such as \"authorization=Bearer%20...\"";
+        self.take(key, Headers::default(), show, |value| match listed(value) {
+            Value::String(text) => {
+                let entries = text.split(',').map(str::trim);
+                Headers::read(entries.filter(|entry| !entry.is_empty()))
+            }
+            Value::Array(all) => {
+                let texts: Option<Vec<&str>> = all.iter().map(Value::as_str).collect();
+                let texts = texts.ok_or_else(|| format!("holds something else than {allowed}"))?;
+                Headers::read(texts.into_iter())
+            }
+            other => Err(format!("is {}, expected {allowed}", other.type_str())),
+        })
+    }
+
     /// An IP address and a port.
     pub(crate) fn address(&mut self, key: &str, default: SocketAddr) -> SocketAddr {
         let show = |address: &SocketAddr| format!("\"{address}\"");
@@ -350,6 +375,15 @@ impl Reader {
             key: key.to_owned(),
             what,
             source,
+        });
+    }
+
+    /// Adds a problem with a variable that is not one of ours.
+    pub(crate) fn refuse_variable(&mut self, name: &str, what: String) {
+        self.problems.push(Problem {
+            key: "telemetry".to_owned(),
+            what: format!("{name} {what}"),
+            source: Source::Environment(name.to_owned()),
         });
     }
 

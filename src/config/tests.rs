@@ -238,29 +238,120 @@ fn telemetry_is_off_until_somebody_names_a_receiver_and_our_names_go_before_the_
         &standard,
     );
     let found = found.expect("on");
-    assert_eq!(found.endpoint, "http://127.0.0.1:4318");
+    assert_eq!(found.receiver.endpoint, "http://127.0.0.1:4318");
     assert_eq!((&*found.service, found.sample_ratio), ("shop", 0.25));
     assert!(found.traces && !found.logs);
     let ours = ("REGROW_TELEMETRY__ENDPOINT", "http://ours:4318");
     let found = export("", &[standard[0], ours]).expect("on");
-    assert_eq!(found.endpoint, "http://ours:4318");
+    assert_eq!(found.receiver.endpoint, "http://ours:4318");
     assert_eq!(
         export("", &[standard[0], ("REGROW_TELEMETRY__ENDPOINT", "")]),
         None
     );
 
     let wrong = [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://far:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "far:4318"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"),
         ("REGROW_TELEMETRY__SAMPLE_RATIO", "1.5"),
     ];
     let text = loaded("", &wrong).expect_err("refused").to_string();
     for expected in [
-        "telemetry.endpoint: found \"https://far:4318\"",
+        "telemetry.endpoint: found \"far:4318\"",
+        "telemetry.protocol: found \"http/json\", expected \"http/protobuf\" or \"grpc\"",
+        "telemetry.timeout: found \"soonms\"",
+        "telemetry.headers: entry 1 has no `=`",
         "(from $OTEL_EXPORTER_OTLP_ENDPOINT)",
         "telemetry.sample_ratio: found \"1.5\", expected a part from 0.0 to 1.0",
     ] {
         assert!(text.contains(expected), "{expected} is missing in:\n{text}");
     }
+    assert!(!text.contains("s3cret"), "{text}");
+}
+
+#[test]
+fn what_is_said_to_a_receiver_follows_the_standard_and_what_is_not_honoured_is_refused_by_name() {
+    let endpoint = (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "https://collector.example:4317",
+    );
+    let standard = [
+        endpoint,
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cret,x-team=a%20b"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://elsewhere:1"),
+    ];
+    let found = loaded("", &standard).expect("valid");
+    let shown = found.to_toml();
+    assert!(
+        shown.contains("headers = [\"api-key=***\", \"x-team=***\"]"),
+        "{shown}"
+    );
+    let receiver = found.config.export.expect("on").receiver;
+    assert_eq!(receiver.protocol, crate::telemetry::Protocol::Grpc);
+    assert_eq!(receiver.timeout, Duration::from_millis(2_500));
+    assert!(receiver.gzip);
+    let said = format!("{shown} {receiver:?}");
+    assert!(!said.contains("s3cret"), "{said}");
+
+    let refused = |more: &[(&str, &str)]| {
+        let all = [&[endpoint], more].concat();
+        loaded("", &all).expect_err("refused").to_string()
+    };
+    for signal in [
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_LOGS_HEADERS",
+    ] {
+        let text = refused(&[(signal, "x")]);
+        assert!(
+            text.contains(&format!("{signal} is not honoured")),
+            "{text}"
+        );
+        let off = match signal.contains("TRACES") {
+            true => ("REGROW_TELEMETRY__TRACES", "false"),
+            false => ("REGROW_TELEMETRY__LOGS", "false"),
+        };
+        assert!(loaded("", &[endpoint, (signal, "x"), off]).is_ok());
+        assert!(
+            loaded("", &[(signal, "x")]).is_ok(),
+            "nothing is sent at all"
+        );
+    }
+    let path = (
+        "REGROW_TELEMETRY__ENDPOINT",
+        "https://collector.example/otlp",
+    );
+    assert!(loaded("", &[path]).is_ok());
+    let grpc = ("REGROW_TELEMETRY__PROTOCOL", "grpc");
+    assert!(refused(&[path, grpc]).contains("gRPC has its own"));
+
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let empty = dir.path().join("empty.pem").display().to_string();
+    std::fs::write(&empty, "nothing\n").expect("writable");
+    let missing = dir.path().join("missing.pem").display().to_string();
+    for (setting, expected) in [
+        (("REGROW_TELEMETRY__AUTHORITY", &*missing), "cannot be read"),
+        (
+            ("REGROW_TELEMETRY__AUTHORITY", &*empty),
+            "has no certificate in PEM",
+        ),
+        (
+            ("REGROW_TELEMETRY__KEY", &*empty),
+            "since telemetry.key is set",
+        ),
+    ] {
+        let text = refused(&[setting]);
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+    let plain = (
+        "REGROW_TELEMETRY__ENDPOINT",
+        "http://collector.example:4318",
+    );
+    let text = refused(&[plain, ("REGROW_TELEMETRY__AUTHORITY", &empty)]);
+    assert!(text.contains("but telemetry.endpoint is http"), "{text}");
 }
 
 /// A file with keys that exist, each with any value.

@@ -10,6 +10,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use regrow_runtime::metrics as names;
 use tracing::{info, warn};
 
+use super::transport::Cause;
+
 /// An exporter whose outcomes are counted.
 #[derive(Debug)]
 pub(super) struct Counted<E> {
@@ -17,24 +19,27 @@ pub(super) struct Counted<E> {
     metric: &'static str,
     what: &'static str,
     failing: AtomicBool,
+    cause: Cause,
 }
 
 impl<E> Counted<E> {
-    pub(super) fn spans(inner: E) -> Self {
+    pub(super) fn spans(inner: E, cause: Cause) -> Self {
         Self {
             inner,
             metric: names::SPANS,
             what: "spans",
             failing: AtomicBool::new(false),
+            cause,
         }
     }
 
-    pub(super) fn logs(inner: E) -> Self {
+    pub(super) fn logs(inner: E, cause: Cause) -> Self {
         Self {
             inner,
             metric: names::LOG_LINES,
             what: "log lines",
             failing: AtomicBool::new(false),
+            cause,
         }
     }
 
@@ -47,7 +52,8 @@ impl<E> Counted<E> {
                 info!(what, "the receiver of telemetry takes them again");
             }
             Err(reason) if !self.failing.swap(true, Ordering::Relaxed) => {
-                warn!(what, %reason, "the receiver of telemetry does not take them; they are dropped");
+                let cause = self.cause.take();
+                warn!(what, %reason, cause, "the receiver of telemetry does not take them; they are dropped");
             }
             Ok(()) | Err(_) => {}
         }

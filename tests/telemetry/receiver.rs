@@ -1,20 +1,26 @@
-//! A receiver of OTLP over HTTP: what a collector understands of what it gets.
+//! A receiver of OTLP over HTTP or gRPC, with TLS or without: what a collector understands of what
+//! it gets.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use flate2::read::GzDecoder;
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use prost::Message as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
+use crate::certified::Certified;
 use crate::node::PATIENCE;
 
 /// A span as it was received.
@@ -40,22 +46,39 @@ pub(crate) struct Line {
     pub(crate) body: String,
 }
 
+/// What came with a request beside its body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beside {
+    pub(crate) authorization: Option<String>,
+    pub(crate) encoding: Option<String>,
+}
+
 #[derive(Default)]
-struct Received {
+pub(crate) struct Received {
     spans: Vec<Span>,
     lines: Vec<Line>,
+    requests: Vec<Beside>,
 }
 
 /// Receives until it is dropped.
 pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
-    received: Arc<Mutex<Received>>,
-    _serving: JoinSet<()>,
+    pub(crate) received: Arc<Mutex<Received>>,
+    pub(crate) _serving: JoinSet<()>,
 }
 
 impl Receiver {
-    /// At `address`; port 0 takes a free one.
+    /// Of OTLP over HTTP at `address`; port 0 takes a free one.
     pub(crate) async fn at(address: &str) -> Self {
+        Self::over_http(address, None).await
+    }
+
+    /// The same with TLS, for whoever proves that an authority knows him.
+    pub(crate) async fn over_https(certified: &Certified) -> Self {
+        Self::over_http("127.0.0.1:0", Some(certified.acceptor())).await
+    }
+
+    async fn over_http(address: &str, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let received = Arc::new(Mutex::new(Received::default()));
@@ -64,7 +87,18 @@ impl Receiver {
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, kept.clone()));
+                let (kept, tls) = (kept.clone(), tls.clone());
+                connections.spawn(async move {
+                    match tls {
+                        None => serve(stream, kept).await,
+                        // Whoever does not trust it is gone without a word.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, kept).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self {
@@ -99,10 +133,15 @@ impl Receiver {
     pub(crate) async fn lines(&self) -> Vec<Line> {
         self.received.lock().await.lines.clone()
     }
+
+    /// What came beside all that was received.
+    pub(crate) async fn requests(&self) -> Vec<Beside> {
+        self.received.lock().await.requests.clone()
+    }
 }
 
 /// Answers requests of one connection, as HTTP/1.1 has them.
-async fn serve(mut stream: TcpStream, received: Arc<Mutex<Received>>) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, received: Arc<Mutex<Received>>) {
     let mut bytes = Vec::new();
     loop {
         let head = loop {
@@ -113,12 +152,19 @@ async fn serve(mut stream: TcpStream, received: Arc<Mutex<Received>>) {
                 return;
             }
         };
-        let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
-        let length = text
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length:"))
-            .and_then(|length| length.trim().parse::<usize>().ok())
-            .expect("a length");
+        let said = String::from_utf8_lossy(&bytes[..head]).into_owned();
+        let header = |name: &str| {
+            let mut lines = said.lines().filter_map(|line| line.split_once(':'));
+            let found = lines.find(|(found, _)| found.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.trim().to_owned())
+        };
+        let text = said.to_lowercase();
+        let length = header("content-length").and_then(|length| length.parse::<usize>().ok());
+        let length = length.expect("a length");
+        let beside = Beside {
+            authorization: header("authorization"),
+            encoding: header("content-encoding"),
+        };
         assert!(
             text.contains("content-type: application/x-protobuf"),
             "{text}"
@@ -128,11 +174,15 @@ async fn serve(mut stream: TcpStream, received: Arc<Mutex<Received>>) {
                 return;
             }
         }
-        keep(
-            &text,
-            &bytes[head..head + length],
-            &mut *received.lock().await,
-        );
+        let body = &bytes[head..head + length];
+        let mut whole = Vec::new();
+        match beside.encoding.as_deref() {
+            Some("gzip") => GzDecoder::new(body).read_to_end(&mut whole).expect("gzip"),
+            _ => whole.write(body).await.expect("room"),
+        };
+        let received = &mut *received.lock().await;
+        received.request(beside);
+        keep(&text, &whole, received);
         bytes.drain(..head + length);
         let answer =
             b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
@@ -142,22 +192,32 @@ async fn serve(mut stream: TcpStream, received: Arc<Mutex<Received>>) {
     }
 }
 
-async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> bool {
+async fn more(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> bool {
     let read = timeout(Duration::from_secs(600), stream.read_buf(bytes)).await;
     matches!(read, Ok(Ok(count)) if 0 < count)
 }
 
 fn keep(head: &str, body: &[u8], received: &mut Received) {
     if head.starts_with("post /v1/traces ") {
-        let request = ExportTraceServiceRequest::decode(body).expect("spans");
+        received.spans(ExportTraceServiceRequest::decode(body).expect("spans"));
+    } else if head.starts_with("post /v1/logs ") {
+        received.lines(ExportLogsServiceRequest::decode(body).expect("lines"));
+    } else {
+        unreachable!("nobody asked for this: {head}");
+    }
+}
+
+impl Received {
+    pub(crate) fn request(&mut self, beside: Beside) {
+        self.requests.push(beside);
+    }
+
+    pub(crate) fn spans(&mut self, request: ExportTraceServiceRequest) {
         for of_node in request.resource_spans {
             let node = instance(of_node.resource.map(|it| it.attributes).unwrap_or_default());
-            for span in of_node
-                .scope_spans
-                .into_iter()
-                .flat_map(|scope| scope.spans)
-            {
-                received.spans.push(Span {
+            let spans = of_node.scope_spans.into_iter();
+            for span in spans.flat_map(|scope| scope.spans) {
+                self.spans.push(Span {
                     node: node.clone(),
                     trace: hex(&span.trace_id),
                     id: hex(&span.span_id),
@@ -170,16 +230,14 @@ fn keep(head: &str, body: &[u8], received: &mut Received) {
                 });
             }
         }
-    } else if head.starts_with("post /v1/logs ") {
-        let request = ExportLogsServiceRequest::decode(body).expect("lines");
+    }
+
+    pub(crate) fn lines(&mut self, request: ExportLogsServiceRequest) {
         for of_node in request.resource_logs {
             let node = instance(of_node.resource.map(|it| it.attributes).unwrap_or_default());
-            for line in of_node
-                .scope_logs
-                .into_iter()
-                .flat_map(|scope| scope.log_records)
-            {
-                received.lines.push(Line {
+            let lines = of_node.scope_logs.into_iter();
+            for line in lines.flat_map(|scope| scope.log_records) {
+                self.lines.push(Line {
                     node: node.clone(),
                     trace: hex(&line.trace_id),
                     span: hex(&line.span_id),
@@ -187,8 +245,6 @@ fn keep(head: &str, body: &[u8], received: &mut Received) {
                 });
             }
         }
-    } else {
-        unreachable!("nobody asked for this: {head}");
     }
 }
 
