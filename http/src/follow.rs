@@ -4,56 +4,52 @@
 //! only says when to look again. The stream of the bus itself shows what happens from now
 //! on, or behind an event that is still kept (`history`), and says what its reader missed.
 
+pub(crate) mod mentions;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use regrow_runtime::events::{Event, EventBus, Subscription};
+use regrow_runtime::events::Event;
 use regrow_runtime::ids::TaskId;
 use regrow_runtime::queue::task::{TaskEvent, TaskEventKind};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
+use self::mentions::Mention;
 use crate::history::{Read, Reader};
 use crate::state::{ApiState, Phase};
 
-/// A task is looked at this often even if the bus says nothing about it.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A task is looked at this often even if the bus says nothing about it: it tells all that this
+/// node's own store commits, and nothing that other nodes do on a shared one.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// The same on a shared database.
+const LOOK_AGAIN_SHARED: Duration = Duration::from_secs(5);
 /// Log lines read at once.
 pub(crate) const READ_AT_ONCE: u32 = 200;
 
 /// Tells when something may have happened to one task.
 pub(crate) struct Watch {
-    bus: Subscription,
-    id: TaskId,
-    missed: u64,
+    mention: Mention,
+    look_again: Duration,
 }
 
 impl Watch {
     /// Watches from now on: look at the task afterwards, or a change may go unseen.
-    pub(crate) fn new(bus: &EventBus, id: TaskId) -> Self {
+    pub(crate) fn new(state: &ApiState, id: TaskId) -> Self {
+        let look_again = match state.queue.is_shared() {
+            true => LOOK_AGAIN_SHARED,
+            false => LOOK_AGAIN,
+        };
         Self {
-            bus: bus.subscribe(),
-            id,
-            missed: 0,
+            mention: state.mentions.of(id),
+            look_again,
         }
     }
 
     /// Returns when the task should be looked at again. Cancellation safe.
     pub(crate) async fn changed(&mut self) {
-        let mentioned = async {
-            loop {
-                match self.bus.next().await {
-                    Some(Event::Task { id, .. }) if id == self.id => return,
-                    Some(_) if self.missed < self.bus.dropped() => return,
-                    Some(_) => {}
-                    // The bus is gone; the period below goes on.
-                    None => std::future::pending().await,
-                }
-            }
-        };
         // Either way it is time to look.
-        let _ = tokio::time::timeout(LOOK_AGAIN, mentioned).await;
-        self.missed = self.bus.dropped();
+        let _ = tokio::time::timeout(self.look_again, self.mention.heard()).await;
     }
 }
 
@@ -77,7 +73,7 @@ impl TaskLog {
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
-            watch: Watch::new(state.queue.events_bus(), id),
+            watch: Watch::new(&state, id),
             state,
             id,
             after,
@@ -178,7 +174,7 @@ impl BusLog {
         }
     }
 
-    /// The next thing to show; `None` when the server closes.
+    /// The next thing to show; `None` when the server closes. Cancellation safe.
     pub(crate) async fn next(&mut self) -> Option<Read> {
         loop {
             let lifecycle = self.state.lifecycle.clone();
@@ -187,7 +183,7 @@ impl BusLog {
                 () = lifecycle.reached(Phase::Closing) => return None,
             };
             match &read {
-                Read::Event(_, event) if !self.filter.wants(event) => {}
+                Read::Event(happened) if !self.filter.wants(&happened.event) => {}
                 Read::Event(..) | Read::Missed(..) => return Some(read),
             }
         }

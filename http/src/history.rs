@@ -9,9 +9,10 @@
 //! Crash: all of it is lost, which the next life tells whoever resumes.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use parking_lot::Mutex;
 use regrow_runtime::events::{Event, EventBus};
 use tokio::sync::watch;
@@ -23,10 +24,27 @@ const EVENTS_MAX: usize = 4_096;
 /// For how long they are kept up when nobody watches.
 const KEPT_FOR: Duration = Duration::from_secs(300);
 
+/// An event with its id, and the text that all its readers are sent.
+#[derive(Debug)]
+pub(crate) struct Happened {
+    /// What happened.
+    pub(crate) event: Event,
+    id: String,
+    frame: OnceLock<Bytes>,
+}
+
+impl Happened {
+    /// What its readers are sent: written once, by the first one, however many there are.
+    pub(crate) fn frame(&self, write: impl FnOnce(&Event, &str) -> Bytes) -> Bytes {
+        let frame = self.frame.get_or_init(|| write(&self.event, &self.id));
+        frame.clone()
+    }
+}
+
 /// The latest events, numbered without holes.
 #[derive(Debug, Default)]
 struct Ring {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Arc<Happened>>,
     /// The number of the oldest one, or of the next if there is none.
     first: u64,
 }
@@ -36,12 +54,16 @@ impl Ring {
         self.first + self.events.len() as u64
     }
 
-    fn push(&mut self, event: Event) {
+    fn push(&mut self, life: &str, event: Event) {
         if EVENTS_MAX <= self.events.len() {
             self.events.pop_front();
             self.first += 1;
         }
-        self.events.push_back(Arc::new(event));
+        self.events.push_back(Arc::new(Happened {
+            event,
+            id: id(life, self.end()),
+            frame: OnceLock::new(),
+        }));
     }
 
     /// So many events happened that are not known; or an unknown number, as one.
@@ -50,7 +72,7 @@ impl Ring {
         self.events.clear();
     }
 
-    fn get(&self, number: u64) -> Option<Arc<Event>> {
+    fn get(&self, number: u64) -> Option<Arc<Happened>> {
         let at = number.checked_sub(self.first)?;
         self.events.get(usize::try_from(at).ok()?).cloned()
     }
@@ -77,8 +99,8 @@ struct Kept {
 /// What a reader gets.
 #[derive(Debug)]
 pub(crate) enum Read {
-    /// An event, and its id.
-    Event(String, Arc<Event>),
+    /// An event.
+    Event(Arc<Happened>),
     /// So many events were missed here, if that is known; behind this id it goes on.
     Missed(String, Option<u64>),
 }
@@ -174,7 +196,7 @@ impl History {
                     ring.miss(events.dropped() - missed);
                     missed = events.dropped();
                 }
-                ring.push(event);
+                ring.push(&kept.life, event);
                 drop(ring);
                 kept.news.send_replace(());
             }
@@ -182,8 +204,12 @@ impl History {
     }
 
     fn id(&self, number: u64) -> String {
-        format!("{}:{number}", self.kept.life)
+        id(&self.kept.life, number)
     }
+}
+
+fn id(life: &str, number: u64) -> String {
+    format!("{life}:{number}")
 }
 
 impl Reader {
@@ -208,7 +234,7 @@ impl Reader {
         }
         let event = ring.get(self.next)?;
         self.next += 1;
-        Some(Read::Event(self.history.id(self.next - 1), event))
+        Some(Read::Event(event))
     }
 }
 
@@ -234,8 +260,8 @@ mod tests {
 
     async fn number(reader: &mut Reader) -> (String, u64) {
         match reader.next().await {
-            Read::Event(id, event) => match *event {
-                Event::Runtime { at, .. } => (id, at.0),
+            Read::Event(happened) => match &happened.event {
+                Event::Runtime { at, .. } => (happened.id.clone(), at.0),
                 Event::Task { .. } => unreachable!("there is none"),
             },
             missed @ Read::Missed(..) => panic!("{missed:?}"),
@@ -276,6 +302,25 @@ mod tests {
             let mut again = history.read(Some(&id));
             assert_eq!(number(&mut again).await.1, 1, "{other}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_readers_are_sent_is_written_once_for_all_of_them() {
+        let (bus, history) = history("a-1");
+        let mut readers: Vec<Reader> = (0..3).map(|_| history.read(None)).collect();
+        bus.publish(event(7));
+        let mut written = 0;
+        for reader in &mut readers {
+            let Read::Event(happened) = reader.next().await else {
+                panic!("nothing was missed");
+            };
+            let frame = happened.frame(|_, id| {
+                written += 1;
+                Bytes::from(id.to_owned())
+            });
+            assert_eq!(frame, "a-1:1");
+        }
+        assert_eq!(written, 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,10 @@ use regrow_runtime::spans::{self, FinishedSpan};
 use regrow_runtime::trace::{SpanId, TraceContext};
 use serde_json::Value;
 use tokio::time::Instant;
+use tower_http::request_id::{MakeRequestId, RequestId};
 use tracing::{Instrument as _, Span, debug, info_span};
+
+use uuid::{Builder, Uuid};
 
 use crate::error::{ApiError, Code};
 
@@ -68,6 +71,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Traced {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self::of(&parts.headers))
+    }
+}
+
+/// Names requests that came without an id, by random UUIDs that no call of the system is made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named;
+
+impl MakeRequestId for Named {
+    fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
+        let id = Builder::from_random_bytes(rand::random()).into_uuid();
+        let mut text = Uuid::encode_buffer();
+        let text = id.hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).ok().map(RequestId::new)
     }
 }
 

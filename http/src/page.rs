@@ -56,6 +56,21 @@ impl Paging {
         }
         keys.last().filter(|_| more).cloned()
     }
+
+    /// The same for two lists of different things that share their keys.
+    pub(crate) fn cut_both<A, B>(
+        &self,
+        (one, key): (&mut Vec<A>, impl Fn(&A) -> &str),
+        (other, other_key): (&mut Vec<B>, impl Fn(&B) -> &str),
+    ) -> Option<String> {
+        let all = one.iter().map(&key).chain(other.iter().map(&other_key));
+        let (keys, more) = self.keys(all)?;
+        one.retain(|it| keys.contains(key(it)));
+        one.sort_by(|a, b| key(a).cmp(key(b)));
+        other.retain(|it| keys.contains(other_key(it)));
+        other.sort_by(|a, b| other_key(a).cmp(other_key(b)));
+        keys.last().filter(|_| more).cloned()
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +102,10 @@ mod tests {
                 let mut a: Vec<String> = one.iter().rev().cloned().collect();
                 let mut b: Vec<String> = other.iter().cloned().collect();
                 let page = paging(cursor.clone(), Some(limit));
+                let (mut c, mut d) = (a.clone(), b.clone());
                 let next = page.cut(&mut [&mut a, &mut b], |it| it);
+                let both = page.cut_both((&mut c, |it: &String| it), (&mut d, |it: &String| it));
+                prop_assert_eq!((&next, &a, &b), (&both, &c, &d));
                 prop_assert!(a.len() <= limit && b.len() <= limit);
                 seen.extend(a);
                 seen_other.extend(b);

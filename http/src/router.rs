@@ -15,7 +15,7 @@ use axum::{Extension, Router, http};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::request_id::{PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -26,7 +26,7 @@ use crate::cors;
 use crate::elsewhere::elsewhere;
 use crate::error::{ApiError, Code};
 use crate::guard::guard;
-use crate::observe::{named, observe, panicked};
+use crate::observe::{Named, named, observe, panicked};
 use crate::openapi::Document;
 use crate::pages;
 use crate::revalidate::revalidated;
@@ -211,7 +211,7 @@ pub(crate) fn surface(state: ApiState) -> Router {
         // What other nodes ask goes through here as well, and is not compressed unless asked.
         .layer(CompressionLayer::new().compress_when(worth_compressing()))
         .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(SetRequestIdLayer::x_request_id(Named))
         .layer(from_fn(named))
         .with_state(state);
     match cors::layer(&config) {

@@ -28,6 +28,7 @@ use crate::config::HttpConfig;
 use crate::elsewhere::{Borrowed, Forwarded};
 use crate::error::ApiError;
 use crate::exposition::Exposition;
+use crate::follow::mentions::Mentions;
 use crate::history::History;
 use crate::pages::Shown;
 use crate::routes::health::StoreProbe;
@@ -263,6 +264,7 @@ pub(crate) struct Inner {
     pub(crate) forwarded: Forwarded,
     pub(crate) borrowed: Borrowed,
     pub(crate) history: History,
+    pub(crate) mentions: Mentions,
     pub(crate) mail: Option<Mail>,
     pub(crate) context: Context,
     pub(crate) metrics: Exposition,
@@ -292,6 +294,7 @@ impl ApiState {
         let started_at = parts.queue.clock().now();
         let life = format!("{}-{}", parts.node, started_at.0);
         let history = History::new(life, parts.queue.events_bus().clone());
+        let mentions = Mentions::new(parts.queue.events_bus().clone());
         Self(Arc::new(Inner {
             queue: parts.queue,
             access: parts.access,
@@ -305,6 +308,7 @@ impl ApiState {
             forwarded: Forwarded::default(),
             borrowed: Borrowed::default(),
             history,
+            mentions,
             mail: parts.mail,
             context: parts.context,
             metrics: parts.metrics,

@@ -2,6 +2,8 @@
 
 use axum::Extension;
 use axum::extract::State;
+use regrow_cluster::agents::Known;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, ok};
@@ -11,7 +13,7 @@ use crate::error::{ApiError, Code};
 use crate::input::Fields;
 use crate::page::Paging;
 use crate::params::{NamePath, Params};
-use crate::state::{ApiState, Fault, InjectError};
+use crate::state::{AgentView, ApiState, Fault, InjectError};
 
 /// `GET /v1/agents`: the agents that run on this node, and those that the cluster places,
 /// wherever they are; all, or those of one role. With `cluster=true` those that run on the other
@@ -48,12 +50,23 @@ pub(crate) async fn list(
     if let (Some(placed), Some(role)) = (&mut placed, &role) {
         placed.retain(|known| role == known.entry.spec.role.as_str());
     }
+    if !whole {
+        let mut none = Vec::new();
+        let next = paging.cut_both(
+            (&mut agents, |agent| &agent.id),
+            (placed.as_mut().unwrap_or(&mut none), |known| {
+                known.id.as_str()
+            }),
+        );
+        // Nothing but the page is written.
+        return ok(&Listed {
+            agents: &agents,
+            placed: placed.as_deref(),
+            next_cursor: next,
+        });
+    }
     let mut agents = serde_json::to_value(agents).unwrap_or_default();
     let mut placed = serde_json::to_value(placed).unwrap_or_default();
-    if !whole {
-        let next = cut(&paging, &mut agents, &mut placed);
-        return ok(&json!({ "agents": agents, "placed": placed, "next_cursor": next }));
-    }
     on_node(&mut agents, &state.node);
     let mut unknown = Map::new();
     for (node, said) in elsewhere::gathered(&state, &caller, "/v1/agents").await {
@@ -73,6 +86,14 @@ pub(crate) async fn list(
     }
     let next = cut(&paging, &mut agents, &mut placed);
     ok(&json!({ "agents": agents, "placed": placed, "unknown": unknown, "next_cursor": next }))
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    agents: &'a [AgentView],
+    /// Null while the store does not tell.
+    placed: Option<&'a [Known]>,
+    next_cursor: Option<String>,
 }
 
 /// Leaves one page of both lists, and says where the next one begins.

@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header::ACCEPT;
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use regrow_runtime::events::Event;
 use regrow_runtime::ids::TaskId;
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::tasks::found;
 use super::{Answer, WAIT_MS_MAX, ok};
@@ -126,7 +128,7 @@ async fn wait_for_line(
     wait: Duration,
 ) -> Result<(), ApiError> {
     let _place = state.wait_permit()?;
-    let mut watch = Watch::new(state.queue.events_bus(), id);
+    let mut watch = Watch::new(state, id);
     let waited = async {
         loop {
             let ended = found(state, id).await?.state().is_terminal();
@@ -198,16 +200,22 @@ pub(crate) async fn all(
     let after = after.map(|id| id.to_str().unwrap_or_default());
     let log = BusLog::new(state.clone(), filter, after, place);
     let frames = stream::unfold(log, async |mut log: BusLog| {
-        let (id, frame) = match log.next().await? {
-            Read::Event(id, event) => (id, bus_frame(&event)),
-            Read::Missed(id, missed) => (id, frame("gap", &json!({ "missed": missed }))),
+        let frame = match timeout(KEEP_ALIVE, log.next()).await {
+            Ok(Some(Read::Event(happened))) => happened.frame(bus_frame),
+            Ok(Some(Read::Missed(id, missed))) => text("gap", &json!({ "missed": missed }), &id),
+            Ok(None) => return None,
+            Err(_silence) => Bytes::from_static(b":\n\n"),
         };
-        Some((Ok(frame.id(id)), log))
+        Some((Ok::<_, Infallible>(frame), log))
     });
-    Ok(streamed(frames))
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-cache"),
+    ];
+    Ok((headers, Body::from_stream(frames)).into_response())
 }
 
-fn bus_frame(event: &Event) -> Frame {
+fn bus_frame(event: &Event, id: &str) -> Bytes {
     #[derive(Serialize)]
     struct OfTask<'a> {
         r#type: &'static str,
@@ -216,13 +224,13 @@ fn bus_frame(event: &Event) -> Frame {
         event: EventJson<'a>,
     }
     match event {
-        Event::Task { id, event } => {
+        Event::Task { id: task, event } => {
             let of_task = OfTask {
                 r#type: "task",
-                task: *id,
+                task: *task,
                 event: EventJson::from(event),
             };
-            frame("task", &of_task)
+            text("task", &of_task, id)
         }
         Event::Runtime {
             at,
@@ -237,9 +245,16 @@ fn bus_frame(event: &Event) -> Frame {
                 "what": what,
                 "detail": detail,
             });
-            frame("runtime", &runtime)
+            text("runtime", &runtime, id)
         }
     }
+}
+
+/// An event as it is sent. JSON that is written without spaces has no line breaks.
+fn text<T: Serialize>(name: &str, data: &T, id: &str) -> Bytes {
+    // Plain structs of text and numbers: they can always be written.
+    let data = serde_json::to_string(data).unwrap_or_default();
+    Bytes::from(format!("event: {name}\ndata: {data}\nid: {id}\n\n"))
 }
 
 fn frame<T: Serialize>(name: &str, data: &T) -> Frame {

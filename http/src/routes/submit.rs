@@ -10,7 +10,7 @@ use regrow_runtime::clock::Timestamp;
 use regrow_runtime::ids::{AgentId, TaskId};
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::Submission;
-use regrow_runtime::queue::task::{NewTask, OnChildFailure, TaskTerms};
+use regrow_runtime::queue::task::{NewTask, OnChildFailure, TaskTerms, TaskView};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -139,7 +139,7 @@ pub(crate) async fn to_agent(
     };
     let taken = mail.tell(&id, task).await?;
     if taken.node == state.node {
-        return accepted(&state, taken.id, taken.repeated).await;
+        return accepted(&state, taken.id, taken.repeated, None).await;
     }
     let status = if taken.repeated {
         StatusCode::OK
@@ -156,18 +156,22 @@ async fn one(state: &ApiState, mut fields: Fields, traced: Traced) -> Answer {
 }
 
 async fn accept(state: &ApiState, task: NewTask) -> Answer {
-    let Submission { id, repeated } = state.queue.submit(task).await?;
-    accepted(state, id, repeated).await
+    let (Submission { id, repeated }, view) = state.queue.submit_viewed(task).await?;
+    accepted(state, id, repeated, view).await
 }
 
-/// Says how a task stands that was accepted here.
-async fn accepted(state: &ApiState, id: TaskId, repeated: bool) -> Answer {
+/// Says how a task stands that was accepted here; `view` is how it did when it was.
+async fn accepted(state: &ApiState, id: TaskId, repeated: bool, view: Option<TaskView>) -> Answer {
     let status = if repeated {
         StatusCode::OK
     } else {
         StatusCode::CREATED
     };
-    let told = match state.queue.task(id).await {
+    let view = match view {
+        Some(view) => Ok(Some(view)),
+        None => state.queue.task(id).await,
+    };
+    let told = match view {
         Ok(Some(view)) => shown(state, &view, status).await.ok(),
         Ok(None) | Err(_) => None,
     };

@@ -230,7 +230,7 @@ pub(crate) async fn show(
     let _place = state.wait_permit()?;
     let deadline = tokio::time::sleep(Duration::from_millis(wait));
     tokio::pin!(deadline);
-    let mut watch = Watch::new(state.queue.events_bus(), id);
+    let mut watch = Watch::new(&state, id);
     loop {
         let view = found(&state, id).await?;
         let stopping = Phase::Stopping <= state.lifecycle.phase();

@@ -1,8 +1,8 @@
 //! Submitting: what has to be known before the machine can decide, and the decision.
 
 use super::error::{AdmitError, ControlError};
-use super::machine::{Dependencies, Submitted};
-use super::task::{NewTask, TaskBody, TaskState};
+use super::machine::{Dependencies, Machine, Submitted};
+use super::task::{NewTask, TaskBody, TaskState, TaskView};
 use super::{Queue, Submission};
 use crate::ids::TaskId;
 use crate::store::StoreError;
@@ -15,16 +15,49 @@ impl Queue {
     /// [`AdmitError`]; see its variants for what was stored.
     ///
     /// Dropping the future does not take the submission back.
-    pub async fn submit(&self, mut task: NewTask) -> Result<Submission, AdmitError> {
+    pub async fn submit(&self, task: NewTask) -> Result<Submission, AdmitError> {
+        let admitted = self.admit(task, |_, _| ()).await?;
+        Ok(admitted.0)
+    }
+
+    /// The same, with how the task stood when it was accepted, for which the store is not read.
+    /// `None` for one that was accepted before: it may stand anywhere by now.
+    ///
+    /// # Errors
+    ///
+    /// [`AdmitError`]; see its variants for what was stored.
+    ///
+    /// Dropping the future does not take the submission back.
+    pub async fn submit_viewed(
+        &self,
+        task: NewTask,
+    ) -> Result<(Submission, Option<TaskView>), AdmitError> {
+        let view = |machine: &Machine, told: &Submitted| match told.repeated {
+            true => None,
+            false => machine.view(told.id),
+        };
+        self.admit(task, view).await
+    }
+
+    /// Accepts a task, and looks at it in the same instant.
+    async fn admit<T: Default>(
+        &self,
+        mut task: NewTask,
+        look: impl Fn(&Machine, &Submitted) -> T,
+    ) -> Result<(Submission, T), AdmitError> {
         if let Some(id) = self.submitted_before(&task).await? {
-            return Ok(Submission { id, repeated: true });
+            return Ok((Submission { id, repeated: true }, T::default()));
         }
         let mut ended = self.ended(&task.depends_on).await?;
         let submitted = loop {
             // Only a task with dependencies may be asked about again.
             let spare = (!task.depends_on.is_empty()).then(|| task.clone());
             let submitted = self
-                .decide(|machine, now| machine.submit(task, &ended, now))
+                .decide(|machine, now| {
+                    let told = machine.submit(task, &ended, now)?;
+                    let seen = look(machine, &told);
+                    Ok((told, seen))
+                })
                 .await;
             match (&submitted, spare) {
                 (Err(AdmitError::Dependency { dependency, .. }), Some(spare))
@@ -35,7 +68,10 @@ impl Queue {
                 _ => break submitted,
             }
         };
-        told(submitted)
+        match submitted {
+            Ok((submitted, seen)) => told(Ok(submitted)).map(|told| (told, seen)),
+            Err(error) => Err(refused(error)),
+        }
     }
 
     /// Accepts tasks, each of them or not, in one commit and in the order given. Those that
@@ -184,10 +220,13 @@ impl Queue {
 pub(super) fn told(submitted: Result<Submitted, AdmitError>) -> Result<Submission, AdmitError> {
     match submitted {
         Ok(Submitted { id, repeated }) => Ok(Submission { id, repeated }),
-        Err(error) => {
-            let reason = error.reason();
-            metrics::counter!(crate::metrics::TASKS_REFUSED, "reason" => reason).increment(1);
-            Err(error)
-        }
+        Err(error) => Err(refused(error)),
     }
+}
+
+/// Counts it.
+fn refused(error: AdmitError) -> AdmitError {
+    let reason = error.reason();
+    metrics::counter!(crate::metrics::TASKS_REFUSED, "reason" => reason).increment(1);
+    error
 }

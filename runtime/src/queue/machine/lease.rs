@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::ids::{Epoch, TaskId};
 use crate::queue::budget::Cost;
 use crate::queue::error::LeaseError;
-use crate::queue::task::{Lease, NewChild, TaskEventKind, TaskState};
+use crate::queue::task::{Lease, NewChild, TaskEventKind, TaskState, TaskView};
 use crate::store::content::Content;
 use crate::store::{DocumentRow, StepRow};
 
@@ -150,6 +150,16 @@ impl Machine {
         );
         self.save(id);
         Some(lease)
+    }
+
+    /// A live task as it stands now, which may not be durable yet.
+    pub(crate) fn view(&self, id: TaskId) -> Option<TaskView> {
+        let entry = self.tasks.get(&id)?;
+        Some(TaskView {
+            body: entry.body.clone(),
+            run: Some(entry.run.clone()),
+            end: None,
+        })
     }
 
     /// When the lease with this epoch ends, if it is still held.
