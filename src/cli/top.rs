@@ -54,6 +54,9 @@ pub(crate) struct TopArgs {
     /// Print one look at the tree and end; `--json` prints all that was answered
     #[arg(long)]
     once: bool,
+    /// The key `!` panics: a rehearsal of what a bug does to the terminal
+    #[arg(long, hide = true)]
+    rehearse_panic: bool,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }
@@ -86,7 +89,7 @@ pub(crate) async fn run(args: TopArgs) -> Result<(), Failure> {
     std::panic::set_hook(Box::new(move |panic| {
         *told.lock() = Some(panic.to_string())
     }));
-    let ended = on_the_terminal(&mut model, &client, args.every).await;
+    let ended = on_the_terminal(&mut model, &client, &args).await;
     std::panic::set_hook(before);
     let bug = panicked.lock().take();
     bug.map_or(ended, |bug| {
@@ -98,14 +101,17 @@ pub(crate) async fn run(args: TopArgs) -> Result<(), Failure> {
 async fn on_the_terminal(
     model: &mut Model,
     client: &Arc<Client>,
-    every: Duration,
+    args: &TopArgs,
 ) -> Result<(), Failure> {
     let screen = stdout().into_raw_mode()?.into_alternate_screen()?;
     let mut terminal = Terminal::new(TermionBackend::new(screen))?;
-    let watched = AssertUnwindSafe(watch(&mut terminal, model, client, every));
+    let watched = AssertUnwindSafe(watch(&mut terminal, model, client, args));
     let ended = watched.catch_unwind().await;
     // What stays hidden otherwise; the rest is put back by being dropped.
     let _ = terminal.show_cursor();
+    drop(terminal);
+    // Or what is told next would stand on the screen that goes.
+    let _ = std::io::Write::flush(&mut stdout());
     ended.unwrap_or_else(|_| Err(Failure::Outcome("the view ended".to_owned())))
 }
 
@@ -136,14 +142,14 @@ async fn watch<B: Backend<Error = std::io::Error>>(
     terminal: &mut Terminal<B>,
     model: &mut Model,
     client: &Arc<Client>,
-    every: Duration,
+    args: &TopArgs,
 ) -> Result<(), Failure> {
     let (send, mut news) = mpsc::channel(NEWS_MAX);
     let (begun, sooner) = (Instant::now(), Arc::new(Notify::new()));
     let mut work = JoinSet::new();
     work.spawn(feed::poll(
         client.clone(),
-        every,
+        args.every,
         sooner.clone(),
         send.clone(),
     ));
@@ -171,6 +177,9 @@ async fn watch<B: Backend<Error = std::io::Error>>(
         // What has come meanwhile is drawn at once.
         let mut next = first;
         while let Some(one) = next {
+            if args.rehearse_panic && matches!(one, News::Pressed(Key::Char('!'))) {
+                unreachable!("the rehearsal asked for a panic");
+            }
             match model.update(one, begun.elapsed()) {
                 Some(Order::Quit) => return Ok(()),
                 Some(Order::Post(action)) => {

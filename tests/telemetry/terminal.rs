@@ -134,13 +134,17 @@ async fn asked(address: SocketAddr, path: &str) -> Value {
 
 /// Leaves its process id in a file of `dir`.
 fn script(address: SocketAddr, dir: &Path) -> String {
+    script_with(address, dir, "")
+}
+
+fn script_with(address: SocketAddr, dir: &Path, flags: &str) -> String {
     let (binary, pid) = (
         env!("CARGO_BIN_EXE_regrow"),
         dir.join("pid").display().to_string(),
     );
     // What the terminal was told to do before is undone if echo is on again.
     format!(
-        "sh -c 'echo $$ > {pid}; exec env NO_COLOR=1 {binary} top --every 200ms --url http://{address}'; \
+        "sh -c 'echo $$ > {pid}; exec env NO_COLOR=1 {binary} top --every 200ms {flags} --url http://{address}'; \
          echo \"ended with $?\"; stty -a | grep -o -w -e '-echo' -e 'echo' | head -1; sleep 600"
     )
 }
@@ -230,6 +234,38 @@ async fn a_person_sees_the_node_acts_on_it_and_sees_it_go_and_come_back() {
         .until("echo", |screen| screen.contains("echo"))
         .await;
     assert!(!screen.contains("-echo"), "{screen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_puts_the_terminal_back_before_it_is_told() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let address = free_address();
+    let _node = node_at(address, dir.path()).await;
+    let terminal = Terminal::running(&script_with(address, dir.path(), "--rehearse-panic"));
+    terminal.until_shown("worker-1").await;
+    terminal.press(&["!"]);
+    let screen = terminal.until_shown("ended with 1").await;
+    assert!(
+        !screen.contains("worker-1"),
+        "the screen is as it was:\n{screen}"
+    );
+    // On the screen that stays, in lines that begin at the left: raw mode is off.
+    let told = screen.replace('\n', "");
+    assert!(told.contains("the view met a bug"), "{screen}");
+    assert!(told.contains("the rehearsal asked for a panic"), "{screen}");
+    assert!(
+        screen.lines().any(|line| line == "ended with 1"),
+        "{screen}"
+    );
+    let echoes = |screen: &str| screen.lines().any(|line| line == "echo" || line == "-echo");
+    let screen = terminal.until("echo", echoes).await;
+    assert!(!screen.contains("-echo"), "{screen}");
+    let shown = terminal.tmux(&["display-message", "-p", "#{cursor_flag} #{alternate_on}"]);
+    assert_eq!(
+        shown.trim(),
+        "1 0",
+        "the cursor is shown, on the screen of before"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
