@@ -5,6 +5,7 @@
 //! what it forbids must be refused and what it allows taken. The calls are the same every time;
 //! `--seed` chooses others.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +27,26 @@ const SETTINGS: [(&str, &str); 2] = [
 ];
 /// Where it keeps what failed before, which it would begin with.
 const MEMORY: &str = ".schemathesis";
+/// Where it writes down with what each call was answered.
+const ANSWERED: &str = "answered.txt";
+/// Operations that have to be answered with success at least once: those about leases, for which
+/// something has to be there first.
+const REACHED: [&str; 14] = [
+    "POST /v1/leases",
+    "POST /v1/leases/{id}/heartbeat",
+    "POST /v1/leases/{id}/complete",
+    "POST /v1/leases/{id}/fail",
+    "POST /v1/leases/{id}/release",
+    "POST /v1/leases/{id}/steps",
+    "GET /v1/leases/{id}/steps/{key}",
+    "POST /v1/leases/{id}/children",
+    "POST /v1/leases/{id}/ask",
+    "POST /v1/leases/{id}/reserve",
+    "POST /v1/leases/{id}/give_back",
+    "POST /v1/leases/{id}/wait_for_budget",
+    "GET /v1/tasks/{id}/steps/{key}",
+    "POST /v1/tasks/{id}/cancel",
+];
 /// Longest wait for a node that starts.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -44,9 +65,12 @@ pub(crate) fn check(seed: Option<u64>) -> Result<(), Failed> {
         let kind = if with_tokens { "with" } else { "without" };
         let node = Node::start(&binary, &place, with_tokens)?;
         let _ = fs::remove_dir_all(place.join(MEMORY));
+        let _ = fs::remove_file(place.join(ANSWERED));
         let mut calls = Command::new(&tool);
         calls
             .current_dir(&place)
+            .env("REGROW_CONTRACT_URL", &node.url)
+            .env_remove("REGROW_CONTRACT_TOKEN")
             .args(["--config-file", "schemathesis.toml", "run"])
             .arg(format!("{}/openapi.json", node.url));
         match seed {
@@ -56,6 +80,7 @@ pub(crate) fn check(seed: Option<u64>) -> Result<(), Failed> {
         match &node.secret {
             Some(secret) => {
                 calls.args(["--header", &format!("Authorization: Bearer {secret}")]);
+                calls.env("REGROW_CONTRACT_TOKEN", secret);
             }
             // There it asks nobody for a token, until the first one is made.
             None => {
@@ -64,8 +89,29 @@ pub(crate) fn check(seed: Option<u64>) -> Result<(), Failed> {
             }
         }
         run(&format!("the surface of a node {kind} tokens"), calls)?;
+        let answered = fs::read_to_string(place.join(ANSWERED)).map_err(odd)?;
+        let missed = not_reached(&answered);
+        if !missed.is_empty() {
+            return Err(format!(
+                "no call of these was answered with success, so that little of them was tested: {}; \
+                 see xtask/contract/hooks.py, which makes what they are about",
+                missed.join(", ")
+            ));
+        }
     }
     Ok(())
+}
+
+/// Of the operations that have to be reached, those that no line tells a success of.
+fn not_reached(answered: &str) -> Vec<&'static str> {
+    let successes = answered.lines().filter_map(|line| {
+        let (status, operation) = line.split_once(' ')?;
+        status.starts_with('2').then_some(operation)
+    });
+    let successes: BTreeSet<&str> = successes.collect();
+    let all = REACHED.into_iter();
+    all.filter(|operation| !successes.contains(operation))
+        .collect()
 }
 
 /// The tool in an environment of its own, which is made anew when the versions change.
@@ -177,5 +223,18 @@ impl Drop for Node {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = fs::remove_dir_all(&self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_that_was_only_refused_is_not_reached() {
+        let all: Vec<String> = REACHED.iter().map(|it| format!("200 {it}\n")).collect();
+        assert!(not_reached(&all.concat()).is_empty());
+        let (lacking, refused) = (all[1..].concat(), format!("404 {}\n", REACHED[0]));
+        assert_eq!(not_reached(&(lacking + &refused)), [REACHED[0]]);
     }
 }
