@@ -87,7 +87,7 @@ const HOMES: [(&str, &[&str]); 22] = [
         ],
     ),
     ("wasm_encoder", &["modules/src/"]),
-    ("wit_component", &["modules/"]),
+    ("wit_component", &["modules/", "xtask/src/guests"]),
     ("pulldown_cmark", &["actors/src/audit/"]),
     ("ignore", &["actors/src/audit/"]),
     ("clap", &["src/", "xtask/"]),

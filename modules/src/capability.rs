@@ -37,7 +37,7 @@ impl Capability {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
             .find(|capability| capability.name() == name)
@@ -73,6 +73,16 @@ impl Grants {
         let missing =
             |capability: &Capability| self.contains(*capability) && !other.contains(*capability);
         Capability::ALL.into_iter().filter(missing).collect()
+    }
+
+    /// Those that are in both.
+    pub fn within(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those that are in either.
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     fn bit(capability: Capability) -> u8 {

@@ -20,6 +20,7 @@ mod compiled;
 mod interface;
 mod running;
 mod sandbox;
+mod script;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,11 +35,12 @@ use crate::capability::{Capability, Grants};
 use crate::inspection::{self, Inspection, Refusal, SizeLimits};
 pub(crate) use compiled::{Compatibility, Genuine, machine_code};
 pub use interface::{
-    Action, Attribute, Direction, GuestError, Manifest, Observation, Scalar, State,
+    Action, Attribute, Direction, GuestError, Manifest, Observation, Outcome, Scalar, State, Task,
 };
 pub use running::{CallError, Running, Start};
 use sandbox::Guest;
 pub use sandbox::{Level, Surroundings};
+pub use script::{Fault, Position, SOURCE_BYTES_MAX, ScriptError, shell_component};
 
 /// How calls are bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +136,10 @@ pub struct Prepared {
     linked: InstancePre<Guest>,
     exports: interface::Exports,
     score: Option<ComponentExportIndex>,
+    /// How it is told a script, if it is a shell.
+    shell: Option<script::Exports>,
+    /// The script that instances load first.
+    source: Option<Arc<script::Source>>,
     inspection: Inspection,
     host: Host,
 }
@@ -209,6 +215,8 @@ impl Host {
             exports: interface::Exports::new(&linked).map_err(refused)?,
             linked,
             score,
+            shell: script::Exports::of(component),
+            source: None,
             inspection,
             host: self.clone(),
         })
@@ -255,7 +263,11 @@ fn config(limits: &HostLimits, metering: Metering) -> Config {
         .table_keep_resident(4 << 10)
         .max_unused_warm_slots(100);
     let mut config = translation(metering);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        // Half of what a fiber's stack is by default. An interpreter takes a kilobyte of it for
+        // each call of its script.
+        .max_wasm_stack(1 << 20);
     config
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::artefacts::{ArtefactId, Artefacts};
-use crate::capability::Grants;
+use crate::capability::{Capability, Grants};
 use crate::compiling::{CompileError, Compiler};
-use crate::host::{Genuine, Host, PrepareError, Prepared};
+use crate::host::{Genuine, Host, PrepareError, Prepared, shell_component};
 use crate::inspection::SizeLimits;
 
 /// Who wrote a module's bytes.
@@ -114,6 +114,19 @@ impl Workshop {
             Ok::<_, PrepareError>(prepared)
         });
         Ok((made.await??, Way::Apart))
+    }
+
+    /// The shell for scripts, made ready to [load](Prepared::script) them. Once for a host: it is a
+    /// megabyte, and takes about a second to compile where nothing was kept.
+    ///
+    /// # Errors
+    ///
+    /// [`WorkshopError`]; the shell itself is not refused.
+    pub async fn shell(&self) -> Result<(Prepared, Way), WorkshopError> {
+        let all = Capability::ALL.into_iter().collect();
+        let shell = Arc::from(shell_component());
+        self.prepare(shell, Author::Somebody, SizeLimits::UNTRUSTED, all)
+            .await
     }
 
     /// What is refused before it is compiled, then what was kept, or under which name it would be.

@@ -4,6 +4,7 @@
 
 mod before;
 mod contract;
+mod guests;
 mod needs;
 mod pages;
 mod peers;
@@ -56,6 +57,12 @@ enum Verb {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Builds the modules that are kept as components from their sources, and compares.
+    Guests {
+        /// Replace those in the repository, and their hashes.
+        #[arg(long)]
+        write: bool,
+    },
     /// Runs the benches, which print ratios: all of them, or those named.
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
@@ -100,6 +107,8 @@ fn main() -> ExitCode {
         Verb::Test { rest } => test(&rest),
         Verb::Contract { seed } => contract::check(seed),
         Verb::Pages { keep, only } => pages::check(keep, only.as_deref()),
+        Verb::Guests { write: false } => guests::check(guests::Mode::Compare).map(drop),
+        Verb::Guests { write: true } => guests::check(guests::Mode::Write).map(drop),
         Verb::Bench {
             other: Some(Compare::Peers(arguments)),
             ..
@@ -180,10 +189,13 @@ fn dependencies() -> Result<(), Failed> {
 
 fn test(rest: &[String]) -> Result<(), Failed> {
     needs::check()?;
+    let mut totals = Totals::default();
+    if rest.is_empty() {
+        totals.not_run.extend(guests::check(guests::Mode::Test)?);
+    }
     let server = Database::start()?;
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     server.tell(&mut command);
-    let mut totals = Totals::default();
     totals.not_run.extend(before::tell(&mut command)?);
     totals.not_run.extend(pages::tell(&mut command)?);
     if !rest.is_empty() {
@@ -258,7 +270,7 @@ impl Totals {
 }
 
 /// Every bench with the package it belongs to.
-const BENCHES: [(&str, &str); 12] = [
+const BENCHES: [(&str, &str); 13] = [
     ("regrow-runtime", "mailbox"),
     ("regrow-runtime", "restart"),
     ("regrow-runtime", "idle_agents"),
@@ -268,6 +280,7 @@ const BENCHES: [(&str, &str); 12] = [
     ("regrow-runtime", "pool"),
     ("regrow-runtime", "probes"),
     ("regrow-cluster", "gateway"),
+    ("regrow-modules", "modules"),
     ("regrow-actors", "audit"),
     ("regrow", "demo"),
     ("regrow", "node_loss"),

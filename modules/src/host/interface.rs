@@ -12,5 +12,6 @@ pub(super) use self::regrow::strategy::{clock, log, metrics, rand};
 pub(super) use self::{StrategyStd as Module, StrategyStdIndices as Exports};
 
 pub use self::regrow::strategy::types::{
-    Action, Attr as Attribute, Direction, Error as GuestError, Manifest, Observation, Scalar, State,
+    Action, Attr as Attribute, Direction, Error as GuestError, Manifest, Observation, Outcome,
+    Scalar, State, Task,
 };

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use wasmtime::component::Func;
+use wasmtime::component::{ComponentNamedList, Func, Lift, Lower};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::interface::{
-    Action, Attribute, Configuration, Direction, GuestError, Manifest, Module, Observation, State,
+    Action, Attribute, Configuration, Direction, GuestError, Manifest, Module, Observation,
+    Outcome, State, Task,
 };
 use super::sandbox::{Guest, Surroundings};
-use super::{Metering, Prepared};
+use super::{Metering, Prepared, script};
+use crate::capability::Grants;
 
 /// What an instance begins with.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +77,9 @@ pub struct Running {
     store: Store<Guest>,
     module: Module,
     score: Option<Func>,
+    pub(super) script: Option<script::Functions>,
+    /// What the host gives it, in bytes.
+    memory_bytes_max: usize,
     metering: Metering,
     /// Ticks or fuel of each call.
     allowance: u64,
@@ -97,14 +102,38 @@ impl Prepared {
     /// # Errors
     ///
     /// [`CallError::NoRoom`] when all instances are taken; the errors of a call when its own start
-    /// code fails.
+    /// code fails, or its script.
     pub async fn instance(
         &self,
         allowance: u64,
         surroundings: Arc<dyn Surroundings>,
     ) -> Result<Running, CallError> {
+        let Some(source) = &self.source else {
+            let wants = self.inspection.wants;
+            return self.bare(allowance, surroundings, wants).await;
+        };
+        let telemetry = source.grants.within(Grants::telemetry());
+        let mut running = self.bare(allowance, surroundings, telemetry).await?;
+        // It could be loaded before, with less: only its allowance may be too small now.
+        let loaded = running.load(&source.text).await?;
+        loaded.map_err(|fault| CallError::Refused(GuestError::InvalidInput(fault.to_string())))?;
+        running.store.data_mut().grants = source.grants;
+        if !source.scores {
+            running.score = None;
+        }
+        Ok(running)
+    }
+
+    /// An instance without a script.
+    pub(super) async fn bare(
+        &self,
+        allowance: u64,
+        surroundings: Arc<dyn Surroundings>,
+        grants: Grants,
+    ) -> Result<Running, CallError> {
         let limits = &self.host.limits;
-        let mut store = Store::new(&self.host.engine, Guest::new(surroundings, limits));
+        let guest = Guest::new(surroundings, limits, grants);
+        let mut store = Store::new(&self.host.engine, guest);
         store.limiter(Guest::limits);
         store.set_hostcall_fuel(limits.result_bytes_max);
         if self.host.metering == Metering::Time {
@@ -140,8 +169,13 @@ impl Prepared {
             .score
             .as_ref()
             .and_then(|at| instance.get_func(&mut store, at));
+        let script = self
+            .shell
+            .and_then(|shell| shell.in_instance(&mut store, &instance));
         Ok(Running {
             score,
+            script,
+            memory_bytes_max: limits.memory_bytes_max,
             store,
             module,
             metering: self.host.metering,
@@ -256,6 +290,17 @@ impl Running {
         self.as_many(observations.len(), answers)
     }
 
+    /// Does a task.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`], as for all calls.
+    pub async fn handle(&mut self, task: &Task) -> Result<Outcome, CallError> {
+        let strategy = self.module.regrow_strategy_strategy();
+        let answer = call!(self, strategy.call_handle(&mut self.store, task));
+        answer.map_err(CallError::Refused)
+    }
+
     /// The reward for an earlier decision.
     ///
     /// # Errors
@@ -299,17 +344,38 @@ impl Running {
     /// # Errors
     ///
     /// [`CallError`]; a module that gives another number of scores has broken the rules, and one
-    /// without this export [refuses](CallError::Refused).
+    /// without this export [refuses](CallError::Refused), as does a script that throws.
     pub async fn score(&mut self, rows: &[f64], width: u32) -> Result<Vec<f64>, CallError> {
         let Some(score) = self.score else {
             let why = "it scores no tables".to_owned();
             return Err(CallError::Refused(GuestError::Unsupported(why)));
         };
         let rows_wanted = rows.len().checked_div(width as usize).unwrap_or(0);
-        let typed = score.typed::<(&[f64], u32), (Vec<f64>,)>(&self.store);
-        let score = typed.map_err(|error| ended(&error))?;
-        let (scores,) = call!(self, score.call_async(&mut self.store, (rows, width)));
+        let (scores,) = self
+            .ask::<(&[f64], u32), (Vec<f64>,)>(score, (rows, width))
+            .await?;
+        if scores.len() != rows_wanted
+            && let Some(fault) = self.last_fault().await?
+        {
+            return Err(CallError::Refused(GuestError::Internal(fault.to_string())));
+        }
         self.as_many(rows_wanted, scores)
+    }
+
+    /// Calls a function that not every module has.
+    pub(super) async fn ask<P, R>(&mut self, function: Func, arguments: P) -> Result<R, CallError>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        let typed = function.typed::<P, R>(&self.store);
+        let typed = typed.map_err(|error| ended(&error))?;
+        Ok(call!(self, typed.call_async(&mut self.store, arguments)))
+    }
+
+    /// What a script may take: the rest is for the shell, and for what is passed in and out.
+    pub(super) fn memory_for_scripts(&self) -> u32 {
+        u32::try_from(self.memory_bytes_max / 4 * 3).unwrap_or(u32::MAX)
     }
 
     fn as_many<T>(&mut self, wanted: usize, answers: Vec<T>) -> Result<Vec<T>, CallError> {

@@ -6,6 +6,7 @@ use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
 
 use super::HostLimits;
 use super::interface::{Attribute, Scalar, clock, log, metrics, rand};
+use crate::capability::{Capability, Grants};
 
 /// How much a line in the log matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +47,9 @@ pub trait Surroundings: Send + Sync + 'static {
 pub(super) struct Guest {
     pub(super) surroundings: Arc<dyn Surroundings>,
     limits: StoreLimits,
+    /// What it may do. A module that imports more is not linked; but a shell imports all that
+    /// there is, and its scripts are told nothing beyond this.
+    pub(super) grants: Grants,
     /// Ticks that the call at hand may still run.
     pub(super) ticks_left: u64,
     /// The generator behind `rand` (SplitMix64).
@@ -53,9 +57,14 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn new(surroundings: Arc<dyn Surroundings>, limits: &HostLimits) -> Self {
+    pub(super) fn new(
+        surroundings: Arc<dyn Surroundings>,
+        limits: &HostLimits,
+        grants: Grants,
+    ) -> Self {
         Self {
             surroundings,
+            grants,
             limits: StoreLimitsBuilder::new()
                 .memory_size(limits.memory_bytes_max)
                 .table_elements(limits.table_elements_max)
@@ -76,7 +85,14 @@ impl Guest {
         self.random = seed;
     }
 
+    fn may(&self, capability: Capability) -> bool {
+        self.grants.contains(capability)
+    }
+
     fn random(&mut self) -> u64 {
+        if !self.may(Capability::Rand) {
+            return 0;
+        }
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.random;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -110,11 +126,11 @@ fn shown(value: Scalar) -> String {
 
 impl log::Host for Guest {
     fn enabled(&mut self, l: log::Level) -> bool {
-        self.surroundings.log_enabled(level(l))
+        self.may(Capability::Log) && self.surroundings.log_enabled(level(l))
     }
 
     fn emit(&mut self, l: log::Level, message: String, attrs: Vec<Attribute>) {
-        if !self.surroundings.log_enabled(level(l)) {
+        if !self.enabled(l) {
             return;
         }
         let attributes: Vec<_> = attrs
@@ -127,25 +143,37 @@ impl log::Host for Guest {
 
 impl metrics::Host for Guest {
     fn count(&mut self, name: String, delta: u64) {
-        self.surroundings.count(&name, delta);
+        if self.may(Capability::Metrics) {
+            self.surroundings.count(&name, delta);
+        }
     }
 
     fn gauge(&mut self, name: String, value: f64) {
-        self.surroundings.gauge(&name, value);
+        if self.may(Capability::Metrics) {
+            self.surroundings.gauge(&name, value);
+        }
     }
 
     fn observe(&mut self, name: String, value: f64) {
-        self.surroundings.observe(&name, value);
+        if self.may(Capability::Metrics) {
+            self.surroundings.observe(&name, value);
+        }
     }
 }
 
 impl clock::Host for Guest {
     fn now(&mut self) -> u64 {
-        self.surroundings.now()
+        match self.may(Capability::Clock) {
+            true => self.surroundings.now(),
+            false => 0,
+        }
     }
 
     fn monotonic(&mut self) -> u64 {
-        self.surroundings.monotonic()
+        match self.may(Capability::Clock) {
+            true => self.surroundings.monotonic(),
+            false => 0,
+        }
     }
 }
 

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         processes::a_process_that_died_while_it_waited_is_not_used,
         processes::a_call_that_is_dropped_leaves_no_process,
         workshop::a_module_is_compiled_once_and_found_by_the_next_workshop,
+        workshop::the_shell_is_compiled_once_and_loads_scripts_wherever_it_came_from,
         workshop::damaged_machine_code_is_refused_counted_and_made_again,
         workshop::what_is_refused_never_reaches_the_compiler,
         workshop::our_own_components_are_compiled_here,

@@ -52,6 +52,23 @@ pub(crate) async fn a_module_is_compiled_once_and_found_by_the_next_workshop() {
     assert_eq!(kept.counts().found, 1);
 }
 
+pub(crate) async fn the_shell_is_compiled_once_and_loads_scripts_wherever_it_came_from() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (config, wanted) in [(config("compile"), Way::Apart), (nobody(), Way::Kept)] {
+        let (shop, _) = shop(dir.path(), config);
+        let (shell, way) = shop.shell().await.expect("a shell");
+        assert_eq!(way, wanted);
+        let source = "export function decide({ features }) { return { kind: `${features}` }; }";
+        let script = shell.script(source, Grants::NONE, TICKS).await;
+        let script = script.expect("loaded").instance(TICKS, ears()).await;
+        let action = script
+            .expect("an instance")
+            .decide(&observation(&[1.5]))
+            .await;
+        assert_eq!(action.expect("decided").kind, "1.5");
+    }
+}
+
 pub(crate) async fn damaged_machine_code_is_refused_counted_and_made_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let (shop, kept) = shop(dir.path(), config("compile"));
