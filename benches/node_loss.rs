@@ -12,6 +12,7 @@
 //! over and stale effects are not counted.
 
 #[path = "../tests/network/cluster.rs"]
+#[expect(dead_code, reason = "its nodes stay of the version that they are")]
 mod cluster;
 #[path = "../runtime/tests/database/schema.rs"]
 mod schema;

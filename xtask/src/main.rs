@@ -9,6 +9,7 @@ mod needs;
 mod pages;
 mod peers;
 mod postgres;
+mod sheet;
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -70,8 +71,8 @@ enum Verb {
         other: Option<Compare>,
         /// Names, such as `queue` or `mailbox`.
         names: Vec<String>,
-        /// Write the figures to docs/spec-sheet.md: needs all benches.
-        #[arg(long, conflicts_with = "names")]
+        /// Write the figures to docs/spec-sheet.md, in place of those that are there.
+        #[arg(long)]
         write: bool,
     },
     /// Longer runs of the tests that kill processes and cut the power.
@@ -269,6 +270,9 @@ impl Totals {
     }
 }
 
+/// Where figures are kept.
+const SHEET: &str = "docs/spec-sheet.md";
+
 /// Every bench with the package it belongs to.
 const BENCHES: [(&str, &str); 13] = [
     ("regrow-runtime", "mailbox"),
@@ -284,6 +288,7 @@ const BENCHES: [(&str, &str); 13] = [
     ("regrow-actors", "audit"),
     ("regrow", "demo"),
     ("regrow", "node_loss"),
+    ("regrow", "surface"),
 ];
 
 fn bench(names: &[String], write: bool) -> Result<(), Failed> {
@@ -297,12 +302,7 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
             known.join(", ")
         ));
     }
-    let mut sheet = String::from(
-        "# Figures\n\nWritten by `cargo xtask bench --write`. The machine is whatever it ran on, \
-         shared and noisy:\nread ratios within one run, not absolute figures across runs.\n",
-    );
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    sheet.push_str(&format!("\nThis run: {cores} cores.\n"));
     for (package, bench) in BENCHES {
         if !names.is_empty() && !names.iter().any(|name| name == bench) {
             continue;
@@ -314,6 +314,11 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
         if let Some(server) = &server {
             server.tell(&mut command);
         }
+        if bench == "surface"
+            && let Some(not_run) = pages::tell(&mut command)?
+        {
+            report(&not_run);
+        }
         let output = command
             .stderr(Stdio::inherit())
             .output()
@@ -323,19 +328,12 @@ fn bench(names: &[String], write: bool) -> Result<(), Failed> {
         if !output.status.success() {
             return Err(format!("{bench} ({})", output.status));
         }
-        sheet.push_str(&format!(
-            "\n## {bench}\n\n```text\n{}\n```\n",
-            figures.trim_end()
-        ));
-    }
-    if write {
-        let old = std::fs::read_to_string("docs/spec-sheet.md").unwrap_or_default();
-        if let Some(section) = peers::section_of(&old) {
-            sheet.push_str(&format!("\n{section}\n"));
+        if write {
+            let old = std::fs::read_to_string(SHEET).unwrap_or_default();
+            std::fs::write(SHEET, sheet::with_figures(&old, bench, cores, &figures))
+                .map_err(|error| format!("{SHEET} cannot be written: {error}"))?;
+            report(&format!("{SHEET} has the figures of {bench}"));
         }
-        std::fs::write("docs/spec-sheet.md", sheet)
-            .map_err(|error| format!("docs/spec-sheet.md cannot be written: {error}"))?;
-        report("docs/spec-sheet.md is written");
     }
     Ok(())
 }

@@ -167,8 +167,8 @@ fn ours_stood(table: &Table) -> Result<(), Failed> {
     }
 }
 
-/// The section of an earlier run, for whoever writes the sheet anew.
-pub(crate) fn section_of(sheet: &str) -> Option<&str> {
+/// The section of an earlier run.
+fn section_of(sheet: &str) -> Option<&str> {
     let begin = sheet.find(BEGIN)?;
     let end = begin + sheet[begin..].find(END)? + END.len();
     Some(&sheet[begin..end])
