@@ -274,7 +274,7 @@ impl Totals {
 const SHEET: &str = "docs/spec-sheet.md";
 
 /// Every bench with the package it belongs to.
-const BENCHES: [(&str, &str); 13] = [
+const BENCHES: [(&str, &str); 14] = [
     ("regrow-runtime", "mailbox"),
     ("regrow-runtime", "restart"),
     ("regrow-runtime", "idle_agents"),
