@@ -196,7 +196,9 @@ fn the_pages_do_in_a_browser_what_they_show() {
         }
     };
     let place = tempfile::tempdir().expect("a directory");
-    let alone = ["open", "closed", "still"].map(|name| Node::new(name, place.path(), Vec::new()));
+    let rehearsing = ("REGROW_REHEARSAL__ENABLED", "true".to_owned());
+    let alone = ["open", "closed", "still"]
+        .map(|name| Node::new(name, place.path(), vec![rehearsing.clone()]));
     let token = token(&alone[1]);
     let mut nodes: Vec<Node> = alone.into_iter().chain(founders(place.path())).collect();
     nodes.iter_mut().for_each(Node::start);

@@ -105,6 +105,11 @@ impl Caller {
         }
     }
 
+    /// Whether what needs `scope` is let through.
+    pub(crate) fn may(&self, scope: Scope) -> bool {
+        self.scopes().is_none_or(|(_, scopes)| scopes.allow(scope))
+    }
+
     /// Whose token was looked at; `None` for whoever uses the machine.
     pub(crate) fn name(&self) -> Option<&str> {
         self.scopes().map(|(name, _)| name)

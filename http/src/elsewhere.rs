@@ -215,6 +215,61 @@ async fn search(state: &ApiState, asked: &Asked, peers: Vec<NodeName>) -> Search
     }
 }
 
+/// The page of something that is unknown here, as the node that has it draws it; `None` if no
+/// node does.
+///
+/// # Errors
+///
+/// A node that may have it is away, does not listen to whoever asks, or cannot show it.
+pub(crate) async fn drawn(
+    state: &ApiState,
+    caller: &Caller,
+    target: &str,
+) -> Result<Option<(NodeName, String)>, ApiError> {
+    if state.queue.is_shared() || state.nodes.others().is_empty() {
+        return Ok(None);
+    }
+    let asked = Asked::get(target, caller);
+    let search = search(state, &asked, state.exchange.connected()).await;
+    let refused = |node: &NodeName, told: &Told| {
+        let why = heard::<Value>(told).err();
+        let why = why.unwrap_or_else(|| "it does not say why".to_owned());
+        ApiError::new(
+            Code::NotFound,
+            format!("node {node} does not show it: {why}"),
+        )
+    };
+    match (search.found, search.refused) {
+        (Some((node, told)), _) if told.is_success() => match String::from_utf8(told.body) {
+            // One of a version that draws nothing for others answers with a whole page.
+            Ok(content) if !content.starts_with("<!DOCTYPE") => Ok(Some((node, content))),
+            Ok(_) | Err(_) => {
+                let detail =
+                    format!("node {node} has it, and is of another version: look at it there");
+                Err(ApiError::new(Code::NotFound, detail))
+            }
+        },
+        (Some((node, told)), _) => Err(refused(&node, &told)),
+        (None, _) if !search.away.is_empty() => Err(ApiError::away(&search.away)),
+        (None, Some((node, told))) => Err(refused(&node, &told)),
+        (None, None) => Ok(None),
+    }
+}
+
+/// What one other node says to a look, or why that is not known.
+pub(crate) async fn said_by(
+    state: &ApiState,
+    caller: &Caller,
+    node: &str,
+    target: &str,
+) -> Result<Value, String> {
+    let wanted = |name: &NodeName| (name.as_str() == node).then(|| target.to_owned());
+    let mut told = gathered_by(state, caller, wanted).await;
+    let told = told.remove(node);
+    told.unwrap_or_else(|| Err(format!("there is no node {node}")))
+        .and_then(|told| heard(&told))
+}
+
 /// What each other node says to a look, by name; what is not there is not known, and why.
 pub(crate) async fn gathered(
     state: &ApiState,

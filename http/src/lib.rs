@@ -26,6 +26,7 @@ mod history;
 mod input;
 mod observe;
 mod openapi;
+mod output;
 mod page;
 mod pages;
 mod params;

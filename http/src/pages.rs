@@ -38,7 +38,6 @@ mod words;
 use axum::Router;
 use axum::routing::get;
 
-use self::agents::AgentsLook;
 use self::events::Recent;
 use self::history::History;
 use self::overview::Looks;
@@ -51,7 +50,6 @@ pub(crate) struct Shown {
     pub(crate) history: History,
     pub(crate) looks: Looks,
     pub(crate) tree: TreeLook,
-    pub(crate) agents: AgentsLook,
     pub(crate) recent: Recent,
 }
 

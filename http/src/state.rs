@@ -30,6 +30,7 @@ use crate::error::ApiError;
 use crate::exposition::Exposition;
 use crate::follow::mentions::Mentions;
 use crate::history::History;
+use crate::output::Outputs;
 use crate::pages::Shown;
 use crate::routes::health::StoreProbe;
 
@@ -265,6 +266,7 @@ pub(crate) struct Inner {
     pub(crate) borrowed: Borrowed,
     pub(crate) history: History,
     pub(crate) mentions: Mentions,
+    pub(crate) outputs: Outputs,
     pub(crate) mail: Option<Mail>,
     pub(crate) context: Context,
     pub(crate) metrics: Exposition,
@@ -309,6 +311,7 @@ impl ApiState {
             borrowed: Borrowed::default(),
             history,
             mentions,
+            outputs: Outputs::default(),
             mail: parts.mail,
             context: parts.context,
             metrics: parts.metrics,

@@ -5,11 +5,14 @@
 //! the surrounding spans (`trace_id`, `task_id`, `parent_task_id`, `agent_id`; inner ones
 //! win) and the event's own, on one level.
 //!
+//! The last lines about each task are kept in memory as well ([`lines_of`]).
+//!
 //! Left out: metrics (`metrics`), what is sent to other systems (a [`LogSink`] takes it there), where
 //! the configuration comes from.
 
 mod forwarded;
 mod json_lines;
+mod task_lines;
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
@@ -23,6 +26,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt};
 use self::forwarded::Forwarded;
 pub use self::forwarded::{LogLine, LogSink};
 use self::json_lines::JsonLines;
+pub use self::task_lines::{TaskLine, lines_of};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +95,7 @@ pub fn init(
     sink: Option<Arc<dyn LogSink>>,
 ) -> Result<(), TelemetryError> {
     let filter = filter(&config.filter)?;
-    let registry = Registry::default().with(filter).with(sink.map(Forwarded));
+    let registry = Registry::default().with(filter).with(Forwarded(sink));
     let installed = match config.format {
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal();

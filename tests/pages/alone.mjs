@@ -52,11 +52,35 @@ export const alone = ({ browser, urls, apis, token, please }) => {
       await text(page, "no worker asks for tasks of kind follow");
       const { epoch } = await api.lease("follow");
       await text(page, "holds its lease");
+      const write = (output) => api.settle(task.id, "heartbeat", { epoch, lease_ms: 600_000, output });
+      await write("Reading the first page …");
+      await text(page, "Reading the first page …");
+      await write(" and the second");
+      await text(page, "Reading the first page … and the second");
       await api.settle(task.id, "steps", { epoch, key: "look", output: 1, input: null });
       await page.getByRole("link", { name: "look", exact: true }).waitFor();
       await api.settle(task.id, "complete", { epoch, result: { seen: "all of it" } });
       await text(page, "all of it");
       check(await page.evaluate(() => window.stayed), "the page was loaded again");
+      await page.close();
+    },
+
+    async "what an agent logs about a task is seen on its page, and how long tasks wait in the charts"() {
+      const task = await api.submit({ kind: "rehearsal.journey", goal: "Walk", max_attempts: 1, payload: { steps: "many" } });
+      const page = await open(`/tasks/${task.id}`);
+      await page.locator(".title .pill").getByText("given up").waitFor();
+      const lines = page.getByRole("region", { name: "Log lines" });
+      await lines.getByText(/attempt failed.*agent_id=worker-\d/).first().waitFor();
+      await go(page, "/queue");
+      const chart = page.getByRole("img", { name: /^Waiting for a worker: now p50/ });
+      await chart.locator("polyline").first().waitFor();
+      await page.close();
+    },
+
+    async "a supervisor's children are gone through page by page"() {
+      const page = await open("/tree?path=root/agents");
+      await text(page, /^1 to \d+ of \d+\.$/);
+      await ordered(page, "worker-3", "Restart", "It is started anew");
       await page.close();
     },
 

@@ -31,6 +31,39 @@ export const cluster = ({ browser, urls, apis, please }) => {
       await page.close();
     },
 
+    async "a task of another node is listed, searched, shown with its steps, and ordered from here"() {
+      const abroad = await apis.birch.submit({ kind: "voyage", goal: "Sail around the cape" });
+      const { epoch } = await apis.birch.lease("voyage");
+      await apis.birch.settle(abroad.id, "steps", { epoch, key: "set out", input: null, output: "on the way" });
+      const page = await browser.open(ash, "/tasks?q=around the cape");
+      const row = page.locator(`#t-${abroad.id}`);
+      await row.getByText("birch", { exact: true }).waitFor();
+      await accessible(page, "/tasks of three");
+      await row.getByRole("link", { name: "Sail around the cape" }).click();
+      await text(page, "in the queue of node");
+      await page.locator("#live[data-state=live]").waitFor();
+      await page.locator(".title .pill").getByText("running").waitFor();
+      await accessible(page, "a task of another node");
+      await page.getByRole("link", { name: "set out", exact: true }).click();
+      await text(page, "on the way");
+      await browser.go(page, `${ash}/tasks/${abroad.id}`);
+      await apis.birch.settle(abroad.id, "release", { epoch });
+      await page.locator(".title .pill").getByText("waiting for a worker").waitFor();
+      await page.getByRole("button", { name: "Cancel" }).click();
+      await sure(page);
+      await told(page, "Cancel asked for");
+      await page.locator(".title .pill").getByText("cancelled").waitFor();
+      check((await apis.birch.get(`/v1/tasks/${abroad.id}`)).state === "cancelled", "it was not cancelled where it is");
+      await page.close();
+    },
+
+    async "the agents of another node are gone through page by page"() {
+      const page = await browser.open(ash, "/tree?node=birch&path=root/agents");
+      await text(page, /^1 to \d+ of \d+\.$/);
+      await page.locator("#main b").getByText("worker-1", { exact: true }).waitFor();
+      await page.close();
+    },
+
     async "an agent is handed over from one node to another by the button"() {
       const page = await browser.open(ash, "/agents");
       await page.locator("#new-id").fill("scout");

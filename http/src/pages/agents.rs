@@ -1,30 +1,30 @@
 //! `/agents`: all agents, of this node, of the others, and those that the cluster places.
+//!
+//! Another node is asked for the same page, as data: it looks through its own agents and says how
+//! many there are and what the first of them are.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use maud::{Markup, html};
 use regrow_runtime::access::scope::Scope;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::agent::{Menu, menu, standing};
 use super::frame::Place;
-use super::live::{Memo, Page, answer};
+use super::live::{Page, answer};
 use super::parts::{NEEDS_OPERATE, nothing, pill};
+use super::tasks::escaped;
 use super::visit::Visit;
 use super::words::{Tone, beginning, count, several};
 use crate::auth::Caller;
 use crate::elsewhere;
 use crate::error::ApiError;
 use crate::params::Params;
-use crate::routes::Answer;
-use crate::state::ApiState;
+use crate::routes::{Answer, ok};
+use crate::state::{AgentView, ApiState};
 
 /// Agents on a page; more are counted, and found by a search.
 const SHOWN_MAX: usize = 100;
-/// How long what the nodes say is good for.
-const TERM: Duration = Duration::from_secs(1);
 /// What a placed agent may be from here.
 const ROLES: [&str; 4] = ["worker", "planner", "critic", "memory"];
 
@@ -39,6 +39,9 @@ pub(crate) async fn show(visit: Visit, mut params: Params) -> Answer {
         role: given(params.text("role")),
     };
     params.finish()?;
+    if visit.relayed {
+        return ok(&page.own(&visit.state));
+    }
     answer(page, visit).await
 }
 
@@ -48,9 +51,9 @@ struct AgentsPage {
 }
 
 /// An agent as its node tells it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Told {
+struct Told {
     id: String,
     role: String,
     state: String,
@@ -64,27 +67,9 @@ pub(crate) struct Told {
     node: String,
 }
 
-/// What all nodes say.
-#[derive(Debug, Default)]
-pub(crate) struct Everybody {
-    agents: Vec<Told>,
-    unknown: BTreeMap<String, String>,
-}
-
-/// Gathered once for all who look.
-#[derive(Debug)]
-pub(crate) struct AgentsLook(Memo<Everybody>);
-
-impl Default for AgentsLook {
-    fn default() -> Self {
-        Self(Memo::new(TERM))
-    }
-}
-
-async fn everybody(state: &ApiState, caller: &Caller) -> Everybody {
-    let mut found = Everybody::default();
-    for agent in state.agents.agents() {
-        found.agents.push(Told {
+impl From<AgentView> for Told {
+    fn from(agent: AgentView) -> Self {
+        Self {
             id: agent.id,
             role: agent.role,
             state: agent.state,
@@ -94,26 +79,95 @@ async fn everybody(state: &ApiState, caller: &Caller) -> Everybody {
             last_exit: agent.last_exit,
             mailbox_depth: agent.mailbox_depth as u64,
             detail: agent.detail,
-            node: state.node.clone(),
-        });
-    }
-    for (node, said) in elsewhere::gathered(state, caller, "/v1/agents").await {
-        let told = said.and_then(|mut said| {
-            let agents: Result<Vec<Told>, _> = serde_json::from_value(said["agents"].take());
-            agents.map_err(|error| error.to_string())
-        });
-        match told {
-            Ok(agents) => found.agents.extend(agents.into_iter().map(|agent| Told {
-                node: node.clone(),
-                ..agent
-            })),
-            Err(why) => drop(found.unknown.insert(node, why)),
+            node: String::new(),
         }
     }
-    found
+}
+
+/// What a look through agents found: those that need a look first.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Found {
+    agents: Vec<Told>,
+    /// How many are as wanted.
+    wanted: u64,
+    /// How many there are.
+    all: u64,
+    roles: BTreeSet<String>,
+}
+
+impl Found {
+    fn bounded(mut self) -> Self {
+        self.agents.sort_by_cached_key(|agent| {
+            let is_well = agent.healthy || agent.state == "stopped";
+            (is_well, std::cmp::Reverse(agent.restarts))
+        });
+        self.agents.truncate(SHOWN_MAX);
+        self
+    }
+
+    fn add(&mut self, node: &str, part: Self) {
+        let agents = part.agents.into_iter().map(|agent| Told {
+            node: node.to_owned(),
+            ..agent
+        });
+        self.agents.extend(agents);
+        self.wanted += part.wanted;
+        self.all += part.all;
+        self.roles.extend(part.roles);
+    }
 }
 
 impl AgentsPage {
+    /// What this node's agents are.
+    fn own(&self, state: &ApiState) -> Found {
+        let all = state.agents.agents();
+        let mut found = Found {
+            all: all.len() as u64,
+            roles: all.iter().map(|agent| agent.role.clone()).collect(),
+            ..Found::default()
+        };
+        for agent in all {
+            let texts = [
+                Some(state.node.as_str()),
+                agent.last_exit.as_deref(),
+                agent.detail.as_deref(),
+            ];
+            if self.wants(&agent.id, &agent.role, &texts) {
+                found.wanted += 1;
+                found.agents.push(agent.into());
+            }
+        }
+        found.bounded()
+    }
+
+    /// What the agents of all nodes are, and why of some nothing is known.
+    async fn everybody(
+        &self,
+        state: &ApiState,
+        caller: &Caller,
+    ) -> (Found, BTreeMap<String, String>) {
+        let (mut found, mut unknown) = (Found::default(), BTreeMap::new());
+        found.add(&state.node, self.own(state));
+        let given = [("q", &self.query), ("role", &self.role)];
+        let pairs = given.into_iter().filter_map(|(name, value)| {
+            let value = value.as_ref()?;
+            Some(format!("{name}={}", escaped(value)))
+        });
+        let target = format!("/agents?{}", pairs.collect::<Vec<_>>().join("&"));
+        for (node, said) in elsewhere::gathered(state, caller, &target).await {
+            let part = said.and_then(|said| {
+                let part: Result<Found, _> = serde_json::from_value(said);
+                part.map_err(|error| error.to_string())
+            });
+            match part {
+                Ok(part) => found.add(&node, part),
+                Err(why) => drop(unknown.insert(node, why)),
+            }
+        }
+        (found.bounded(), unknown)
+    }
+
     fn wants(&self, id: &str, role: &str, rest: &[Option<&str>]) -> bool {
         let fits = |text: &str| {
             let sought = self.query.as_ref().map(|query| query.to_lowercase());
@@ -134,7 +188,7 @@ impl Page for AgentsPage {
     async fn draw(&self, visit: &Visit) -> Result<Markup, ApiError> {
         let state = &visit.state;
         let caller = visit.caller()?;
-        let all: Arc<Everybody> = state.pages.agents.0.get(everybody(state, &caller)).await;
+        let (all, unknown) = self.everybody(state, &caller).await;
         // What runs is told also while the store is away.
         let placed = state.cluster.list().await.unwrap_or_default();
         let may = visit.may(Scope::Operate);
@@ -157,34 +211,10 @@ impl Page for AgentsPage {
                 )
             })
             .collect();
-        let mut own: Vec<&Told> = all
-            .agents
-            .iter()
-            .filter(|agent| {
-                self.wants(
-                    &agent.id,
-                    &agent.role,
-                    &[
-                        Some(&agent.node),
-                        agent.last_exit.as_deref(),
-                        agent.detail.as_deref(),
-                    ],
-                )
-            })
-            .collect();
-        own.sort_by_key(|agent| {
-            (
-                agent.healthy || agent.state == "stopped",
-                std::cmp::Reverse(agent.restarts),
-            )
-        });
-        let mut roles: Vec<&str> = all.agents.iter().map(|agent| agent.role.as_str()).collect();
-        roles.sort_unstable();
-        roles.dedup();
         Ok(html! {
-            div .title { h1 { "Agents" } p .lead { (several(all.agents.len() as u64, "agent runs", "agents run")) " on " (several(1 + nodes.len() as u64 - 1, "node", "nodes")) "." } }
-            (self.form(&roles))
-            @for (node, why) in &all.unknown {
+            div .title { h1 { "Agents" } p .lead { (several(all.all, "agent runs", "agents run")) " on " (several(nodes.len().saturating_sub(unknown.len()) as u64, "node", "nodes")) "." } }
+            (self.form(&all.roles))
+            @for (node, why) in &unknown {
                 p .told .attention { "What runs on " (node) " is not known: " (why) }
             }
             section .panel {
@@ -215,17 +245,19 @@ impl Page for AgentsPage {
                 (start(may))
             }
             section .panel {
-                header { h2 { "Running" } span .hint { (several(own.len() as u64, "agent", "agents")) ", those that need a look first" } }
-                @if own.is_empty() { (nothing("No agent is like that.", &html! { p { a href="/agents" { "Show all agents" } } })) }
-                @else { (running(&own, &state.node)) }
-                @if SHOWN_MAX < own.len() { p .hint { (count((own.len() - SHOWN_MAX) as u64)) " more are not shown; search for them." } }
+                header { h2 { "Running" } span .hint { (several(all.wanted, "agent", "agents")) ", those that need a look first" } }
+                @if all.agents.is_empty() { (nothing("No agent is like that.", &html! { p { a href="/agents" { "Show all agents" } } })) }
+                @else { (running(&all.agents, &state.node)) }
+                @if (all.agents.len() as u64) < all.wanted {
+                    p .hint { (count(all.wanted - all.agents.len() as u64)) " more are not shown; search for them, or go through the " a href="/tree" { "tree" } "." }
+                }
             }
         })
     }
 }
 
 impl AgentsPage {
-    fn form(&self, roles: &[&str]) -> Markup {
+    fn form(&self, roles: &BTreeSet<String>) -> Markup {
         html! {
             form #filter .filter method="get" action="/agents" role="search" hx-morph-skip {
                 label for="q" .unseen { "Search" }
@@ -233,7 +265,7 @@ impl AgentsPage {
                 label for="role" .unseen { "Role" }
                 select #role name="role" data-submit {
                     option value="" { "every role" }
-                    @for role in roles { option value=(role) selected[self.role.as_deref() == Some(*role)] { (role) } }
+                    @for role in roles { option value=(role) selected[self.role.as_deref() == Some(role)] { (role) } }
                 }
                 button type="submit" { "Search" }
                 @if self.query.is_some() || self.role.is_some() { a .button href="/agents" { "Show all" } }
@@ -250,7 +282,7 @@ fn because(known: &regrow_cluster::agents::Known) -> String {
     }
 }
 
-fn running(agents: &[&Told], here: &str) -> Markup {
+fn running(agents: &[Told], here: &str) -> Markup {
     html! {
         div .scroll tabindex="0" role="region" aria-label="Running agents" {
             table .list {
@@ -258,7 +290,7 @@ fn running(agents: &[&Told], here: &str) -> Markup {
                     tr { th { "Agent" } th { "Role" } th { "Node" } th { "State" } th .number { "Life" } th .number { "Restarts" } th .number { "Mailbox" } th { "Does" } th { "Last exit" } }
                 }
                 tbody {
-                    @for agent in agents.iter().take(SHOWN_MAX) {
+                    @for agent in agents {
                         @let (tone, text) = match (agent.state.as_str(), agent.healthy) {
                             ("running", true) => (Tone::Good, "running"),
                             ("running", false) => (Tone::Bad, "does not answer"),

@@ -125,7 +125,7 @@ fn card(node: &NodeView, may: bool) -> Markup {
         span .row {
             @if node.here { span .hint { "this node" } }
             @if let Some(http) = node.heard.as_ref().and_then(|heard| heard.http.as_deref()).filter(|_| !node.here) {
-                span .hint { "its pages: " code { (http) } }
+                a .hint href=(format!("http://{http}/")) { "Its own pages" }
             }
             (pill(tone, &text))
         }

@@ -159,7 +159,11 @@ impl Page for Events {
                 "what happened to a task before is in its log, and how a child ended last in the " a href="/tree" { "tree" } "."
             }
             @if events.is_empty() {
-                (nothing("Nothing has happened yet that is like that.", &html! { p { "It appears here by itself; " a href="/events" { "show all" } "." } }))
+                @if self.query.is_none() && self.tasks && self.runtime {
+                    (nothing("Nothing has happened since.", &html! { p { "What happens appears here by itself." } }))
+                } @else {
+                    (nothing("Nothing has happened yet that is like that.", &html! { p { "It appears here by itself; " a href="/events" { "show all" } "." } }))
+                }
             } @else { (table(&events)) }
         })
     }

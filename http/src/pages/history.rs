@@ -74,6 +74,10 @@ impl Sample {
 pub(crate) struct Durations {
     /// Commits to the store.
     pub(crate) commits: Buckets,
+    /// From becoming claimable to a lease.
+    pub(crate) waits: Buckets,
+    /// From being accepted to the end.
+    pub(crate) tasks: Buckets,
     /// Answers of agents to probes.
     pub(crate) probes: Buckets,
 }
@@ -82,6 +86,8 @@ impl Durations {
     fn of(text: &str) -> Self {
         Self {
             commits: Buckets::of(text, names::STORE_COMMIT_SECONDS),
+            waits: Buckets::of(text, names::QUEUE_WAIT_SECONDS),
+            tasks: Buckets::of(text, names::TASK_SECONDS),
             probes: Buckets::of(text, names::PROBE_SECONDS),
         }
     }
@@ -89,6 +95,8 @@ impl Durations {
     fn since(&self, earlier: &Self) -> Self {
         Self {
             commits: self.commits.since(&earlier.commits),
+            waits: self.waits.since(&earlier.waits),
+            tasks: self.tasks.since(&earlier.tasks),
             probes: self.probes.since(&earlier.probes),
         }
     }
@@ -151,19 +159,28 @@ impl History {
         }
     }
 
+    /// From the first sample that is kept to the last.
+    pub(crate) fn span(&self) -> Duration {
+        let samples = self.samples.lock();
+        let ends = samples.front().zip(samples.back());
+        ends.map(|(first, last)| last.at.since(first.at))
+            .unwrap_or_default()
+    }
+
     /// All samples that are kept.
     pub(crate) fn samples(&self) -> Vec<Sample> {
         self.samples.lock().iter().copied().collect()
     }
 
-    /// The median and the 99th percentile of commits, reading by reading, in seconds; none is 0.
-    pub(crate) fn commits_over_time(&self) -> (Vec<f64>, Vec<f64>) {
+    /// The median and the 99th percentile of one of the durations, reading by reading, in
+    /// seconds; none is 0.
+    pub(crate) fn over_time(&self, of: fn(&Durations) -> &Buckets) -> (Vec<f64>, Vec<f64>) {
         let durations = self.durations.lock();
         let pairs = durations.iter().zip(durations.iter().skip(1));
         pairs
             .map(|(one, next)| {
-                let commits = next.commits.since(&one.commits);
-                let quantile = |share| commits.quantile(share).unwrap_or(0.0);
+                let measured = of(next).since(of(one));
+                let quantile = |share| measured.quantile(share).unwrap_or(0.0);
                 (quantile(0.5), quantile(0.99))
             })
             .unzip()

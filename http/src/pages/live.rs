@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{Html, IntoResponse as _, Response};
 use futures::stream;
 use maud::Markup;
 use tokio::sync::OwnedSemaphorePermit;
@@ -52,13 +52,16 @@ pub(crate) fn stamp(content: &str) -> String {
     blake3::hash(content.as_bytes()).to_hex()[..16].to_owned()
 }
 
-/// The page, or its stream.
+/// The page, or its stream; for another node the content alone.
 pub(crate) async fn answer<P: Page>(page: P, visit: Visit) -> Answer {
     if visit.wants_stream {
         let place = visit.state.stream_permit()?;
         return Ok(follow(page, visit, place));
     }
     let content = page.draw(&visit).await?.into_string();
+    if visit.relayed {
+        return Ok(Html(content).into_response());
+    }
     let title = page.title();
     Ok(super::frame::document(&visit, Some(P::PLACE), &title, &content).into_response())
 }

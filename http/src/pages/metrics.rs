@@ -1,13 +1,14 @@
 //! `/charts`: the last ten minutes in charts, and every metric with what it means.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use maud::{Markup, html};
 
 use super::charts::{Chart, Series};
 use super::exposed::{Family, Value, families};
 use super::frame::Place;
-use super::history::{Counts, Sample, rates};
+use super::history::{Counts, History, Sample, rates};
 use super::live::{Page, answer};
 use super::parts::nothing;
 use super::visit::Visit;
@@ -63,7 +64,7 @@ impl Page for Metrics {
     }
 }
 
-fn charts(samples: &[Sample], history: &super::history::History) -> Markup {
+fn charts(samples: &[Sample], history: &History) -> Markup {
     let rate = |name, class, count: fn(&Counts) -> u64| Series {
         name,
         class,
@@ -74,13 +75,8 @@ fn charts(samples: &[Sample], history: &super::history::History) -> Markup {
         class,
         values: samples.iter().map(|sample| value(sample) as f64).collect(),
     };
-    let (p50, p99) = history.commits_over_time();
     let (one, two) = ("one", "two");
-    let span = samples
-        .first()
-        .zip(samples.last())
-        .map(|(first, last)| last.at.since(first.at));
-    let span = span.unwrap_or_default();
+    let span = history.span();
     let draw = |title, unit, series: Vec<Series>| {
         Chart {
             title,
@@ -105,11 +101,35 @@ fn charts(samples: &[Sample], history: &super::history::History) -> Markup {
             level("waiting", one, |it| it.size),
             level("running", two, |it| it.executing),
         ]))
-        (draw("Commit to the store", "s", vec![
-            Series { name: "p50", class: two, values: p50 },
-            Series { name: "p99", class: one, values: p99 },
-        ]))
+        (waiting(history, span))
+        (durations("From submission to the end", history.over_time(|it| &it.tasks), span))
+        (durations("Commit to the store", history.over_time(|it| &it.commits), span))
     }
+}
+
+/// How long tasks waited for a worker of late.
+pub(crate) fn waiting(history: &History, span: Duration) -> Markup {
+    durations(
+        "Waiting for a worker",
+        history.over_time(|it| &it.waits),
+        span,
+    )
+}
+
+fn durations(title: &'static str, (p50, p99): (Vec<f64>, Vec<f64>), span: Duration) -> Markup {
+    let line = |name, class, values| Series {
+        name,
+        class,
+        values,
+    };
+    let series = vec![line("p50", "two", p50), line("p99", "one", p99)];
+    Chart {
+        title,
+        unit: "s",
+        span,
+        series,
+    }
+    .draw()
 }
 
 fn table(families: &BTreeMap<String, Family>) -> Markup {

@@ -254,7 +254,10 @@ fn tiles(state: &ApiState, stats: &QueueStats, samples: &[Sample]) -> Markup {
                 (chart("Tasks accepted", |it| it.accepted))
             }))
             (tile("Waiting", &count(stats.size), &html! {
-                p .hint { (words::percent(stats.utilization())) " of " (count(stats.max_size)) " places" }
+                p .hint {
+                    (words::percent(stats.utilization())) " of " (count(stats.max_size)) " places"
+                    @if let Some(wait) = durations.waits.quantile(0.5) { "; a task waits " (words::seconds(wait)) " (p50)" }
+                }
                 (standing(samples.iter().map(|it| it.size as f64).collect(), "Tasks waiting, the last 10 minutes"))
             }))
             (tile("Running", &count(executing), &html! {
@@ -273,7 +276,9 @@ fn tiles(state: &ApiState, stats: &QueueStats, samples: &[Sample]) -> Markup {
                     "p99; p50 " (quantile(commits.quantile(0.5))) ", "
                     (several(commits.count(), "commit", "commits")) " in 10 minutes"
                 }
-                p .hint { "Agents answer probes in " (quantile(durations.probes.quantile(0.99))) " (p99)" }
+                @if let Some(probe) = durations.probes.quantile(0.99) {
+                    p .hint { "Agents answer probes in " (words::seconds(probe)) " (p99)" }
+                }
             }))
         }
     }
@@ -414,7 +419,12 @@ fn budgets(budgets: &[BudgetView]) -> Markup {
                 @for (budget, part, unit) in limited {
                     tr {
                         td { (budget.scope.to_string()) }
-                        td .number { (words::money(budget.spent.micros)) }
+                        td .number {
+                            (words::money(budget.spent.micros))
+                            @if let Some(limit) = budget.limits.micros {
+                                span .hint { " of " (words::money(limit.saturating_add(budget.granted.micros))) }
+                            }
+                        }
                         td .wide {
                             @let tone = if 0.8 <= part { Tone::Bad } else { Tone::Active };
                             (bar(part, tone, &format!("{} of its {unit} is spent", words::percent(part))))

@@ -13,6 +13,7 @@ use regrow_runtime::store::TaskFilter;
 
 use super::frame::Place;
 use super::live::{Page, answer};
+use super::metrics::waiting as waiting_times;
 use super::parts::{NEEDS_OPERATE, Order, bar, none, nothing, panel, pill, task_link, time};
 use super::tasks::name;
 use super::visit::Visit;
@@ -62,6 +63,7 @@ impl Page for QueuePage {
                 &format!("{} of the queue is in use", words::percent(stats.utilization()))))
             (switches(visit, &stats))
             div .columns {
+                (waiting_times(&visit.state.pages.history, visit.state.pages.history.span()))
                 (panel("Waiting, by lane", &none(), &waiting(Lane::ALL.iter().map(|lane| lane.as_str()), &stats.lanes, "Lane")))
                 (panel("Waiting, by kind", &none(), &kinds(&stats)))
                 (panel("Classes", &window, &shares(&stats.fairness.classes, "Class")))

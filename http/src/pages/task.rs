@@ -13,14 +13,17 @@ use regrow_runtime::queue::approval::{ApprovalFilter, ApprovalRow, ApprovalState
 use regrow_runtime::queue::explain::Explained;
 use regrow_runtime::queue::task::{TaskEvent, TaskState, TaskView};
 use regrow_runtime::store::{StepRow, TaskFilter};
+use regrow_runtime::telemetry::lines_of;
+use tracing::Level;
 
 use super::frame::Place;
 use super::live::{Page, answer};
-use super::parts::{instant, none, panel, pill, short, state, task_link, time};
-use super::tasks::name;
+use super::parts::{instant, none, nothing, panel, pill, short, state, task_link, time};
+use super::tasks::{holder, name};
 use super::visit::Visit;
-use super::words::{self, count, several};
+use super::words::{self, Tone, count, several};
 use crate::error::ApiError;
+use crate::output::Output;
 use crate::params::{Params, TaskPath};
 use crate::routes::Answer;
 use crate::state::ApiState;
@@ -55,9 +58,12 @@ struct Known {
     why: Option<Explained>,
 }
 
-async fn known(state: &ApiState, id: TaskId) -> Result<Known, ApiError> {
+/// All of it; `None` if this node has no such task.
+async fn known(state: &ApiState, id: TaskId) -> Result<Option<Known>, ApiError> {
     let queue = &state.queue;
-    let view = queue.task(id).await?.ok_or_else(|| ApiError::no_task(id))?;
+    let Some(view) = queue.task(id).await? else {
+        return Ok(None);
+    };
     let lines = match (&view.end, &view.run) {
         (Some(end), _) => end.events,
         (None, Some(run)) => run.events,
@@ -88,7 +94,7 @@ async fn known(state: &ApiState, id: TaskId) -> Result<Known, ApiError> {
     let more_steps = STEPS_MAX < steps.len();
     steps.truncate(STEPS_MAX);
     let (children, more_children) = children?;
-    Ok(Known {
+    Ok(Some(Known {
         view,
         steps,
         more_steps,
@@ -98,6 +104,21 @@ async fn known(state: &ApiState, id: TaskId) -> Result<Known, ApiError> {
         more_children,
         question: question?.into_iter().next(),
         why: why?,
+    }))
+}
+
+/// The same page of another node that has the task, as that node draws it.
+async fn elsewhere(visit: &Visit, id: TaskId) -> Result<Markup, ApiError> {
+    let unknown = || ApiError::no_task(id);
+    if visit.relayed {
+        return Err(unknown());
+    }
+    let caller = visit.caller()?;
+    let drawn = crate::elsewhere::drawn(&visit.state, &caller, &visit.target).await?;
+    let (node, content) = drawn.ok_or_else(unknown)?;
+    Ok(html! {
+        p .told { "This task is in the queue of node " b { (node) } ", which draws what follows. Orders go there." }
+        (PreEscaped(content))
     })
 }
 
@@ -129,7 +150,9 @@ impl Page for Task {
     }
 
     async fn draw(&self, visit: &Visit) -> Result<Markup, ApiError> {
-        let known = known(&visit.state, self.0).await?;
+        let Some(known) = known(&visit.state, self.0).await? else {
+            return elsewhere(visit, self.0).await;
+        };
         let view = &known.view;
         let context = visit.state.context.get(self.0);
         let end = view.end.as_ref();
@@ -151,6 +174,9 @@ impl Page for Task {
             @if let Some(result) = end.and_then(|end| end.result.as_ref()) {
                 (panel("Result", &size(result), &document(result)))
             }
+            @if let Some(output) = visit.state.outputs.of(self.0) {
+                (panel("Output", &output_size(&output), &html! { pre .document tabindex="0" { (output.text) } }))
+            }
             (panel("Facts", &none(), &facts(&known)))
             @if !known.children.is_empty() {
                 (panel("Children", &told(known.children.len(), known.more_children, "child", "children"),
@@ -166,7 +192,8 @@ impl Page for Task {
             @if view.body.payload.as_str() != "null" {
                 (panel("Payload", &size(&view.body.payload), &document(&view.body.payload)))
             }
-            (panel("Log", &log_size(&known), &log(&known)))
+            (panel("What happened to it", &log_size(&known), &log(&known)))
+            (panel("Log lines", &html! { span .hint { "of node " (visit.state.node) ", the last first" } }, &lines(self.0)))
         })
     }
 }
@@ -190,9 +217,23 @@ fn why(known: &Known) -> Markup {
     };
     let content = html! {
         @if texts.is_empty() { p { "Nothing keeps it: the next worker that asks gets it." } }
-        @else { ul .reasons { @for text in &texts { li { (text) } } } }
+        @else { ul .reasons { @for text in &texts { li { (with_links(text)) } } } }
     };
     panel("Why it stands where it does", &none(), &content)
+}
+
+/// A text in which ids of tasks are ways to them.
+fn with_links(text: &str) -> Markup {
+    html! {
+        @for (position, word) in text.split(' ').enumerate() {
+            @if 0 < position { " " }
+            @let bare = word.trim_end_matches([',', ';', '.', ':', ')']);
+            @match bare.parse::<TaskId>() {
+                Ok(id) => { (task_link(id)) (word[bare.len()..]) }
+                Err(_) => { (word) }
+            }
+        }
+    }
 }
 
 /// The reasons that another node gave, as it wrote them down.
@@ -225,7 +266,7 @@ fn facts(known: &Known) -> Markup {
             (fact("Attempts", html! { (attempt) " of " (body.max_attempts) }))
             @if 0 < losses { (fact("Leases lost", html! { (losses) })) }
             @if let Some(epoch) = epoch { (fact("Lease epoch", html! { code { (epoch) } })) }
-            @if let Some(worker) = run.and_then(|run| run.worker.as_deref()) { (fact("Worker", html! { (worker) })) }
+            @if let Some(worker) = run.and_then(|run| run.worker.as_deref()) { (fact("Worker", html! { span title=(worker) { (holder(worker)) } })) }
             @if let Some(until) = run.and_then(|run| run.lease_until) { (fact("Lease until", instant(until))) }
             @if let Some(run) = run.filter(|_| view.state() != TaskState::Executing) { (fact("Not before", instant(run.run_at))) }
             (fact("Lane", html! { (body.priority.as_str()) }))
@@ -258,6 +299,15 @@ fn facts(known: &Known) -> Markup {
 
 fn size(json: &Json) -> Markup {
     html! { span .hint { (words::bytes(json.bytes() as u64)) } }
+}
+
+fn output_size(output: &Output) -> Markup {
+    html! {
+        span .hint {
+            "as its worker wrote it under epoch " (output.epoch)
+            @if 0 < output.left_out { "; the " (words::bytes(output.left_out as u64)) " before it are not kept" }
+        }
+    }
 }
 
 /// A document, set out for reading.
@@ -306,6 +356,37 @@ fn log(known: &Known) -> Markup {
                             td { (pill(tone, text)) }
                             td .text { (event.detail.as_deref().unwrap_or("")) }
                             td .number { @if let Some(epoch) = event.epoch { (epoch) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the node's own log says of it.
+fn lines(task: TaskId) -> Markup {
+    let lines = lines_of(task);
+    if lines.is_empty() {
+        let then = html! { p { "Those of the node's own agents are kept in memory for a while; a worker elsewhere logs where it runs." } };
+        return nothing("No line of this node's log is about it.", &then);
+    }
+    html! {
+        div .scroll tabindex="0" role="region" aria-label="Log lines" {
+            table .list {
+                thead { tr { th { "When (UTC)" } th { "Level" } th { "Line" } } }
+                tbody {
+                    @for line in lines.iter().rev() {
+                        @let (text, tone) = match line.level {
+                            Level::ERROR => ("error", Tone::Bad),
+                            Level::WARN => ("warn", Tone::Attention),
+                            Level::INFO => ("info", Tone::Calm),
+                            Level::DEBUG | Level::TRACE => ("debug", Tone::Quiet),
+                        };
+                        tr {
+                            td { time datetime=(line.at) title=(line.at) { (words::clock(line.at)) } }
+                            td { (pill(tone, text)) }
+                            td .text { code { (line.text) } }
                         }
                     }
                 }

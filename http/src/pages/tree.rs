@@ -1,7 +1,8 @@
 //! `/tree`: who supervises whom, on this node and the others, as it stands now.
 //!
 //! A supervisor of thousands shows those that need a look, then as many others as fit; the rest
-//! is counted. Another node says of itself what its own `GET /v1/tree` says.
+//! is counted, and shown page by page under the supervisor's own address. Another node is asked for
+//! the same page, as data: what travels and what is drawn is bounded, however many run there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,20 +12,21 @@ use maud::{Markup, html};
 use regrow_cluster::agents::Known;
 use regrow_runtime::access::scope::Scope;
 use regrow_runtime::clock::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::agent::{Menu, menu};
 use super::frame::Place;
 use super::live::{Memo, Page, answer};
 use super::parts::{nothing, pill, time};
+use super::tasks::escaped;
 use super::visit::Visit;
 use super::words::{Tone, beginning, count, several};
 use crate::auth::Caller;
 use crate::elsewhere;
-use crate::error::ApiError;
+use crate::error::{ApiError, Code};
 use crate::params::Params;
-use crate::routes::Answer;
+use crate::routes::{Answer, ok};
 use crate::state::ApiState;
 
 /// Children of one supervisor that are shown.
@@ -34,16 +36,52 @@ const NEWS: Duration = Duration::from_secs(15);
 /// How long what other nodes say is good for.
 const TERM: Duration = Duration::from_secs(1);
 
-/// `GET /tree`
-pub(crate) async fn show(visit: Visit, params: Params) -> Answer {
+/// `GET /tree`, with `node`, `path` and `from` for the children of one supervisor.
+pub(crate) async fn show(visit: Visit, mut params: Params) -> Answer {
+    let node = params.text("node");
+    let path = params.text("path");
+    let from = params.number("from", 0..=u64::from(u32::MAX)).unwrap_or(0);
     params.finish()?;
-    answer(TreePage, visit).await
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let state = &visit.state;
+    if visit.relayed {
+        return match path {
+            Some(path) => ok(&own_level(state, &path, from)?),
+            None => ok(&own(state).map_err(unreadable)?),
+        };
+    }
+    match path {
+        Some(path) => {
+            let node = node.unwrap_or_else(|| state.node.clone());
+            answer(LevelPage { node, path, from }, visit).await
+        }
+        None => answer(TreePage, visit).await,
+    }
+}
+
+fn unreadable(why: String) -> ApiError {
+    ApiError::new(Code::Internal, format!("the tree cannot be read: {why}"))
 }
 
 struct TreePage;
 
+/// The children of one supervisor, page by page.
+struct LevelPage {
+    node: String,
+    path: String,
+    from: usize,
+}
+
+/// How many run below a line, and how they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Below {
+    children: u64,
+    restarts: u64,
+    unwell: u64,
+}
+
 /// One line of a tree, as a node tells it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Branch {
     id: String,
@@ -59,9 +97,11 @@ pub(crate) struct Branch {
     children: Vec<Branch>,
     /// Children that are left out here.
     left_out: usize,
+    /// All that run below it, left out or not.
+    below: Below,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Exit {
     text: String,
@@ -75,6 +115,46 @@ impl Branch {
 
     fn needs_a_look(&self) -> bool {
         !self.is_well() || 0 < self.restarts
+    }
+
+    /// Counts what runs below each line.
+    fn counted(mut self) -> Self {
+        let children = self.children.into_iter().map(Self::counted);
+        self.children = children.collect();
+        self.below = Below::default();
+        for child in &self.children {
+            self.below.children += 1 + child.below.children;
+            self.below.restarts += child.restarts + child.below.restarts;
+            self.below.unwell += u64::from(!child.is_well()) + child.below.unwell;
+        }
+        self
+    }
+
+    /// The line at `path`.
+    fn find(self, path: &str) -> Option<Self> {
+        if self.path == path {
+            return Some(self);
+        }
+        let on_the_way = |child: &Self| {
+            let rest = path.strip_prefix(child.path.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let next = self.children.into_iter().find(on_the_way)?;
+        next.find(path)
+    }
+
+    /// The children from `from` on, as many as are shown at once, without what is below them.
+    fn level(mut self, from: usize) -> Self {
+        let all = self.children.len();
+        let children = self.children.into_iter().skip(from).take(SHOWN_MAX);
+        self.children = children
+            .map(|child| Self {
+                children: Vec::new(),
+                ..child
+            })
+            .collect();
+        self.left_out = all - self.children.len();
+        self
     }
 
     /// Leaves out what is too much: those that need a look stay before the others.
@@ -116,21 +196,97 @@ impl Default for TreeLook {
     }
 }
 
+fn read(tree: Value) -> Result<Branch, String> {
+    serde_json::from_value(tree).map_err(|error| error.to_string())
+}
+
+/// This node's tree, bounded.
+fn own(state: &ApiState) -> Result<Branch, String> {
+    Ok(read(state.agents.tree())?.counted().bounded())
+}
+
+/// The children of one supervisor of this node, from `from` on.
+fn own_level(state: &ApiState, path: &str, from: usize) -> Result<Branch, ApiError> {
+    let tree = read(state.agents.tree()).map_err(unreadable)?.counted();
+    let found = tree.find(path).map(|found| found.level(from));
+    found.ok_or_else(|| {
+        let detail = format!("nothing runs at {path} on node {}", state.node);
+        ApiError::new(Code::NotFound, detail)
+    })
+}
+
 async fn trees(state: &ApiState, caller: &Caller) -> Trees {
-    let read = |tree: Value| {
-        let branch: Result<Branch, _> = serde_json::from_value(tree);
-        branch
-            .map(Branch::bounded)
-            .map_err(|error| error.to_string())
-    };
-    let others = elsewhere::gathered(state, caller, "/v1/tree")
+    let others = elsewhere::gathered(state, caller, "/tree")
         .await
         .into_iter();
     let mut trees: Trees = others
         .map(|(node, said)| (node, said.and_then(read)))
         .collect();
-    trees.insert(state.node.clone(), read(state.agents.tree()));
+    trees.insert(state.node.clone(), own(state));
     trees
+}
+
+impl Page for LevelPage {
+    const PLACE: Place = Place::Tree;
+
+    fn title(&self) -> String {
+        format!("{} of {}", self.path, self.node)
+    }
+
+    async fn draw(&self, visit: &Visit) -> Result<Markup, ApiError> {
+        let state = &visit.state;
+        let here = self.node == state.node;
+        let branch = match here {
+            true => own_level(state, &self.path, self.from)?,
+            false => {
+                let caller = visit.caller()?;
+                let target = format!("/tree?path={}&from={}", escaped(&self.path), self.from);
+                let said = elsewhere::said_by(state, &caller, &self.node, &target).await;
+                said.and_then(read)
+                    .map_err(|why| ApiError::new(Code::NotFound, why))?
+            }
+        };
+        let placed = state.cluster.list().await.unwrap_or_default();
+        let nodes = nodes_of(state);
+        let drawing = Drawing::new(visit, &placed, &nodes);
+        let (shown, all) = (
+            branch.children.len(),
+            branch.children.len() + branch.left_out,
+        );
+        let link = |from: usize| level_link(&self.node, &self.path, from);
+        Ok(html! {
+            nav .trail aria-label="Where this is" { a href="/tree" { "Tree" } " / " (self.node) }
+            div .title {
+                h1 { (branch.id) }
+                p .lead { (totals(&branch)) }
+            }
+            @if shown == 0 { (nothing("Nothing runs below it here.", &html! { p { a href=(link(0)) { "From the first" } } })) }
+            @else { (drawing.table(&Branch { left_out: 0, ..branch.clone() }, &self.node, here)) }
+            div .pager {
+                p .hint { (count((self.from + shown.min(1)) as u64)) " to " (count((self.from + shown) as u64)) " of " (count(all as u64)) "." }
+                @if 0 < self.from { a .button rel="prev" href=(link(self.from.saturating_sub(SHOWN_MAX))) { "Before" } }
+                @if self.from + shown < all { a .button rel="next" href=(link(self.from + shown)) { "After" } }
+            }
+        })
+    }
+}
+
+fn level_link(node: &str, path: &str, from: usize) -> String {
+    format!(
+        "/tree?node={}&path={}&from={from}",
+        escaped(node),
+        escaped(path)
+    )
+}
+
+/// Where an agent may go.
+fn nodes_of(state: &ApiState) -> Vec<String> {
+    let others = state.nodes.others().into_iter();
+    let mut nodes: Vec<String> = others.map(|name| name.to_string()).collect();
+    nodes.push(state.node.clone());
+    nodes.sort();
+    nodes.dedup();
+    nodes
 }
 
 impl Page for TreePage {
@@ -145,14 +301,8 @@ impl Page for TreePage {
         let caller = visit.caller()?;
         let trees: Arc<Trees> = state.pages.tree.0.get(trees(state, &caller)).await;
         let placed = state.cluster.list().await.unwrap_or_default();
-        let placed: BTreeMap<&str, &Known> = placed.iter().map(|it| (it.id.as_str(), it)).collect();
         let nodes: Vec<String> = trees.keys().cloned().collect();
-        let drawing = Drawing {
-            now: state.queue.clock().now(),
-            placed,
-            nodes: &nodes,
-            may: visit.may(Scope::Operate),
-        };
+        let drawing = Drawing::new(visit, &placed, &nodes);
         let here = &state.node;
         let mut order: Vec<&String> = trees.keys().collect();
         order.sort_by_key(|name| (*name != here, *name));
@@ -183,9 +333,11 @@ impl Page for TreePage {
 }
 
 fn totals(root: &Branch) -> String {
-    let mut sum = (0, 0, 0);
-    add(root, &mut sum);
-    let (children, restarts, unwell) = sum;
+    let Below {
+        children,
+        restarts,
+        unwell,
+    } = root.below;
     let mut text = format!(
         "{}, {}",
         several(children, "child", "children"),
@@ -197,16 +349,6 @@ fn totals(root: &Branch) -> String {
     text
 }
 
-fn add(branch: &Branch, sum: &mut (u64, u64, u64)) {
-    for child in &branch.children {
-        sum.0 += 1;
-        sum.1 += child.restarts;
-        sum.2 += u64::from(!child.is_well());
-        add(child, sum);
-    }
-    sum.0 += branch.left_out as u64;
-}
-
 struct Drawing<'a> {
     now: Timestamp,
     placed: BTreeMap<&'a str, &'a Known>,
@@ -214,7 +356,16 @@ struct Drawing<'a> {
     may: bool,
 }
 
-impl Drawing<'_> {
+impl<'a> Drawing<'a> {
+    fn new(visit: &Visit, placed: &'a [Known], nodes: &'a [String]) -> Self {
+        Self {
+            now: visit.state.queue.clock().now(),
+            placed: placed.iter().map(|it| (it.id.as_str(), it)).collect(),
+            nodes,
+            may: visit.may(Scope::Operate),
+        }
+    }
+
     fn table(&self, root: &Branch, node: &str, here: bool) -> Markup {
         html! {
             div .scroll tabindex="0" role="region" aria-label=(format!("Tree of {node}")) {
@@ -237,7 +388,8 @@ impl Drawing<'_> {
             @for child in &branch.children { (self.rows(child, depth + 1, node, here)) }
             @if 0 < branch.left_out {
                 tr { td colspan="10" .(indent(depth + 1)) {
-                    span .hint { (several(branch.left_out as u64, "more child runs", "more children run")) " as it should; " a href="/agents" { "the agents" } " can be searched." }
+                    a href=(level_link(node, &branch.path, 0)) { "All " (count((branch.children.len() + branch.left_out) as u64)) " children" }
+                    span .hint { " of which " (count(branch.left_out as u64)) " are not shown here" }
                 } }
             }
         }
@@ -268,7 +420,8 @@ impl Drawing<'_> {
         html! {
             tr #(id) .fresh[fresh] {
                 td .(indent(depth)) {
-                    @if is_agent { a href=(format!("/agents/{}", branch.id)) { (branch.id) } }
+                    // Another node's own agents may have the names of this one's.
+                    @if is_agent && (here || known.is_some()) { a href=(format!("/agents/{}", branch.id)) { (branch.id) } }
                     @else { b { (branch.id) } }
                 }
                 td { (branch.role) }
@@ -315,31 +468,61 @@ fn indent(depth: usize) -> &'static str {
 mod tests {
     use super::*;
 
-    #[test]
-    fn of_thousands_those_that_need_a_look_are_shown() {
-        let child = |n: u64, restarts| Branch {
+    fn child(n: u64, restarts: u64) -> Branch {
+        Branch {
             id: format!("worker-{n}"),
+            path: format!("root/agents/worker-{n}"),
             state: "running".to_owned(),
             restarts,
             ..Branch::default()
-        };
-        let root = Branch {
+        }
+    }
+
+    fn ten_thousand() -> Branch {
+        let agents = Branch {
+            path: "root/agents".to_owned(),
+            state: "running".to_owned(),
             children: (0..10_000)
                 .map(|n| child(n, u64::from(n % 1_000 == 999)))
                 .collect(),
             ..Branch::default()
         };
-        let root = root.bounded();
-        assert_eq!(root.children.len(), SHOWN_MAX);
-        assert_eq!(root.left_out, 10_000 - SHOWN_MAX);
-        assert_eq!(
-            root.children.iter().filter(|it| 0 < it.restarts).count(),
-            10
-        );
-        assert!(
-            totals(&root).starts_with("10,000 children, 10 restarts"),
-            "{}",
-            totals(&root)
-        );
+        Branch {
+            path: "root".to_owned(),
+            children: vec![agents],
+            ..Branch::default()
+        }
+    }
+
+    #[test]
+    fn of_thousands_those_that_need_a_look_are_shown() {
+        let root = ten_thousand().counted().bounded();
+        let agents = &root.children[0];
+        assert_eq!(agents.children.len(), SHOWN_MAX);
+        assert_eq!(agents.left_out, 10_000 - SHOWN_MAX);
+        let again = agents.children.iter().filter(|it| 0 < it.restarts);
+        assert_eq!(again.count(), 10);
+        assert_eq!(totals(&root), "10,001 children, 10 restarts");
+        let bytes = serde_json::to_vec(&root).expect("JSON").len();
+        assert!(bytes < 32 << 10, "{bytes} bytes travel");
+    }
+
+    #[test]
+    fn page_by_page_every_child_of_a_supervisor_is_shown_once() {
+        let mut shown = Vec::new();
+        for page in 0.. {
+            let tree = ten_thousand().counted();
+            let level = tree.find("root/agents").expect("there").level(shown.len());
+            assert!(level.children.len() <= SHOWN_MAX && page < 1_000);
+            assert_eq!(level.below.children, 10_000);
+            if level.children.is_empty() {
+                break;
+            }
+            shown.extend(level.children.into_iter().map(|it| it.id));
+        }
+        let all: Vec<String> = (0..10_000).map(|n| format!("worker-{n}")).collect();
+        assert_eq!(shown, all);
+        assert!(ten_thousand().find("root/agents/worker-77").is_some());
+        assert!(ten_thousand().find("root/agent").is_none());
     }
 }

@@ -9,6 +9,7 @@ use regrow_runtime::access::scope::Scope;
 
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};
+use crate::relay::Relayed;
 use crate::state::ApiState;
 
 /// One look at a page.
@@ -21,6 +22,8 @@ pub(crate) struct Visit {
     pub(crate) target: String,
     /// The page's stream is wanted rather than the page.
     pub(crate) wants_stream: bool,
+    /// Another node asks, to show it as a part of its own page.
+    pub(crate) relayed: bool,
     /// What whoever resumes a stream saw last.
     pub(crate) seen: Option<String>,
 }
@@ -38,11 +41,7 @@ impl Visit {
 
     /// Whether what needs `scope` would be let through.
     pub(crate) fn may(&self, scope: Scope) -> bool {
-        match &self.caller {
-            Some(Caller::Token(token)) => token.scopes.allow(scope),
-            Some(Caller::Local) => true,
-            Some(Caller::Node(_)) | None => false,
-        }
+        self.caller.as_ref().is_some_and(|caller| caller.may(scope))
     }
 
     /// Nobody needs a token here.
@@ -53,6 +52,12 @@ impl Visit {
     /// Somebody is here, with a token or because none is needed.
     pub(crate) fn is_known(&self) -> bool {
         self.caller.is_some() || self.csrf.is_some() || self.is_open()
+    }
+
+    /// Who answers a question, as its record names him.
+    pub(crate) fn answerer(&self) -> &str {
+        let name = self.caller.as_ref().and_then(Caller::name);
+        name.unwrap_or("operator")
     }
 
     /// The token's name, of whoever has one.
@@ -82,6 +87,7 @@ impl FromRequestParts<ApiState> for Visit {
             caller: parts.extensions.get::<Caller>().cloned(),
             csrf: session.map(|session| session.csrf().to_owned()),
             target: target.map_or_else(|| "/".to_owned(), ToString::to_string),
+            relayed: parts.extensions.get::<Relayed>().is_some(),
             wants_stream: accepts(parts, "text/event-stream"),
             seen: seen.and_then(|seen| seen.to_str().ok()).map(str::to_owned),
         })

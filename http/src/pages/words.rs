@@ -28,6 +28,7 @@ pub(crate) fn several(number: u64, one: &str, many: &str) -> String {
 pub(crate) fn decimal(number: f64) -> String {
     match number.abs() {
         0.0 => "0".to_owned(),
+        size if size < 100.0 && size.fract() == 0.0 => format!("{number:.0}"),
         size if size < 0.01 => format!("{number:.4}"),
         size if size < 10.0 => format!("{number:.2}"),
         size if size < 100.0 => format!("{number:.1}"),
@@ -226,6 +227,8 @@ mod tests {
         for (number, text) in [
             (0.0, "0"),
             (0.003, "0.0030"),
+            (1.0, "1"),
+            (-20.0, "-20"),
             (1.234, "1.23"),
             (45.67, "45.7"),
             (1_234.5, "1,235"),

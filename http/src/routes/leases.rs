@@ -17,6 +17,7 @@ use super::{Answer, WAIT_MS_MAX, ok};
 use crate::elsewhere::{NothingHere, WaitsAtMost};
 use crate::error::{ApiError, Code};
 use crate::input::Fields;
+use crate::output::OUTPUT_CHARS_MAX;
 use crate::params::TaskPath;
 use crate::state::{ApiState, Phase};
 use crate::view::{Instant, WorkJson};
@@ -163,7 +164,8 @@ pub(crate) fn epoch(fields: &mut Fields) -> Epoch {
     Epoch(fields.number("epoch", 0..=EPOCH_MAX, "").unwrap_or(0))
 }
 
-/// `POST /v1/leases/{id}/heartbeat`: renews the lease, and says whether to stop.
+/// `POST /v1/leases/{id}/heartbeat`: renews the lease, and says whether to stop. It may bring what
+/// the worker has written meanwhile.
 #[utoipa::path(
     post,
     path = "/v1/leases/{id}/heartbeat",
@@ -185,8 +187,19 @@ pub(crate) async fn heartbeat(
     mut fields: Fields,
 ) -> Answer {
     let (epoch, lease) = (epoch(&mut fields), lease(&mut fields));
+    let output = fields.report("output").unwrap_or_default();
+    let characters = output.chars().count();
+    if OUTPUT_CHARS_MAX < characters {
+        let problem = format!(
+            "has {characters} characters, must have at most {OUTPUT_CHARS_MAX}: send it in parts"
+        );
+        fields.problem("output", problem);
+    }
     fields.finish()?;
     let renewal = state.queue.heartbeat(id, epoch, lease).await?;
+    if !output.is_empty() {
+        state.outputs.add(id, epoch, &output);
+    }
     ok(&json!({
         "id": id,
         "epoch": epoch,

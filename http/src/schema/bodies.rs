@@ -195,6 +195,9 @@ pub(crate) struct HeartbeatBody {
     /// From now on; 30,000 unless said.
     #[schema(minimum = 1000, maximum = 3600000)]
     lease_ms: Option<u64>,
+    /// What the worker has written since the last one, shown on the task's page as it comes.
+    #[schema(max_length = 16384)]
+    output: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]

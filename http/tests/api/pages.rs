@@ -405,3 +405,25 @@ async fn events_are_watched_while_somebody_looks() {
     let filtered = page(&node, "/events?of=runtime").await;
     assert!(!filtered.contains(&id), "{filtered}");
 }
+
+#[tokio::test]
+async fn what_a_worker_writes_is_shown_as_text_under_its_lease_and_within_bounds() {
+    let node = Node::volatile().await;
+    let id = node.submit("k").await;
+    let lease = node.lease("k").await;
+    let path = format!("/v1/leases/{id}/heartbeat");
+    let beat = |output: String| json!({ "epoch": lease["epoch"], "output": output });
+    for part in ["<b>half", " done"] {
+        let (status, renewal) = node.send(&path, beat(part.to_owned())).await;
+        assert_eq!(status, 200, "{renewal}");
+    }
+    let text = page(&node, &format!("/tasks/{id}")).await;
+    assert!(text.contains("&lt;b&gt;half done"), "{text}");
+    let (status, problem) = node.send(&path, beat("x".repeat(16_385))).await;
+    assert_eq!(status, 422, "{problem}");
+    assert!(problem.to_string().contains("16384"), "{problem}");
+    let stale = json!({ "epoch": 0, "output": "too late" });
+    assert_eq!(node.send(&path, stale).await.0, 409);
+    let text = page(&node, &format!("/tasks/{id}")).await;
+    assert!(!text.contains("too late"), "{text}");
+}

@@ -1,4 +1,5 @@
-//! Log lines for somebody else besides standard error, with the fields of the spans around them.
+//! Log lines for somebody else besides standard error, with the fields of the spans around them:
+//! for a sink, and for whoever looks at a task.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::json_lines::Fields;
+use super::task_lines;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,8 +35,8 @@ pub trait LogSink: Send + Sync + 'static {
 /// What carries lines away would otherwise carry lines about that, and so on.
 const CARRIERS: [&str; 5] = ["opentelemetry", "hyper", "reqwest", "h2", "tower"];
 
-/// Hands each event to a sink.
-pub(super) struct Forwarded(pub(super) Arc<dyn LogSink>);
+/// Hands each event to a sink, if there is one, and keeps those about tasks.
+pub(super) struct Forwarded(pub(super) Option<Arc<dyn LogSink>>);
 
 impl<S> Layer<S> for Forwarded
 where
@@ -55,12 +57,16 @@ where
             return;
         }
         let (message, fields) = Fields::of(event, &context);
-        self.0.take(LogLine {
+        let line = LogLine {
             level,
             target: target.to_owned(),
             message,
             fields,
-        });
+        };
+        task_lines::keep(&line);
+        if let Some(sink) = &self.0 {
+            sink.take(line);
+        }
     }
 }
 
@@ -89,7 +95,7 @@ mod tests {
         let lines = JsonLines::new(std::io::sink);
         let registry = Registry::default()
             .with(lines)
-            .with(Forwarded(kept.clone()));
+            .with(Forwarded(Some(kept.clone())));
         tracing::subscriber::with_default(registry, || {
             let task = info_span!("task", trace_id = "t-1", agent_id = "outer");
             let _task = task.entered();

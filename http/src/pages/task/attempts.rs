@@ -8,6 +8,7 @@ use regrow_runtime::ids::Epoch;
 use regrow_runtime::queue::task::{TaskEvent, TaskEventKind};
 
 use crate::pages::parts::{nothing, pill};
+use crate::pages::tasks::holder;
 use crate::pages::words::{self, Tone};
 
 /// One lease, and what came of it.
@@ -92,7 +93,7 @@ pub(super) fn table(log: &[TaskEvent]) -> Markup {
                     @for (position, attempt) in attempts.iter().enumerate().rev() {
                         tr {
                             td .number title=[attempt.epoch.map(|epoch| format!("epoch {epoch}"))] { (position + 1) }
-                            td title=[attempt.by.as_deref()] { (holder(attempt.by.as_deref())) }
+                            td title=[attempt.by.as_deref()] { (attempt.by.as_deref().map_or("–", holder)) }
                             td { (words::clock(attempt.from)) }
                             td .number { @match attempt.to { Some(to) => { (words::span(to.since(attempt.from))) } None => { "…" } } }
                             td .number { (attempt.steps) }
@@ -109,12 +110,6 @@ pub(super) fn table(log: &[TaskEvent]) -> Markup {
             }
         }
     }
-}
-
-/// The agent's name, without the life that held the lease.
-fn holder(by: Option<&str>) -> &str {
-    let name = by.unwrap_or("–");
-    name.split_once('#').map_or(name, |(name, _)| name)
 }
 
 #[cfg(test)]

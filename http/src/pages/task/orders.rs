@@ -56,7 +56,7 @@ pub(super) fn orders(visit: &Visit, view: &TaskView) -> Markup {
 pub(super) fn question(visit: &Visit, row: &ApprovalRow) -> Markup {
     let question = &row.request.question;
     let barred = (!visit.may(Scope::Operate)).then_some(NEEDS_OPERATE);
-    let by = visit.token().unwrap_or("operator");
+    let by = visit.answerer();
     let what = match &row.request.reason {
         Reason::Start => "It may not start without consent",
         Reason::Ask { .. } => "Its worker asks",

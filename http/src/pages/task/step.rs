@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use regrow_runtime::ids::TaskId;
 
-use super::{document, instant, none, panel, short, size};
+use super::{document, elsewhere, instant, none, panel, short, size};
 use crate::error::{ApiError, Code};
 use crate::pages::frame::Place;
 use crate::pages::live::{Page, answer};
@@ -30,6 +30,9 @@ impl Page for Step {
     async fn draw(&self, visit: &Visit) -> Result<Markup, ApiError> {
         let Self(id, key) = self;
         let step = visit.state.queue.step_of(*id, key).await?;
+        if step.is_none() && visit.state.queue.task(*id).await?.is_none() {
+            return elsewhere(visit, *id).await;
+        }
         let step = step.ok_or_else(|| {
             let detail =
                 format!("task {id} has no finished step of this name; it may not be done yet");
