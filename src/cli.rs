@@ -16,6 +16,7 @@ mod dead_letters;
 mod diagnostics;
 pub(crate) mod failure;
 mod health;
+mod improve;
 pub(crate) mod node;
 pub(crate) mod openapi;
 pub(crate) mod output;
@@ -58,6 +59,8 @@ pub(crate) enum ClientVerb {
     Token(token::TokenArgs),
     /// Look at the record of what operators did, export it, and check that nobody changed it
     Audit(audit::AuditArgs),
+    /// Search for better strategies
+    Improve(improve::ImproveArgs),
     /// Ask a node how it is
     Health(health::HealthArgs),
     /// Watch a node and its cluster on the terminal, and act on them
@@ -113,6 +116,7 @@ pub(crate) async fn execute(verb: ClientVerb) -> ExitCode {
         ClientVerb::Cluster(args) => (args.node.json, cluster::run(args).await),
         ClientVerb::Token(args) => (args.node.json, token::run(args).await),
         ClientVerb::Audit(args) => (args.node.json, audit::run(args).await),
+        ClientVerb::Improve(args) => (args.node.json, improve::run(args).await),
         ClientVerb::Health(args) => (args.node.json, health::run(args).await),
         ClientVerb::Top(args) => (args.node.json, top::run(args).await),
         ClientVerb::Diagnostics(args) => (args.node.json, diagnostics::run(args).await),

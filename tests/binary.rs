@@ -32,6 +32,8 @@ mod elsewhere;
 mod escalation;
 #[path = "binary/gateway.rs"]
 mod gateway;
+#[path = "binary/improve.rs"]
+mod improve;
 #[path = "binary/killed.rs"]
 mod killed;
 #[path = "binary/placed.rs"]

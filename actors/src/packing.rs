@@ -15,7 +15,8 @@
 mod instance;
 mod levels;
 
-use regrow_modules::expression::{Columns, Expression, Node, Scratch, Table};
+use regrow_modules::expression::{Columns, Expression, Node, Scratch, SyntaxError, Table};
+use serde::Serialize;
 
 pub use instance::{Family, Instance, Split};
 pub use levels::Levels;
@@ -51,6 +52,46 @@ impl Excess {
 #[expect(clippy::cast_precision_loss, reason = "bins are far fewer than 2^53")]
 fn ratio(of: u64, to: u64) -> f64 {
     of as f64 / to as f64
+}
+
+/// How a strategy did on instances for the test.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Held {
+    /// `first fit`, `best fit` or `champion`.
+    pub strategy: &'static str,
+    /// Bins used, over all instances.
+    pub bins: u64,
+    /// The fewest that could do, over all.
+    pub bound: u64,
+    /// Bins above the bound, as a share of the bound.
+    pub share: f64,
+}
+
+/// Holds a strategy against the known heuristics, on instances that nothing was bred on or chosen
+/// by. To be asked once, when everything is decided: whoever chooses by it has to find other ones.
+///
+/// # Errors
+///
+/// When `champion` is no expression over [`columns`].
+pub fn hold_out(champion: &str, family: Family, instances: u64) -> Result<Vec<Held>, SyntaxError> {
+    let champion = Expression::parse(champion, &columns())?;
+    let instances = family.instances(Split::Test.first_seed(), instances);
+    let mut packer = Packer::default();
+    let bound = instances.iter().map(|one| u64::from(one.bound())).sum();
+    let held = |strategy, bins: u64| Held {
+        strategy,
+        bins,
+        bound,
+        share: Excess { bins, bound }.share(),
+    };
+    let all = |pack: fn(&Instance) -> u32| instances.iter().map(|one| u64::from(pack(one))).sum();
+    let (first, best) = (all(first_fit), all(best_fit));
+    let champion = packer.excess(&champion, &instances, f64::INFINITY).bins;
+    Ok(vec![
+        held("first fit", first),
+        held("best fit", best),
+        held("champion", champion),
+    ])
 }
 
 /// Packs instances by strategies; keeps what it needs from one to the next.

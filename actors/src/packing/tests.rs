@@ -39,6 +39,25 @@ fn the_known_heuristics_come_out_as_published() {
 }
 
 #[test]
+fn a_strategy_is_held_out_on_instances_of_the_test_alone() {
+    let family = Family::Uniform { items: 60 };
+    let held = hold_out("-after", family, 5).expect("an expression");
+    let bins = |strategy: &str| {
+        held.iter()
+            .find(|one| one.strategy == strategy)
+            .expect("it")
+            .bins
+    };
+    assert_eq!(bins("champion"), bins("best fit"));
+    let of_test = family.instances(Split::Test.first_seed(), 5);
+    let best: u64 = of_test.iter().map(|one| u64::from(best_fit(one))).sum();
+    assert_eq!(bins("best fit"), best);
+    // Nobody asks for so many of one that they reach into another.
+    let firsts = [Split::Training, Split::Validation, Split::Test].map(Split::first_seed);
+    assert!(firsts.windows(2).all(|two| two[0] + 1_000_000 < two[1]));
+}
+
+#[test]
 fn instances_are_the_same_everywhere() {
     let instance = Family::Weibull { items: 6 }.instance(7);
     assert_eq!(instance.items(), [17, 26, 49, 37, 67, 39]);
