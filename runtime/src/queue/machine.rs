@@ -57,7 +57,7 @@ use crate::store::Changes;
 
 pub(crate) use approval::Asked;
 pub(crate) use budget::OPERATED_MAX;
-pub(crate) use carriage::CARRIED_SPACE;
+pub(crate) use carriage::{CARRIED_SPACE, whither};
 pub(crate) use distant::{DistantChild, News};
 pub(crate) use hand_over::Want;
 pub(crate) use lease::FinishedStep;

@@ -21,6 +21,7 @@ pub use self::copying::{Copied, promote_file};
 use super::postgres::{self, Postgres};
 use super::{Changes, DocumentRow, StoreError};
 use crate::clock::Timestamp;
+use crate::ids::TaskId;
 use crate::json::Json;
 
 /// The file's own documents, which are not copied.
@@ -167,6 +168,20 @@ pub enum PromotionError {
          them, or cancel them (`regrow tasks list` shows them), and try again"
     )]
     Carried(usize),
+    /// The same of a file that no node runs on.
+    #[error(
+        "{count} messages to agents were carried to other nodes and have not ended there yet, among \
+         them task {first} to {to}; start the node on its file, without store.database_url, beside \
+         those nodes; wait for them or cancel them (`regrow tasks cancel {first}`), and try again"
+    )]
+    CarriedFromFile {
+        /// How many.
+        count: usize,
+        /// The one that was accepted first.
+        first: TaskId,
+        /// Where to.
+        to: String,
+    },
     /// The database cannot be used.
     #[error(transparent)]
     Open(#[from] postgres::OpenError),

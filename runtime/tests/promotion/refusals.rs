@@ -85,6 +85,45 @@ async fn a_file_whose_tasks_are_being_carried_stays_until_they_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_without_a_node_stays_as_well_while_its_tasks_are_carried() {
+    let schema = Schema::create().await;
+    let url = schema.url();
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = with_a_task(dir.path(), &url).await;
+    let (id, seen) = node.queue.idle(&BTreeSet::from(["k".to_owned()]), 1)[0];
+    assert!(node.queue.set_aside(id, seen, "b").await.expect("open"));
+    node.stop().await;
+    let promote = async || {
+        let mut owned = DataDir::open(dir.path()).expect("free");
+        promote_file(&mut owned, database(&url, "n"), |_| ()).await
+    };
+    let refused = promote().await;
+    let Err(PromotionError::CarriedFromFile { count: 1, .. }) = &refused else {
+        panic!("{refused:?}");
+    };
+    let said = refused.err().map(|error| error.to_string());
+    let said = said.expect("refused");
+    for part in [id.to_string().as_str(), "to b", "cancel"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!is_marked(dir.path()).await);
+    let left = "SELECT (SELECT count(*) FROM task) + (SELECT count(*) FROM promotion)";
+    assert_eq!(schema.number(left).await, 0);
+
+    let node = Node::start(dir.path(), &url).await;
+    let hop = node.queue.parcels()[0].hop;
+    let end = EndElsewhere {
+        state: TaskState::Completed,
+        result: None,
+        error: None,
+    };
+    let ended = node.queue.ended_elsewhere(id, hop, end).await;
+    ended.expect("open");
+    node.stop().await;
+    promote().await.expect("nothing is carried any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_collides_is_said_and_what_was_copied_is_taken_back() {
     let schema = Schema::create().await;
     let url = schema.url();

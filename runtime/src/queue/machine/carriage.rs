@@ -30,6 +30,12 @@ pub(super) struct Carried {
     away: Option<Away>,
 }
 
+/// Which task a document says to be away, and at or on its way to which node.
+pub(crate) fn whither(document: &Document) -> Option<(TaskId, String)> {
+    let away = document.body.decode::<Carried>().ok()?.away?;
+    Some((document.key.parse().ok()?, away.node))
+}
+
 /// Those of one node.
 #[derive(Debug, Default)]
 pub(super) struct Carriages(HashMap<TaskId, Carried>);

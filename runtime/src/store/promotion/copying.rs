@@ -3,6 +3,7 @@
 use super::{Mark, PromotionError, Touched};
 use crate::clock::Timestamp;
 use crate::queue::control::Control;
+use crate::queue::machine::{CARRIED_SPACE, whither};
 use crate::store::StoreError;
 use crate::store::data_dir::DataDir;
 use crate::store::postgres::import::Import;
@@ -162,7 +163,8 @@ impl Copying {
 ///
 /// # Errors
 ///
-/// [`PromotionError`]; the file is as it was, unless only the last step failed: then it is
+/// [`PromotionError`], such as [`PromotionError::CarriedFromFile`] before anything is copied; the
+/// file is as it was, unless only the last step failed: then it is
 /// marked, and the next start on the database makes up for it.
 pub async fn promote_file(
     dir: &mut DataDir,
@@ -176,6 +178,7 @@ pub async fn promote_file(
             cause: error.to_string().into(),
         })?;
     let moved = async {
+        nothing_is_carried(&file).await?;
         let target = Postgres::open(to).await?;
         let moved = offline(&file, &target, &tell).await;
         target.close().await;
@@ -184,6 +187,32 @@ pub async fn promote_file(
     let moved = moved.await;
     file.close().await;
     moved
+}
+
+/// A shared database has no courier that would hear how carried tasks end.
+async fn nothing_is_carried(file: &Sqlite) -> Result<(), PromotionError> {
+    let mut first = None;
+    let mut count = 0;
+    for document in file.documents(CARRIED_SPACE, "", u32::MAX).await? {
+        let Some((id, to)) = whither(&document) else {
+            continue;
+        };
+        // What has ended is not waited for, whatever is on record of its way.
+        if let Some(view) = file.task(id).await?.filter(|view| view.end.is_none()) {
+            count += 1;
+            let seq = view.body.seq;
+            if first
+                .as_ref()
+                .is_none_or(|(earliest, _, _)| seq < *earliest)
+            {
+                first = Some((seq, id, to));
+            }
+        }
+    }
+    match first {
+        None => Ok(()),
+        Some((_, first, to)) => Err(PromotionError::CarriedFromFile { count, first, to }),
+    }
 }
 
 async fn offline(
