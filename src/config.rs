@@ -95,6 +95,9 @@ pub(crate) struct AgentSettings {
     pub(crate) memories: usize,
     /// The number of Workers at work adapts to how long work takes.
     pub(crate) adaptive: bool,
+    /// Idle agents lease what waits at nodes without a shared database. Without it, tasks that
+    /// need what only their own node has, such as files, stay there.
+    pub(crate) borrow: bool,
     /// What each may hold on to.
     pub(crate) limits: AgentLimits,
     /// Restarts that all agents together may need within a period.
@@ -356,6 +359,7 @@ fn settings(reader: &mut Reader) -> NodeConfig {
             critics: size(reader.number("agents.critics", cores as u64, 0..=10_000)),
             memories: size(reader.number("agents.memories", 1, 0..=1_000)),
             adaptive: reader.switch("agents.adaptive", false),
+            borrow: reader.switch("agents.borrow", true),
             limits: AgentLimits {
                 lease: reader.duration("agents.lease", agents.lease, 100 * MILLISECOND..=HOUR),
                 grace: reader.duration("agents.grace", agents.grace, Duration::ZERO..=HOUR),

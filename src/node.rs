@@ -43,9 +43,9 @@ use regrow_cluster::mail::Mail;
 use regrow_cluster::nodes::Nodes;
 use regrow_cluster::placing::Placer;
 use regrow_cluster::roster::Roster;
-use regrow_http::Exposition;
 use regrow_http::server::{BindError, Server};
 use regrow_http::state::{ApiParts, Lifecycle, Phase};
+use regrow_http::{Borrowing, Exposition};
 use regrow_runtime::access::Access;
 use regrow_runtime::actor::StartError;
 use regrow_runtime::clock::Clock;
@@ -196,14 +196,20 @@ impl Node {
         let (draining, open) = (CancellationToken::new(), watch::Sender::new(true));
         let (context, shards) = Context::supervisor(config.context, &writer, clock);
         let limiter = worker_limiter(config);
-        let crew = crew(config, &context, &draining, &open, limiter.clone());
-        let (specs, addresses) = crew.hire(&queue);
         let among = config.founders.clone().zip(local);
         let agreed = among.map(|(founders, local)| Agreed::new(founders, clock, local));
         let roster = match &agreed {
             Some(agreed) => Roster::Agreed(agreed.clone()),
             None => Roster::Stored(queue.registry().clone()),
         };
+        let (placer, exchange) = (placed::placer(config, &roster)?, Exchange::new(clock));
+        let nodes = Nodes::new(roster.clone(), placer.clone(), exchange.clone());
+        let borrowing = Borrowing::new(&config.name, &queue, &nodes, &exchange);
+        let mut crew = crew(config, &context, &draining, &open, limiter.clone());
+        if config.agents.borrow && config.cluster.is_some() && !queue.is_shared() {
+            crew.peers = Some(Arc::new(borrowing.clone()));
+        }
+        let (specs, addresses) = crew.hire(&queue);
         let (placed_here, placed) = Placed::new(crew, queue.clone(), roster.clone());
         let agents = specs.into_iter().fold(
             SupervisorSpec::new("agents", Strategy::OneForOne)
@@ -231,7 +237,6 @@ impl Node {
             .child(shards.into_child())
             .child(agents.into_child())
             .child(placed_here.into_child());
-        let (placer, exchange) = (placed::placer(config, &roster)?, Exchange::new(clock));
         let mail = agreed
             .clone()
             .map(|agreed| Mail::new(agreed, queue.clone(), exchange.clone()));
@@ -242,9 +247,10 @@ impl Node {
                 access,
                 agents: live.clone(),
                 node: config.name.clone(),
-                cluster: Agents::new(roster.clone()),
-                nodes: Nodes::new(roster, placer.clone(), exchange.clone()),
+                cluster: Agents::new(roster),
+                nodes,
                 exchange: exchange.clone(),
+                borrowing,
                 mail: mail.clone(),
                 context: context.clone(),
                 metrics,
@@ -405,7 +411,8 @@ impl Node {
                 "some agents were not given away in time; others take them when this node's life has run out"
             );
         }
-        for child in ["cluster", "placed", "agents", "edge"] {
+        // Agents first: what they leased from peers is told there through the cluster's gateway.
+        for child in ["agents", "cluster", "placed", "edge"] {
             // Refused only when the tree is ending already.
             let _ = supervisor.terminate_child(child).await;
         }
@@ -449,6 +456,7 @@ fn crew(
         limits: config.agents.limits.clone(),
         reports: config.data_dir.clone(),
         rehearsal: config.rehearsal.then_some(rehearsal),
+        peers: None,
         context: context.clone(),
         draining: draining.clone(),
         open: open.subscribe(),

@@ -36,6 +36,8 @@ mod gateway;
 mod improve;
 #[path = "binary/killed.rs"]
 mod killed;
+#[path = "binary/lent.rs"]
+mod lent;
 #[path = "binary/placed.rs"]
 mod placed;
 #[path = "binary/placement.rs"]

@@ -5,7 +5,8 @@
 //! reported as failed, then the panic ends the agent: its supervisor sees the true cause.
 //!
 //! Crash: the work is aborted and its lease reclaimed at once, so that another agent can
-//! continue it; finished steps are in the journal. Nothing of the agent itself is durable.
+//! continue it; that of a peer's task runs out. Finished steps are in the journal. Nothing of
+//! the agent itself is durable.
 //! Orderly stop: no further claim; the work gets a grace to finish, then its lease is
 //! handed back without counting the attempt.
 
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use regrow_runtime::actor::{Actor, Crash, StartError};
 use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::context::Context;
+use regrow_runtime::holding::Peers;
 use regrow_runtime::ids::{AgentId, Epoch};
 use regrow_runtime::mailbox::{Address, Mailbox, Observation};
 use regrow_runtime::queue::Queue;
@@ -73,6 +75,8 @@ pub struct AgentArgs {
     pub may_act: Option<MayAct>,
     /// Where its tasks come from.
     pub queue: Queue,
+    /// Where else, while nothing waits there; where nodes share no database.
+    pub peers: Option<Arc<dyn Peers>>,
     /// How long it may hold on.
     pub limits: AgentLimits,
     /// Set where the number of agents at work adapts to how long work takes.

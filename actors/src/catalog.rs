@@ -7,6 +7,7 @@ use std::sync::Arc;
 use regrow_runtime::agent_spec::AgentSpec;
 use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::context::Context;
+use regrow_runtime::holding::Peers;
 use regrow_runtime::ids::AgentId;
 use regrow_runtime::mailbox::Address;
 use regrow_runtime::queue::Queue;
@@ -24,7 +25,7 @@ use crate::worker::Worker;
 use crate::worker::rehearsal::Rehearsal;
 
 /// How many agents of each role a node has, and what they need.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Crew {
     /// Planners.
     pub planners: usize,
@@ -42,6 +43,8 @@ pub struct Crew {
     pub reports: PathBuf,
     /// Set on a node that is made to be crashed.
     pub rehearsal: Option<Rehearsal>,
+    /// Where else than in this node's queue they look for tasks.
+    pub peers: Option<Arc<dyn Peers>>,
     /// Shared context of tasks.
     pub context: Context,
     /// Cancelled when the node stops: nobody claims any more.
@@ -124,6 +127,7 @@ impl Crew {
             addressed: None,
             may_act: None,
             queue: queue.clone(),
+            peers: self.peers.clone(),
             limits: self.limits.clone(),
             context: self.context.clone(),
             draining: self.draining.clone(),

@@ -1,6 +1,7 @@
 //! Memory keeps finished runs, and says what is new and what is fixed since the last one.
 //!
-//! Runs are documents in the store: they outlive every agent, and the next run finds them.
+//! Runs are documents in the store: they outlive every agent, and the next run finds them. So
+//! Memory runs no tasks of nodes with another store.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -30,6 +31,11 @@ impl Behaviour for Memory {
         &[RECORD]
     }
 
+    fn kinds_of_peers(&self) -> &'static [&'static str] {
+        // Runs are kept where they are looked for.
+        &[]
+    }
+
     fn run(&self, context: TaskContext) -> BoxFuture<'_, Result<Outcome, Failure>> {
         async move {
             let RecordRun { run } = context.payload()?;
@@ -40,20 +46,16 @@ impl Behaviour for Memory {
 }
 
 async fn record(context: &TaskContext, run: Run) -> Result<RecordedRun, Failure> {
-    let writer = context.queue().writer();
     let tree = tree_of(&run);
     // The task's id sorts by time, and makes recording the same run again harmless.
     let key = format!("{tree}/{}", context.lease().task.id);
-    let kept = writer
-        .store()
-        .documents(SPACE, &format!("{tree}/"), u32::MAX)
-        .await?;
+    let kept = context.documents(SPACE, &format!("{tree}/")).await?;
     let previous = kept.iter().find(|document| document.key < key);
     let previous: Option<Run> = previous
         .map(|document| document.body.decode())
         .transpose()
         .map_err(Failure::permanent)?;
-    let at = context.queue().clock().now();
+    let at = context.now();
     let body = Some(Json::of(&run).map_err(Failure::permanent)?);
     let mut documents = vec![DocumentRow {
         space: SPACE,

@@ -355,7 +355,7 @@ impl Nodes {
     /// Those of these nodes with whom tasks of one of `kinds` wait for a worker, as they say through
     /// gossip; most first.
     #[must_use]
-    pub fn waiting_at(&self, kinds: &[String], among: &[NodeName]) -> Vec<NodeName> {
+    pub fn waiting_at(&self, kinds: &[String], among: &[NodeName]) -> Vec<(NodeName, u64)> {
         let heard = self.placer.heard().0.lock();
         let waiting = |name: &NodeName| {
             let backlog = &heard.get(name.as_str())?.backlog;
@@ -367,7 +367,7 @@ impl Nodes {
         };
         let mut waiting: Vec<_> = among.iter().filter_map(waiting).collect();
         waiting.sort_by(|a, b| b.cmp(a));
-        waiting.into_iter().map(|(_, name)| name).collect()
+        waiting.into_iter().map(|(n, name)| (name, n)).collect()
     }
 
     /// What a node is asked to do, unless nothing in particular.

@@ -107,6 +107,17 @@ pub(crate) fn amount(unit: Unit, amount: u64) -> Value {
     }
 }
 
+/// An amount that was told in the unit of the interface.
+pub(crate) fn read_amount(unit: Unit, told: f64) -> u64 {
+    let amount = match unit {
+        Unit::Tokens | Unit::Calls => told,
+        Unit::Micros => told * MICROS,
+        Unit::Millis => told * MILLIS,
+    };
+    // Saturates; negative is nothing.
+    amount.round() as u64
+}
+
 /// Amounts in `field`: what is not named is nothing.
 pub(crate) fn amounts(fields: &mut Fields, field: &str) -> Option<Amounts> {
     fields.nested(field, limits).map(|limits| Amounts {

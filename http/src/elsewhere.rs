@@ -7,7 +7,7 @@
 //!   whoever has it answers: looks, waits and orders alike. Only the one that has it does anything;
 //! - a task that this node has no room for goes to one with room, once;
 //! - a claim that finds nothing here leases what waits elsewhere, and what its worker then says of
-//!   the lease goes to the node that gave it.
+//!   the lease goes to the node that gave it; the agents of this node do the same.
 //!
 //! A node that is away may have what nobody else has, which is then said, rather than that there
 //! is no such thing.
@@ -33,7 +33,8 @@ use regrow_runtime::ids::TaskId;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub(crate) use self::borrowing::{Borrowed, LEASES_BORROWED, NothingHere, WaitsAtMost};
+pub use self::borrowing::Borrowing;
+pub(crate) use self::borrowing::{LEASES_BORROWED, NothingHere, WaitsAtMost};
 pub(crate) use self::forwarding::Forwarded;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};

@@ -7,6 +7,7 @@
 
 mod agents;
 mod code;
+mod context;
 mod nodes;
 mod people;
 mod versions;
@@ -244,6 +245,10 @@ impl From<LeaseError> for ApiError {
             LeaseError::LogFull { task, max } => Self::new(Code::LogFull, detail)
                 .with("task", task.to_string())
                 .with("max_lines", max),
+            LeaseError::Away { task, node, .. } => Self::new(Code::NodeAway, detail)
+                .with("task", task.to_string())
+                .with("away", vec![Value::from(node)]),
+            LeaseError::Refused { .. } => Self::new(Code::ValidationFailed, detail),
             LeaseError::Store(error) => error.into(),
         }
     }

@@ -59,6 +59,12 @@ impl Fields {
         Ok(fields)
     }
 
+    /// The fields of an object, for tests of what writes them.
+    #[cfg(test)]
+    pub(crate) fn of_value(value: &serde_json::Value) -> Self {
+        Self::parse(value.to_string().as_bytes()).expect("an object")
+    }
+
     /// Notes a problem that the caller found.
     pub(crate) fn problem(&mut self, field: &str, problem: impl Into<String>) {
         self.problems.push(field, problem.into());

@@ -40,6 +40,7 @@ pub mod server;
 pub mod state;
 mod view;
 
+pub use elsewhere::Borrowing;
 pub use exposition::{Exposition, ExpositionError};
 
 /// The document of the whole surface (OpenAPI 3.1), as JSON: the one that a node serves at

@@ -20,7 +20,7 @@ use regrow_cluster::exchange::{Answers, AskError, Topic};
 use regrow_cluster::member::NodeName;
 use regrow_cluster::transport::{Incoming, OperationId, Rejection};
 use regrow_cluster::wire::codec;
-use regrow_runtime::access::scope::Scopes;
+use regrow_runtime::access::scope::{Scope, Scopes};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{Caller, Sender};
@@ -37,6 +37,8 @@ const ASKED_HEADERS: [&str; 4] = ["content-type", "x-request-id", "traceparent",
 const CALLER: &str = "x-regrow-caller";
 const TOKEN: &str = "x-regrow-token";
 const SCOPES: &str = "x-regrow-scopes";
+/// Stands where a token's id would, of agents.
+const AGENT: &str = "agent";
 /// What is passed on of an answer.
 const TOLD_HEADERS: [HeaderName; 3] = [CONTENT_TYPE, LOCATION, RETRY_AFTER];
 
@@ -80,6 +82,29 @@ impl Asked {
             method: request.method.as_str().to_owned(),
             target: target.map_or_else(|| "/".to_owned(), ToString::to_string),
             headers,
+            body,
+        }
+    }
+
+    /// What an agent of this node does with a task that it leased from another one. Nodes trust
+    /// each other with what workers do; an agent has no token, and needs none.
+    pub(crate) fn by_agent(
+        method: Method,
+        target: impl Into<String>,
+        agent: &str,
+        body: Vec<u8>,
+    ) -> Self {
+        let scopes = Scopes::of([Scope::Read, Scope::Work]);
+        let headers = [
+            (CONTENT_TYPE.as_str(), "application/json".to_owned()),
+            (CALLER, agent.to_owned()),
+            (TOKEN, AGENT.to_owned()),
+            (SCOPES, scopes.to_string()),
+        ];
+        Self {
+            method: method.as_str().to_owned(),
+            target: target.into(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
             body,
         }
     }

@@ -32,7 +32,8 @@ use crate::pages;
 use crate::revalidate::revalidated;
 use crate::routes::{
     WAIT_MAX, agents, approvals, audit, budgets, children, cluster, code, config, docs, events,
-    health, leases, metrics, placed, queue, rules, session, steps, store, submit, tasks, tokens,
+    health, leases, metrics, notes, placed, queue, rules, session, steps, store, submit, tasks,
+    tokens,
 };
 use crate::schema::answers::{Problem, QuestionState};
 use crate::state::{ApiParts, ApiState};
@@ -77,6 +78,7 @@ impl Routes {
             .routes(routes!(leases::fail))
             .routes(routes!(leases::release))
             .routes(routes!(children::insert))
+            .routes(routes!(notes::note))
             .routes(routes!(approvals::ask))
             .routes(routes!(budgets::reserve))
             .routes(routes!(budgets::give_back))

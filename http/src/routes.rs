@@ -13,6 +13,7 @@ pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod leases;
 pub(crate) mod metrics;
+pub(crate) mod notes;
 pub(crate) mod placed;
 pub(crate) mod queue;
 pub(crate) mod rules;

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::auth::Gate;
 use crate::config::HttpConfig;
-use crate::elsewhere::{Borrowed, Forwarded};
+use crate::elsewhere::{Borrowing, Forwarded};
 use crate::error::ApiError;
 use crate::exposition::Exposition;
 use crate::follow::mentions::Mentions;
@@ -232,6 +232,8 @@ pub struct ApiParts {
     pub nodes: Nodes,
     /// The way to them.
     pub exchange: Exchange,
+    /// What is leased from them.
+    pub borrowing: Borrowing,
     /// Takes messages to agents, where each node has a queue of its own.
     pub mail: Option<Mail>,
     /// Shared context of tasks.
@@ -263,7 +265,7 @@ pub(crate) struct Inner {
     pub(crate) nodes: Nodes,
     pub(crate) exchange: Exchange,
     pub(crate) forwarded: Forwarded,
-    pub(crate) borrowed: Borrowed,
+    pub(crate) borrowing: Borrowing,
     pub(crate) history: History,
     pub(crate) mentions: Mentions,
     pub(crate) outputs: Outputs,
@@ -308,7 +310,7 @@ impl ApiState {
             nodes: parts.nodes,
             exchange: parts.exchange,
             forwarded: Forwarded::default(),
-            borrowed: Borrowed::default(),
+            borrowing: parts.borrowing,
             history,
             mentions,
             outputs: Outputs::default(),

@@ -26,8 +26,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
-use crate::clock::Timestamp;
-use crate::ids::{Epoch, TaskId};
+use crate::clock::{Clock, Timestamp};
+use crate::holding::Holding;
 use crate::json::Json;
 use crate::queue::Queue;
 use crate::queue::approval::{Decision, Question};
@@ -43,10 +43,8 @@ use meter::Meter;
 /// The journal of one task under one lease.
 #[derive(Clone)]
 pub struct Journal {
-    queue: Queue,
-    task: TaskId,
-    seq: u64,
-    epoch: Epoch,
+    holding: Holding,
+    clock: Clock,
     /// Set once everything that was decided before this lease can be read.
     settled: Arc<OnceCell<()>>,
     /// Priced steps that run at this moment.
@@ -78,14 +76,19 @@ impl Drop for Turn {
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
 impl Journal {
-    /// The journal of a leased task.
+    /// The journal of a task that `queue` has leased.
     #[must_use]
     pub fn new(queue: Queue, lease: &Lease) -> Self {
+        let clock = queue.clock();
+        Self::of(Holding::own(queue, lease), clock)
+    }
+
+    /// The journal of a task that is held; `clock` is this node's.
+    #[must_use]
+    pub fn of(holding: Holding, clock: Clock) -> Self {
         Self {
-            queue,
-            task: lease.task.id,
-            seq: lease.task.seq,
-            epoch: lease.epoch,
+            holding,
+            clock,
             settled: Arc::default(),
             under_way: Arc::default(),
         }
@@ -116,7 +119,7 @@ impl Journal {
         if let Some(step) = self.lookup(key).await? {
             return replay(key, &step, &input);
         }
-        let started_at = self.queue.clock().now();
+        let started_at = self.clock.now();
         let output = work.await.map_err(|cause| StepError::Work {
             key: key.to_owned(),
             cause,
@@ -161,10 +164,8 @@ impl Journal {
         if let Some(step) = self.lookup(key).await? {
             return replay(key, &step, &input);
         }
-        let reserved = self
-            .queue
-            .reserve(self.task, self.epoch, key, estimate, true);
-        reserved.await.map_err(|cause| match cause {
+        let reserved = self.holding.reserve(key, estimate).await;
+        reserved.map_err(|cause| match cause {
             LeaseError::OverBudget(shortfall) => StepError::OverBudget {
                 key: key.to_owned(),
                 shortfall,
@@ -175,16 +176,17 @@ impl Journal {
             | LeaseError::TooLarge { .. }
             | LeaseError::TooManyReservations { .. }
             | LeaseError::LogFull { .. }
+            | LeaseError::Away { .. }
+            | LeaseError::Refused { .. }
             | LeaseError::Store(_)) => StepError::Lease {
                 key: key.to_owned(),
                 cause,
             },
         })?;
         let meter = Meter::default();
-        let clock = self.queue.clock();
-        let started_at = clock.now();
+        let started_at = self.clock.now();
         let done = work(meter.clone()).await;
-        let took = clock.now().since(started_at);
+        let took = self.clock.now().since(started_at);
         let cost = meter.read().map(|mut cost| {
             if cost.millis == 0 {
                 cost.millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -198,10 +200,9 @@ impl Journal {
             }
             Err(cause) => {
                 let actual = cost.unwrap_or_default().amounts();
-                let back = self.queue.give_back(self.task, self.epoch, key, actual);
-                if let Err(reason) = back.await {
+                if let Err(reason) = self.holding.give_back(key, actual).await {
                     // Charged in full when the lease is over.
-                    tracing::warn!(task_id = %self.task, step = key, %reason, "reservation not given back");
+                    tracing::warn!(task_id = %self.holding.task(), step = key, %reason, "reservation not given back");
                 }
                 Err(StepError::Work {
                     key: key.to_owned(),
@@ -269,12 +270,16 @@ impl Journal {
     /// lost the lease may not be durable yet, so the first look waits for that.
     async fn lookup<E>(&self, key: &str) -> Result<Option<StepRow>, StepError<E>> {
         let read = async {
-            self.settled.get_or_try_init(|| self.queue.settle()).await?;
-            self.queue.writer().store().step(self.seq, key).await
+            let settle = || self.holding.settle();
+            self.settled.get_or_try_init(settle).await?;
+            self.holding.step(key).await
         };
-        read.await.map_err(|cause| StepError::Lookup {
-            key: key.to_owned(),
-            cause,
+        read.await.map_err(|cause: LeaseError| {
+            let key = key.to_owned();
+            if let LeaseError::Store(cause) = cause {
+                return StepError::Lookup { key, cause };
+            }
+            StepError::Lease { key, cause }
         })
     }
 
@@ -288,20 +293,18 @@ impl Journal {
                 // A commit that failed may have been kept. Once the store has recovered, what
                 // it shows is what stands.
                 if unsure {
-                    self.queue.settle().await?;
-                    let store = self.queue.writer().store();
-                    if store.step(self.seq, &step.key).await?.is_some() {
+                    self.holding.settle().await?;
+                    if self.holding.step(&step.key).await?.is_some() {
                         return Ok(false);
                     }
                 }
-                let recorded = self.queue.record_step(self.task, self.epoch, step.clone());
-                recorded.await
+                self.holding.record_step(step.clone()).await
             };
             match recorded.await {
                 Ok(first) => return Ok(first),
                 Err(LeaseError::Store(reason)) if reason.is_retryable() => {
                     unsure = true;
-                    tracing::warn!(task_id = %self.task, step = step.key, %reason, "step waits to be recorded");
+                    tracing::warn!(task_id = %self.holding.task(), step = step.key, %reason, "step waits to be recorded");
                     tokio::time::sleep(RECORD_PAUSE).await;
                 }
                 Err(cause) => {

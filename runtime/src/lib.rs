@@ -3,7 +3,7 @@
 //! In reading order: [`ids`], [`role`], [`clock`] and [`json`] are the vocabulary;
 //! [`actor`] and [`mailbox`] say what an actor is and how it is reached, [`supervision`]
 //! keeps it alive and [`health`] finds out what hangs; [`queue`] decides what happens to
-//! tasks, [`context`] is what their agents know together, [`registry`] which agents there are
+//! tasks, [`holding`] is what the holder of a lease may do, [`context`] is what agents know together, [`registry`] which agents there are
 //! to be and whose they are, and [`store`] makes all of it durable; [`access`] knows who may do
 //! what, and keeps a record of it, and [`code`] which versions the code of agents has; [`events`],
 //! [`observe`] and [`telemetry`] tell whoever watches, and [`trace`] and [`spans`] which of it
@@ -21,6 +21,7 @@ pub mod context;
 pub mod events;
 pub mod exemplars;
 pub mod health;
+pub mod holding;
 pub mod ids;
 pub mod journal;
 pub mod json;

@@ -156,10 +156,13 @@ pub(super) async fn run(script: &Script, tell: Tell) -> Result<Accounts, Cluster
             ledger.complaints.push(complaint);
         }
     }
+    // Agents do what waits at other nodes, too.
+    let dirs = nodes.launches.values().map(|launch| &launch.data_dir);
+    let traces = dirs.map(|dir| read(&dir.join("rehearsal.trace")));
+    let trace: String = traces.collect();
     for (name, launch) in &nodes.launches {
         let mut dir = DataDir::open(&launch.data_dir)?;
         let store = Store::Sqlite(Sqlite::open(&mut dir).await?);
-        let trace = read(&launch.data_dir.join("rehearsal.trace"));
         let log = read_log(&read(&launch.log()));
         let witnessed = std::mem::take(&mut *own[name].1.witnessed.lock());
         let of_node = Ledger::settle(script.seed, &witnessed, &log, &trace, &store).await?;

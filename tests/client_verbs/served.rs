@@ -87,14 +87,17 @@ impl Node {
             Context::supervisor(ContextConfig::default(), queue.writer(), queue.clock());
         let exchange = regrow_cluster::exchange::Exchange::new(queue.clock());
         let roster = regrow_cluster::roster::Roster::Stored(queue.registry().clone());
+        let nodes =
+            regrow_cluster::nodes::Nodes::new(roster.clone(), Default::default(), exchange.clone());
         let parts = ApiParts {
+            borrowing: regrow_http::Borrowing::new("here", &queue, &nodes, &exchange),
             queue: queue.clone(),
             code: code(&access, &queue),
             access,
             agents: Arc::new(OneAgent),
-            cluster: regrow_cluster::agents::Agents::new(roster.clone()),
+            cluster: regrow_cluster::agents::Agents::new(roster),
             mail: None,
-            nodes: regrow_cluster::nodes::Nodes::new(roster, Default::default(), exchange.clone()),
+            nodes,
             exchange,
             node: "here".to_owned(),
             context,

@@ -8,6 +8,7 @@ use regrow_runtime::causes::chain;
 use regrow_runtime::clock::Timestamp;
 use regrow_runtime::context::Context;
 use regrow_runtime::context::record::ContextStatus;
+use regrow_runtime::holding::{Holding, Note};
 use regrow_runtime::ids::{AgentId, Epoch, TaskId};
 use regrow_runtime::journal::meter::Meter;
 use regrow_runtime::journal::{Journal, StepError};
@@ -18,7 +19,7 @@ use regrow_runtime::queue::budget::{Amounts, Shortfall};
 use regrow_runtime::queue::error::LeaseError;
 use regrow_runtime::queue::task::{Lease, NewChild, TaskView};
 use regrow_runtime::role::Role;
-use regrow_runtime::store::{DocumentRow, StoreError, TaskFilter};
+use regrow_runtime::store::{Document, DocumentRow, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -35,6 +36,12 @@ pub trait Behaviour: Send + Sync + 'static {
 
     /// The kinds of task it runs.
     fn kinds(&self) -> &'static [&'static str];
+
+    /// Of these, the kinds that it runs for peers too: all, unless it needs what only this node
+    /// has.
+    fn kinds_of_peers(&self) -> &'static [&'static str] {
+        self.kinds()
+    }
 
     /// Runs one task. It may be dropped at any await point, and called again for the same
     /// task, on this node or another: effects belong into journaled steps.
@@ -123,15 +130,24 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<LeaseError> for Failure {
+    fn from(error: LeaseError) -> Self {
+        if error.is_over() {
+            return Self::LeaseLost;
+        }
+        if let LeaseError::Store(cause) = error {
+            return cause.into();
+        }
+        Self::permanent(error)
+    }
+}
+
 impl From<StepError<Failure>> for Failure {
     fn from(error: StepError<Failure>) -> Self {
         match error {
             StepError::Work { cause, .. } => cause,
             StepError::Lookup { cause, .. } => cause.into(),
-            StepError::Lease {
-                cause: LeaseError::Stale { .. } | LeaseError::Unknown(_),
-                ..
-            } => Self::LeaseLost,
+            StepError::Lease { cause, .. } if cause.is_over() => Self::LeaseLost,
             StepError::Lease {
                 cause: LeaseError::Store(cause),
                 ..
@@ -149,6 +165,7 @@ impl From<StepError<Failure>> for Failure {
 #[derive(Clone)]
 pub struct TaskContext {
     pub(super) lease: Arc<Lease>,
+    pub(super) holding: Holding,
     pub(super) queue: Queue,
     pub(super) journal: Journal,
     pub(super) shared: Context,
@@ -185,7 +202,7 @@ impl TaskContext {
         &self.agent
     }
 
-    /// What the store's clock shows.
+    /// What the clock of this node's store shows.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.queue.clock().now()
@@ -295,6 +312,7 @@ impl TaskContext {
                 patience,
             }))),
             Err(StepError::Lookup { cause, .. }) => Err(cause.into()),
+            Err(StepError::Lease { cause, .. }) => Err(cause.into()),
             Err(error) => Err(Failure::permanent(error)),
         }
     }
@@ -324,14 +342,25 @@ impl TaskContext {
     ///
     /// The store's.
     pub async fn children(&self) -> Result<Vec<TaskView>, Failure> {
-        let filter = TaskFilter {
-            parent: Some(self.lease.task.id),
-            limit: u32::MAX,
-            ..TaskFilter::default()
-        };
-        let mut children = self.queue.tasks(&filter).await?;
-        children.reverse();
-        Ok(children)
+        Ok(self.holding.children(None, usize::MAX).await?)
+    }
+
+    /// The same of one kind only.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn children_of(&self, kind: &str) -> Result<Vec<TaskView>, Failure> {
+        Ok(self.holding.children(Some(kind), usize::MAX).await?)
+    }
+
+    /// The child that was inserted last, of one kind if one is named.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn latest_child(&self, kind: Option<&str>) -> Result<Option<TaskView>, Failure> {
+        Ok(self.holding.children(kind, 1).await?.pop())
     }
 
     /// The tasks this one depends on; all of them have completed.
@@ -342,38 +371,57 @@ impl TaskContext {
     pub async fn dependencies(&self) -> Result<Vec<TaskView>, Failure> {
         let mut dependencies = Vec::with_capacity(self.lease.task.depends_on.len());
         for id in &self.lease.task.depends_on {
-            if let Some(view) = self.queue.task(*id).await? {
+            if let Some(view) = self.holding.look(*id).await? {
                 dependencies.push(view);
             }
         }
         Ok(dependencies)
     }
 
+    /// Documents of the kernel's own whose key begins with `prefix`, in reverse order of their
+    /// keys. They are this node's; whose agents need them run only what waits here
+    /// ([`Behaviour::kinds_of_peers`]).
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn documents(&self, space: &str, prefix: &str) -> Result<Vec<Document>, Failure> {
+        let store = self.queue.writer().store();
+        Ok(store.documents(space, prefix, u32::MAX).await?)
+    }
+
     /// Writes documents of the kernel's own, under the task's lease.
     ///
     /// # Errors
     ///
-    /// [`Failure::LeaseLost`], or what the store's failure calls for.
+    /// [`Failure::LeaseLost`], or what the store's failure calls for. Permanent if another node
+    /// has the task: its lease says nothing about this node's documents.
     pub async fn put_documents(&self, documents: Vec<DocumentRow>) -> Result<(), Failure> {
-        let (id, epoch) = (self.lease.task.id, self.lease.epoch);
-        match self.queue.put_documents(id, epoch, documents).await {
-            Ok(()) => Ok(()),
-            Err(LeaseError::Stale { .. } | LeaseError::Unknown(_)) => Err(Failure::LeaseLost),
-            Err(LeaseError::Store(error)) => Err(error.into()),
-            Err(
-                error @ (LeaseError::Children(_)
-                | LeaseError::TooLarge { .. }
-                | LeaseError::OverBudget(_)
-                | LeaseError::TooManyReservations { .. }
-                | LeaseError::LogFull { .. }),
-            ) => Err(Failure::permanent(error)),
+        if let Some(peer) = self.holding.peer() {
+            let node = peer.node();
+            return Err(Failure::Permanent(format!(
+                "documents are written for tasks of this node, and this one is of node {node}"
+            )));
         }
+        let (id, epoch) = (self.lease.task.id, self.lease.epoch);
+        Ok(self.queue.put_documents(id, epoch, documents).await?)
     }
 
-    /// Notes on a task, for whoever watches it. Notes are best effort: what they say is
-    /// derived from the task's own records, so a failure only costs the view of it.
+    /// Notes on a task, for whoever watches it: the leased one, or its parent. Notes are best
+    /// effort: what they say is derived from the task's own records, so a failure only costs the
+    /// view of it. They are kept where the task is.
     pub async fn note(&self, task: TaskId, status: ContextStatus, notes: Map<String, Value>) {
-        if let Err(reason) = self.shared.upsert(task, notes, Some(status)).await {
+        let noted = match self.holding.peer() {
+            Some(peer) => {
+                let noted = peer.share(task, Note::Attributes(notes, status)).await;
+                noted.map_err(|reason| chain(&reason))
+            }
+            None => {
+                let noted = self.shared.upsert(task, notes, Some(status)).await;
+                noted.map(drop).map_err(|reason| chain(&reason))
+            }
+        };
+        if let Err(reason) = noted {
             debug!(%task, %reason, "context not updated");
         }
     }
@@ -383,15 +431,19 @@ impl TaskContext {
         let Ok(finding) = Json::of(finding) else {
             return;
         };
-        if let Err(reason) = self.shared.add_finding(task, finding).await {
+        let shared = match self.holding.peer() {
+            Some(peer) => {
+                let shared = peer.share(task, Note::Finding(finding)).await;
+                shared.map_err(|reason| chain(&reason))
+            }
+            None => {
+                let shared = self.shared.add_finding(task, finding).await;
+                shared.map(drop).map_err(|reason| chain(&reason))
+            }
+        };
+        if let Err(reason) = shared {
             debug!(%task, %reason, "finding not shared");
         }
-    }
-
-    /// The queue behind it.
-    #[must_use]
-    pub fn queue(&self) -> &Queue {
-        &self.queue
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regrow_runtime::causes::chain;
+use regrow_runtime::holding::{Held, Lent};
 use regrow_runtime::journal::Journal;
 use regrow_runtime::queue::ClaimRequest;
-use regrow_runtime::queue::asking::{AskError, Asking};
+use regrow_runtime::queue::asking::AskError;
 use regrow_runtime::queue::budget::Shortfall;
 use regrow_runtime::queue::error::LeaseError;
 use regrow_runtime::queue::task::Lease;
@@ -53,6 +54,11 @@ pub(super) async fn run(
         wait: CLAIM_WAIT,
         lease: args.limits.lease,
     };
+    let kinds = args.behaviour.kinds_of_peers();
+    let from_peers = ClaimRequest {
+        kinds: kinds.iter().map(ToString::to_string).collect(),
+        ..request.clone()
+    };
     loop {
         let admitted = async {
             match &args.limiter {
@@ -73,44 +79,40 @@ pub(super) async fn run(
         let claimed = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
-            claimed = claim(&args, &request) => claimed,
+            claimed = claim(&args, &request, &from_peers) => claimed,
         };
         match claimed {
-            Ok(leases) => {
+            Ok(held) => {
                 if holder.give_up_if_over() {
                     return;
                 }
+                let Some(held) = held else { continue };
                 // A claim may have waited for long.
                 if !args.may_act() {
-                    for lease in leases {
-                        offer(&args, &lease, || {
-                            args.queue.release(lease.task.id, lease.epoch)
-                        })
-                        .await;
-                    }
+                    offer(&args, &held, || held.holding.release()).await;
                     continue;
                 }
-                for lease in leases {
-                    let task = &lease.task;
-                    let span = info_span!(
-                        "task",
-                        trace_id = %task.trace().trace_id(),
-                        span_id = span_of(&lease).map(tracing::field::display),
-                        task_id = %task.id,
-                        parent_task_id = task.parent.map(tracing::field::display),
-                        agent_id = %args.id,
-                        kind = %task.kind,
-                        epoch = %lease.epoch,
-                    );
-                    debug!(parent: &span, attempt = lease.attempt, "work begins");
-                    status.begin(format!("{} {}", task.kind, task.id));
-                    let work = permit.as_ref().map(|permit| permit.begin(&task.kind));
-                    let failed = one(&args, lease, &stopping, &status).instrument(span).await;
-                    if let (Some(work), Some(failed)) = (work, failed) {
-                        work.finish(failed);
-                    }
-                    status.end();
+                let (task, node) = (held.lease.task.clone(), held.holding.peer().map(Lent::node));
+                let span = info_span!(
+                    "task",
+                    trace_id = %task.trace().trace_id(),
+                    span_id = span_of(&held.lease).map(tracing::field::display),
+                    task_id = %task.id,
+                    parent_task_id = task.parent.map(tracing::field::display),
+                    agent_id = %args.id,
+                    kind = %task.kind,
+                    epoch = %held.lease.epoch,
+                    node,
+                );
+                debug!(parent: &span, attempt = held.lease.attempt, "work begins");
+                let whose = node.map_or_else(String::new, |node| format!(" of node {node}"));
+                status.begin(format!("{} {}{whose}", task.kind, task.id));
+                let work = permit.as_ref().map(|permit| permit.begin(&task.kind));
+                let failed = one(&args, held, &stopping, &status).instrument(span).await;
+                if let (Some(work), Some(failed)) = (work, failed) {
+                    work.finish(failed);
                 }
+                status.end();
             }
             Err(
                 StoreError::Closed | StoreError::Superseded { .. } | StoreError::NameTaken { .. },
@@ -129,27 +131,33 @@ fn span_of(lease: &Lease) -> Option<SpanId> {
     kept.then(|| spans::of_attempt(lease.task.id, lease.epoch))
 }
 
-/// Claims, while the node takes work; while it takes none, only what no other node can do.
+/// Claims here and, while nothing waits here, from peers, while the node takes work; while it
+/// takes none, only what no other node can do.
 ///
 /// Cancellation safe: a lease is given only by returning it.
-async fn claim(args: &AgentArgs, request: &ClaimRequest) -> Result<Vec<Lease>, StoreError> {
+async fn claim(
+    args: &AgentArgs,
+    request: &ClaimRequest,
+    from_peers: &ClaimRequest,
+) -> Result<Option<Held>, StoreError> {
+    let peers = args.peers.as_deref();
     let Some(mut open) = args.open.clone() else {
-        return args.queue.claim(request).await;
+        return args.queue.claim_among(request, from_peers, peers).await;
     };
     if *open.borrow_and_update() {
         return tokio::select! {
             biased;
             // Whoever closes the node keeps the other end for as long as it runs.
-            Ok(_) = open.wait_for(|open| !open) => Ok(Vec::new()),
-            claimed = args.queue.claim(request) => claimed,
+            Ok(_) = open.wait_for(|open| !open) => Ok(None),
+            claimed = args.queue.claim_among(request, from_peers, peers) => claimed,
         };
     }
     if let Some(bound) = args.queue.claim_bound(request)? {
-        return Ok(vec![bound]);
+        return Ok(Some(args.queue.held(bound)));
     }
     // Either way it is time to look again.
     let _ = timeout(BOUND_PERIOD, open.wait_for(|open| *open)).await;
-    Ok(Vec::new())
+    Ok(None)
 }
 
 /// What came of the work.
@@ -166,21 +174,22 @@ enum Ended {
 /// the attempt failed in a way that may pass, unless the work was cut short.
 async fn one(
     args: &AgentArgs,
-    lease: Lease,
+    held: Held,
     stopping: &CancellationToken,
     status: &Arc<Status>,
 ) -> Option<bool> {
-    let lease = match opened(&lease, args.addressed.as_deref()) {
+    let lease = match opened(&held.lease, args.addressed.as_deref()) {
         Ok(work) => Arc::new(work.into_owned()),
         Err(reason) => {
-            fail(args, &lease, reason, false).await;
+            fail(args, &held, reason, false).await;
             return Some(false);
         }
     };
     let cancelled = stopping.child_token();
     let context = TaskContext {
-        journal: Journal::new(args.queue.clone(), &lease),
-        lease: lease.clone(),
+        journal: Journal::of(held.holding.clone(), args.queue.clock()),
+        lease,
+        holding: held.holding.clone(),
         queue: args.queue.clone(),
         shared: args.context.clone(),
         agent: args.id.clone(),
@@ -191,7 +200,7 @@ async fn one(
     let behaviour = args.behaviour.clone();
     let mut work = JoinSet::new();
     work.spawn(async move { behaviour.run(context).await }.in_current_span());
-    let ended = mind(args, &lease, &mut work, &cancelled).await;
+    let ended = mind(args, &held, &mut work, &cancelled).await;
     let failed = match &ended {
         Ended::Outcome(Ok(_) | Err(Failure::Permanent(_))) => Some(false),
         Ended::Outcome(Err(Failure::Retryable(_))) | Ended::Panicked(_) => Some(true),
@@ -200,165 +209,131 @@ async fn one(
         | Ended::Outcome(Err(Failure::OverBudget(_) | Failure::Asks(_)))
         | Ended::Aborted => None,
     };
-    settle(args, &lease, ended, cancelled.is_cancelled()).await;
+    settle(args, &held, ended, cancelled.is_cancelled()).await;
     failed
 }
 
 /// Renews the lease while the work runs, and ends the work when it has to end.
 async fn mind(
     args: &AgentArgs,
-    lease: &Lease,
+    held: &Held,
     work: &mut JoinSet<Result<Outcome, Failure>>,
     cancelled: &CancellationToken,
 ) -> Ended {
-    let period = (args.limits.lease / 3).min(BEAT_MAX);
-    let mut beat = interval_at(Instant::now() + period, period);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut grace = std::pin::pin!(async {
         cancelled.cancelled().await;
         sleep(args.limits.grace).await;
     });
+    // Beside the work, whose end must not wait for the answer of a peer.
+    let mut lost = std::pin::pin!(renew(args, held, cancelled));
+    tokio::select! {
+        biased;
+        finished = work.join_next() => match finished {
+            Some(Ok(outcome)) => Ended::Outcome(outcome),
+            Some(Err(error)) if error.is_panic() => Ended::Panicked(error.into_panic()),
+            Some(Err(_)) | None => Ended::Aborted,
+        },
+        () = &mut grace => {
+            work.shutdown().await;
+            Ended::Aborted
+        }
+        reason = &mut lost => {
+            warn!(%reason, "lease lost, work stopped");
+            work.shutdown().await;
+            Ended::LeaseLost
+        }
+    }
+}
+
+/// Renews the lease until it is over, and says why it is.
+async fn renew(args: &AgentArgs, held: &Held, cancelled: &CancellationToken) -> LeaseError {
+    let period = (args.limits.lease / 3).min(BEAT_MAX);
+    let mut beat = interval_at(Instant::now() + period, period);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            biased;
-            finished = work.join_next() => return match finished {
-                Some(Ok(outcome)) => Ended::Outcome(outcome),
-                Some(Err(error)) if error.is_panic() => Ended::Panicked(error.into_panic()),
-                Some(Err(_)) | None => Ended::Aborted,
-            },
-            () = &mut grace => {
-                work.shutdown().await;
-                return Ended::Aborted;
-            }
-            _ = beat.tick() => {
-                match args.queue.heartbeat(lease.task.id, lease.epoch, args.limits.lease).await {
-                    Ok(renewal) if renewal.cancel_requested => cancelled.cancel(),
-                    Ok(_) => {}
-                    Err(reason @ (LeaseError::Stale { .. } | LeaseError::Unknown(_))) => {
-                        warn!(%reason, "lease lost, work stopped");
-                        work.shutdown().await;
-                        return Ended::LeaseLost;
-                    }
-                    Err(reason) => debug!(%reason, "lease not renewed"),
-                }
-            }
+        beat.tick().await;
+        match held.holding.heartbeat(args.limits.lease).await {
+            Ok(renewal) if renewal.cancel_requested => cancelled.cancel(),
+            Ok(_) => {}
+            Err(over) if over.is_over() => return over,
+            Err(reason) => debug!(%reason, "lease not renewed"),
         }
     }
 }
 
 /// Tells the queue what came of the work; `asked` says whether it had been asked to stop.
-async fn settle(args: &AgentArgs, lease: &Lease, ended: Ended, asked: bool) {
+async fn settle(args: &AgentArgs, held: &Held, ended: Ended, asked: bool) {
+    let holding = &held.holding;
     match ended {
         Ended::LeaseLost | Ended::Outcome(Err(Failure::LeaseLost)) => {}
         Ended::Outcome(Ok(Outcome::Completed(result))) => {
-            offer(args, lease, || {
-                let result = result.clone();
-                async move {
-                    args.queue
-                        .complete(lease.task.id, lease.epoch, result)
-                        .await
-                }
-            })
-            .await;
+            offer(args, held, || holding.complete(result.clone())).await;
         }
         Ended::Outcome(Ok(Outcome::WaitFor(children))) => {
-            offer(args, lease, || {
-                let children = children.clone();
-                async move {
-                    args.queue
-                        .suspend(lease.task.id, lease.epoch, children)
-                        .await
-                }
-            })
-            .await;
+            offer(args, held, || holding.suspend(children.clone())).await;
         }
         Ended::Outcome(Err(Failure::OverBudget(shortfall))) => {
             info!(%shortfall, "the task waits for its budget");
             let Shortfall { key, needs, .. } = *shortfall;
-            offer(args, lease, || {
-                let waits = args
-                    .queue
-                    .wait_for_budget(lease.task.id, lease.epoch, &key, needs);
-                async move { waits.await.map(drop) }
-            })
-            .await;
+            offer(args, held, || holding.wait_for_budget(&key, needs)).await;
         }
-        Ended::Outcome(Err(Failure::Asks(ask))) => wait_for_answer(args, lease, &ask).await,
-        Ended::Outcome(Err(Failure::Retryable(error))) => fail(args, lease, error, true).await,
-        Ended::Outcome(Err(Failure::Permanent(error))) => fail(args, lease, error, false).await,
+        Ended::Outcome(Err(Failure::Asks(ask))) => wait_for_answer(args, held, &ask).await,
+        Ended::Outcome(Err(Failure::Retryable(error))) => fail(args, held, error, true).await,
+        Ended::Outcome(Err(Failure::Permanent(error))) => fail(args, held, error, false).await,
         Ended::Outcome(Err(stopped @ Failure::Stopped)) if !asked => {
             // Handing it back would run it again at once, and for ever.
-            fail(args, lease, stopped.to_string(), true).await;
+            fail(args, held, stopped.to_string(), true).await;
         }
         Ended::Outcome(Err(Failure::Stopped)) | Ended::Aborted => {
-            offer(args, lease, || {
-                args.queue.release(lease.task.id, lease.epoch)
-            })
-            .await;
+            offer(args, held, || holding.release()).await;
         }
         Ended::Panicked(panic) => {
             let error = format!("panicked: {}", text_of(panic.as_ref()));
-            fail(args, lease, error, true).await;
+            fail(args, held, error, true).await;
             std::panic::resume_unwind(panic);
         }
     }
 }
 
 /// Lets the task wait for a person. An answer that came meanwhile is found by its next run.
-async fn wait_for_answer(args: &AgentArgs, lease: &Lease, ask: &Ask) {
+async fn wait_for_answer(args: &AgentArgs, held: &Held, ask: &Ask) {
     info!(
         question = ask.question.question,
         "the task waits for a person"
     );
     let refusal = loop {
-        let asked = args.queue.ask(
-            lease.task.id,
-            lease.epoch,
-            &ask.key,
-            ask.question.clone(),
-            ask.patience,
-        );
+        let asked = held
+            .holding
+            .ask(&ask.key, ask.question.clone(), ask.patience);
         match asked.await {
-            Ok(Asking::Waits { .. } | Asking::Ended) => return,
-            Ok(Asking::Decided(_)) => {
-                return offer(args, lease, || {
-                    args.queue.release(lease.task.id, lease.epoch)
-                })
-                .await;
-            }
+            Ok(None) => return,
+            Ok(Some(_)) => return offer(args, held, || held.holding.release()).await,
             Err(AskError::Store(reason) | AskError::Lease(LeaseError::Store(reason)))
                 if reason.is_retryable() =>
             {
                 // If the lease is gone, the next question says so.
-                let (id, epoch) = (lease.task.id, lease.epoch);
-                let _ = args.queue.heartbeat(id, epoch, args.limits.lease).await;
+                let _ = held.holding.heartbeat(args.limits.lease).await;
                 sleep(STORE_PAUSE).await;
             }
-            Err(AskError::Lease(LeaseError::Stale { .. } | LeaseError::Unknown(_))) => return,
+            Err(AskError::Lease(over)) if over.is_over() => {
+                return warn!(reason = %over, "the question was not put");
+            }
             Err(refusal) => break refusal,
         }
     };
-    fail(args, lease, chain(&refusal), false).await;
+    fail(args, held, chain(&refusal), false).await;
 }
 
-async fn fail(args: &AgentArgs, lease: &Lease, error: String, retryable: bool) {
-    warn!(reason = %error, retryable, attempt = lease.attempt, "attempt failed");
-    offer(args, lease, || {
-        let error = error.clone();
-        async move {
-            args.queue
-                .fail(lease.task.id, lease.epoch, error, retryable)
-                .await
-                .map(drop)
-        }
-    })
-    .await;
+async fn fail(args: &AgentArgs, held: &Held, error: String, retryable: bool) {
+    let attempt = held.lease.attempt;
+    warn!(reason = %error, retryable, attempt, "attempt failed");
+    offer(args, held, || held.holding.fail(error.clone(), retryable)).await;
 }
 
 /// Offers an outcome until the store takes it, as long as the lease holds: the work is
 /// done, and to do it again could cost more than to wait. One that cannot be taken fails
 /// the attempt.
-async fn offer<F>(args: &AgentArgs, lease: &Lease, mut settle: impl FnMut() -> F)
+async fn offer<F>(args: &AgentArgs, held: &Held, mut settle: impl FnMut() -> F)
 where
     F: Future<Output = Result<(), LeaseError>>,
 {
@@ -372,8 +347,7 @@ where
                     warn!(%reason, "outcome waits for the store");
                 }
                 // If the lease is gone, the next offer says so.
-                let (id, epoch) = (lease.task.id, lease.epoch);
-                let _ = args.queue.heartbeat(id, epoch, args.limits.lease).await;
+                let _ = held.holding.heartbeat(args.limits.lease).await;
                 sleep(STORE_PAUSE).await;
             }
             Err(refusal) => break refusal,
@@ -381,17 +355,18 @@ where
     };
     warn!(reason = %refusal, "outcome refused");
     let retryable = match &refusal {
-        LeaseError::TooLarge { .. } | LeaseError::LogFull { .. } => Some(false),
+        LeaseError::TooLarge { .. } | LeaseError::LogFull { .. } | LeaseError::Refused { .. } => {
+            Some(false)
+        }
         LeaseError::OverBudget(_) | LeaseError::TooManyReservations { .. } => Some(true),
         LeaseError::Children(refused) => Some(refused.is_retryable()),
-        LeaseError::Stale { .. } | LeaseError::Unknown(_) | LeaseError::Store(_) => None,
+        LeaseError::Stale { .. }
+        | LeaseError::Unknown(_)
+        | LeaseError::Away { .. }
+        | LeaseError::Store(_) => None,
     };
     if let Some(retryable) = retryable {
-        let error = chain(&refusal);
-        let failed = args
-            .queue
-            .fail(lease.task.id, lease.epoch, error, retryable)
-            .await;
+        let failed = held.holding.fail(chain(&refusal), retryable).await;
         if let Err(reason) = failed {
             warn!(%reason, "failure not stored; the lease will run out");
         }

@@ -73,7 +73,7 @@ pub(super) async fn run(
     let plan = match waves.next(&inventory) {
         Next::Check { round, batches } => checks(&inventory, &goal, round, &batches)?,
         Next::Record => {
-            let run = waves.finish(&inventory, &goal, started_at, context.queue().clock().now())?;
+            let run = waves.finish(&inventory, &goal, started_at, context.now())?;
             if let Some(first) = run.coverage.uncovered.first() {
                 // Degraded output is never "completed".
                 return Err(Failure::Permanent(format!(
@@ -106,7 +106,7 @@ pub(super) async fn run(
 
 async fn survey(context: &TaskContext, goal: &AuditGoal) -> Result<Survey, Failure> {
     let (path, limits) = (goal.path.clone(), goal.limits.clone());
-    let started_at = context.queue().clock().now();
+    let started_at = context.now();
     let work = context.blocking(move || {
         let inventory = Inventory::take(&path, &limits).map_err(Failure::permanent)?;
         Ok(Survey {

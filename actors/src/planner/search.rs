@@ -12,7 +12,6 @@ use regrow_runtime::context::record::ContextStatus;
 use regrow_runtime::ids::TaskId;
 use regrow_runtime::json::Json;
 use regrow_runtime::queue::task::{NewChild, NewTask, TaskState, TaskView};
-use regrow_runtime::store::TaskFilter;
 use serde::Serialize;
 use serde_json::Map;
 
@@ -45,7 +44,7 @@ type Generation = Vec<(String, f64)>;
 /// Decides what comes next for a search.
 pub(super) async fn run(context: &TaskContext, goal: SearchGoal) -> Result<Outcome, Failure> {
     goal.check().map_err(Failure::Permanent)?;
-    let Some(latest) = latest_child(context, None).await? else {
+    let Some(latest) = context.latest_child(None).await? else {
         return child(context, STRETCH, &stretch(&goal, 0), None);
     };
     if &*latest.body.kind == STRETCH {
@@ -59,18 +58,11 @@ pub(super) async fn run(context: &TaskContext, goal: SearchGoal) -> Result<Outco
         let next = stretch(&goal, number);
         return child(context, STRETCH, &next, Some(latest.body.id));
     }
-    let Some(last) = latest_child(context, Some(STRETCH)).await? else {
+    let Some(last) = context.latest_child(Some(STRETCH)).await? else {
         return Err(Failure::Permanent("the search has no stretches".to_owned()));
     };
     let so_far: Stretched = completed(&last)?;
-    let filter = TaskFilter {
-        kind: Some(TRY.to_owned()),
-        parent: Some(context.lease().task.id),
-        limit: u32::MAX,
-        ..TaskFilter::default()
-    };
-    let mut parts = context.queue().tasks(&filter).await?;
-    parts.reverse();
+    let parts = context.children_of(TRY).await?;
     let champion = champion(&goal, &so_far, &parts)?;
     context
         .note(
@@ -223,20 +215,6 @@ fn completed<T: serde::de::DeserializeOwned>(child: &TaskView) -> Result<T, Fail
         )));
     }
     result_of(child)
-}
-
-/// The child that was inserted last.
-async fn latest_child(
-    context: &TaskContext,
-    kind: Option<&str>,
-) -> Result<Option<TaskView>, Failure> {
-    let filter = TaskFilter {
-        kind: kind.map(str::to_owned),
-        parent: Some(context.lease().task.id),
-        limit: 1,
-        ..TaskFilter::default()
-    };
-    Ok(context.queue().tasks(&filter).await?.pop())
 }
 
 fn stretch(goal: &SearchGoal, number: u64) -> Stretch {

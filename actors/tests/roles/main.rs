@@ -3,6 +3,7 @@
 mod agent;
 mod audit;
 mod outages;
+mod peers;
 mod people;
 mod search;
 mod stage;

@@ -14,6 +14,7 @@ use regrow_runtime::clock::Clock;
 use regrow_runtime::concurrency::Limiter;
 use regrow_runtime::context::{Context, ContextConfig};
 use regrow_runtime::events::EventBus;
+use regrow_runtime::holding::Peers;
 use regrow_runtime::ids::{AgentId, TaskId};
 use regrow_runtime::json::Json;
 use regrow_runtime::mailbox::Address;
@@ -104,6 +105,27 @@ impl Stage {
         limiter: Option<Limiter>,
         may_act: Option<MayAct>,
     ) -> Self {
+        Self::placed(behaviour, count, limits, limiter, may_act, None).await
+    }
+
+    /// The same, with a peer to lease from.
+    pub(crate) async fn beside(
+        behaviour: Arc<dyn Behaviour>,
+        count: usize,
+        limits: AgentLimits,
+        peers: Arc<dyn Peers>,
+    ) -> Self {
+        Self::placed(behaviour, count, limits, None, None, Some(peers)).await
+    }
+
+    async fn placed(
+        behaviour: Arc<dyn Behaviour>,
+        count: usize,
+        limits: AgentLimits,
+        limiter: Option<Limiter>,
+        may_act: Option<MayAct>,
+        peers: Option<Arc<dyn Peers>>,
+    ) -> Self {
         let (disk, limits_of_queue) = (Volatile::default(), QueueLimits::default());
         let store = Store::Volatile(disk.clone());
         Self::set(
@@ -119,6 +141,7 @@ impl Stage {
                         addressed: None,
                         may_act: may_act.clone(),
                         queue: queue.clone(),
+                        peers: peers.clone(),
                         limiter: limiter.clone(),
                         limits: limits.clone(),
                         context: context.clone(),
@@ -169,6 +192,7 @@ impl Stage {
                 limits: AgentLimits::default(),
                 reports,
                 rehearsal: None,
+                peers: None,
                 context: context.clone(),
                 draining: draining.clone(),
                 open: tokio::sync::watch::channel(true).1,

@@ -57,6 +57,7 @@ const NEEDS: &[(&str, &str, Need)] = &[
     ("POST", "/v1/leases/{id}/fail", WORK),
     ("POST", "/v1/leases/{id}/release", WORK),
     ("POST", "/v1/leases/{id}/children", WORK),
+    ("POST", "/v1/leases/{id}/context", WORK),
     ("POST", "/v1/leases/{id}/ask", WORK),
     ("POST", "/v1/leases/{id}/reserve", WORK),
     ("POST", "/v1/leases/{id}/give_back", WORK),

@@ -1,4 +1,4 @@
-//! Leases of tasks that wait at other nodes, for workers that find nothing here.
+//! Leases of tasks that wait at other nodes, for workers and agents that find nothing here.
 //!
 //! Where nodes share no database, a task stays with the node that took it, and so does its lease:
 //! that node gives it, takes it back when it is not renewed, and is asked about everything that
@@ -10,7 +10,10 @@
 //! alone for a moment. A node that was paused, cordoned, drained or quarantined takes nothing from
 //! others.
 
+mod lent;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -20,13 +23,15 @@ use axum::middleware::Next;
 use axum::response::Response;
 use parking_lot::Mutex;
 use rand::RngExt as _;
-use regrow_cluster::exchange::Topic;
+use regrow_cluster::exchange::{Exchange, Topic};
 use regrow_cluster::member::NodeName;
+use regrow_cluster::nodes::{Nodes, Stance};
 use regrow_runtime::ids::TaskId;
+use regrow_runtime::queue::Queue;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tokio::task::JoinSet;
 
-use super::forwarding::stance;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::relay::{Asked, ask};
@@ -47,6 +52,8 @@ const LOOK_MS: std::ops::Range<u64> = 150..400;
 /// For how long a node is left alone that gave nothing, in milliseconds: until it has said anew
 /// what waits with it.
 const REST_MS: std::ops::Range<u64> = 500..1_500;
+/// How long it is believed what an operator asks of this node.
+const STANCE_FOR: Duration = Duration::from_secs(1);
 /// Most bytes of a worker's name.
 const WORKER_BYTES_MAX: usize = 128;
 
@@ -63,12 +70,76 @@ pub(crate) struct WaitsAtMost(pub(crate) Duration);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NothingHere;
 
-/// Which leases came from where, and who is asked at present.
-#[derive(Debug, Default)]
-pub(crate) struct Borrowed {
+/// What this node leases from others, for workers over HTTP and for its own agents: which leases
+/// came from where, and who is asked at present. Cheap to clone.
+#[derive(Clone)]
+pub struct Borrowing(Arc<Inner>);
+
+struct Inner {
+    node: String,
+    queue: Queue,
+    nodes: Nodes,
+    exchange: Exchange,
     leases: Mutex<Leases>,
     asked: Mutex<BTreeMap<NodeName, usize>>,
     rests: Mutex<HashMap<(NodeName, String), Instant>>,
+    stance: Mutex<Option<(Instant, Option<Stance>)>>,
+    /// Claims for agents, and what came too late on its way back.
+    apart: Mutex<JoinSet<()>>,
+}
+
+impl Borrowing {
+    /// For the node called `node`: nothing is borrowed yet.
+    #[must_use]
+    pub fn new(node: &str, queue: &Queue, nodes: &Nodes, exchange: &Exchange) -> Self {
+        Self(Arc::new(Inner {
+            node: node.to_owned(),
+            queue: queue.clone(),
+            nodes: nodes.clone(),
+            exchange: exchange.clone(),
+            leases: Mutex::default(),
+            asked: Mutex::default(),
+            rests: Mutex::default(),
+            stance: Mutex::default(),
+            apart: Mutex::default(),
+        }))
+    }
+
+    /// Other nodes at which tasks of these kinds wait, and how many, if this one may take some.
+    async fn lenders(&self, kinds: &[String]) -> Vec<(NodeName, u64)> {
+        let lenders = self.0.nodes.waiting_at(kinds, &self.0.exchange.connected());
+        let takes_none = lenders.is_empty() || self.0.queue.is_paused() || self.0.queue.is_shared();
+        if takes_none || self.stance().await.is_some() {
+            return Vec::new();
+        }
+        let (kinds, now) = (kinds.join(","), Instant::now());
+        let mut rests = self.0.rests.lock();
+        rests.retain(|_, until| now < *until);
+        let rests = |node: &NodeName| rests.contains_key(&(node.clone(), kinds.clone()));
+        let rested = lenders.into_iter().filter(|(node, _)| !rests(node));
+        rested.collect()
+    }
+
+    /// Leaves a node alone for a moment that gave nothing of these kinds.
+    fn rest(&self, node: &NodeName, kinds: &[String]) {
+        let rest = Duration::from_millis(rand::rng().random_range(REST_MS));
+        let of = (node.clone(), kinds.join(","));
+        self.0.rests.lock().insert(of, Instant::now() + rest);
+    }
+
+    /// What an operator asks of this node, as of lately.
+    pub(super) async fn stance(&self) -> Option<Stance> {
+        let known = *self.0.stance.lock();
+        if let Some((at, stance)) = known
+            && at.elapsed() < STANCE_FOR
+        {
+            return stance;
+        }
+        // While the store is away nothing new is known.
+        let stance = self.0.nodes.stance(&self.0.node).await.unwrap_or(None);
+        *self.0.stance.lock() = Some((Instant::now(), stance));
+        stance
+    }
 }
 
 #[derive(Debug, Default)]
@@ -97,13 +168,18 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn begin(asked: &'a Mutex<BTreeMap<NodeName, usize>>, node: &NodeName) -> Option<Self> {
+    /// One more, unless `max` are under way.
+    fn begin(
+        asked: &'a Mutex<BTreeMap<NodeName, usize>>,
+        node: &NodeName,
+        max: usize,
+    ) -> Option<Self> {
         let mut counts = asked.lock();
-        let count = counts.entry(node.clone()).or_default();
-        if ASKED_AT_ONCE <= *count {
+        let under_way = counts.get(node).copied().unwrap_or(0);
+        if max <= under_way {
             return None;
         }
-        *count += 1;
+        *counts.entry(node.clone()).or_default() += 1;
         let node = node.clone();
         Some(Self { asked, node })
     }
@@ -155,7 +231,7 @@ pub(super) async fn claimed(
     );
     loop {
         let left = wait.saturating_sub(began.elapsed());
-        let lenders = lenders(state, &wish.kinds).await;
+        let lenders = state.borrowing.lenders(&wish.kinds).await;
         if lenders.is_empty() {
             tokio::select! {
                 // In this order, so that what was given here is not thrown away.
@@ -168,7 +244,7 @@ pub(super) async fn claimed(
         if response.extensions().get::<NothingHere>().is_none() {
             return Ok(response);
         }
-        for node in lenders {
+        for (node, _) in lenders {
             if let Some(lent) = borrow(state, &parts, &body, &wish, &node).await {
                 return Ok(lent);
             }
@@ -184,23 +260,10 @@ async fn until_lent(state: &ApiState, kinds: &[String]) {
     loop {
         let pause = Duration::from_millis(rand::rng().random_range(LOOK_MS));
         tokio::time::sleep(pause).await;
-        if !lenders(state, kinds).await.is_empty() {
+        if !state.borrowing.lenders(kinds).await.is_empty() {
             return;
         }
     }
-}
-
-/// Other nodes at which tasks of these kinds wait, if this one may take some.
-async fn lenders(state: &ApiState, kinds: &[String]) -> Vec<NodeName> {
-    let lenders = state.nodes.waiting_at(kinds, &state.exchange.connected());
-    if lenders.is_empty() || state.queue.is_paused() || stance(state).await.is_some() {
-        return Vec::new();
-    }
-    let (kinds, now) = (kinds.join(","), Instant::now());
-    let mut rests = state.borrowed.rests.lock();
-    rests.retain(|_, until| now < *until);
-    let rests = |node: &NodeName| rests.contains_key(&(node.clone(), kinds.clone()));
-    lenders.into_iter().filter(|node| !rests(node)).collect()
 }
 
 /// The answer of another node that leases something.
@@ -211,14 +274,14 @@ async fn borrow(
     wish: &Wish,
     node: &NodeName,
 ) -> Option<Response> {
-    let _asking = Asking::begin(&state.borrowed.asked, node)?;
+    let _asking = Asking::begin(&state.borrowing.0.asked, node, ASKED_AT_ONCE)?;
     let asked = Asked::copy(parts, passed_on(body, &state.node)?);
     let told = ask(state, node, &asked, CLAIM, None).await.ok();
     let told = told.filter(crate::relay::Told::is_success);
     let tasks = told.as_ref().map(|told| tasks_of(&told.body));
     match (told, tasks) {
         (Some(told), Some(tasks)) if !tasks.is_empty() => {
-            let mut leases = state.borrowed.leases.lock();
+            let mut leases = state.borrowing.0.leases.lock();
             for task in tasks {
                 leases.remember(task, node);
             }
@@ -226,13 +289,7 @@ async fn borrow(
             Some(told.into_response(node))
         }
         _ => {
-            let rest = Duration::from_millis(rand::rng().random_range(REST_MS));
-            let of = (node.clone(), wish.kinds.join(","));
-            state
-                .borrowed
-                .rests
-                .lock()
-                .insert(of, Instant::now() + rest);
+            state.borrowing.rest(node, &wish.kinds);
             None
         }
     }
@@ -246,10 +303,16 @@ fn passed_on(body: &[u8], here: &str) -> Option<Vec<u8>> {
     let max = fields.get("max").and_then(Value::as_u64).unwrap_or(1);
     fields.insert("max".to_owned(), max.min(TAKEN_MAX).into());
     let worker = fields.get("worker").and_then(Value::as_str);
-    let mut worker = format!("{here}/{}", worker.unwrap_or("http"));
-    worker.truncate(worker.floor_char_boundary(WORKER_BYTES_MAX));
+    let worker = of_node(here, worker.unwrap_or("http"));
     fields.insert("worker".to_owned(), worker.into());
     serde_json::to_vec(&fields).ok()
+}
+
+/// How a worker of this node is named at others.
+fn of_node(here: &str, worker: &str) -> String {
+    let mut worker = format!("{here}/{worker}");
+    worker.truncate(worker.floor_char_boundary(WORKER_BYTES_MAX));
+    worker
 }
 
 /// The tasks that are leased in an answer to a claim.
@@ -279,7 +342,7 @@ pub(super) async fn used(
         // Too large to travel: its worker is told where to bring it.
         return super::lease(state, task, caller, unknown).await;
     }
-    let remembered = state.borrowed.leases.lock().nodes.get(&task).cloned();
+    let remembered = state.borrowing.0.leases.lock().nodes.get(&task).cloned();
     let connected = state.exchange.connected();
     let among = match remembered {
         Some(node) if connected.contains(&node) => vec![node],
@@ -327,9 +390,9 @@ mod tests {
 
         let (asked, node) = (Mutex::default(), NodeName::from("a"));
         let held: Vec<_> = (0..ASKED_AT_ONCE)
-            .map(|_| Asking::begin(&asked, &node).expect("room"))
+            .map(|_| Asking::begin(&asked, &node, ASKED_AT_ONCE).expect("room"))
             .collect();
-        assert!(Asking::begin(&asked, &node).is_none());
+        assert!(Asking::begin(&asked, &node, ASKED_AT_ONCE).is_none());
         drop(held);
         assert!(asked.lock().is_empty());
     }

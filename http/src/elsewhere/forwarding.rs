@@ -6,13 +6,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use parking_lot::Mutex;
 use regrow_cluster::exchange::AskError;
 use regrow_cluster::member::NodeName;
-use regrow_cluster::nodes::Stance;
 use regrow_cluster::transport::{CallError, OperationId};
 use serde::Deserialize;
 
@@ -23,14 +21,11 @@ use crate::state::ApiState;
 
 /// Idempotency keys whose node is remembered.
 const KEYS_MAX: usize = 10_000;
-/// How long it is believed what an operator asks of this node.
-const STANCE_FOR: Duration = Duration::from_secs(1);
 
-/// Where forwarded tasks are, and what is asked of this node.
+/// Where forwarded tasks are.
 #[derive(Debug, Default)]
 pub(crate) struct Forwarded {
     keys: Mutex<Keys>,
-    stance: Mutex<Option<(Instant, Option<Stance>)>>,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +85,7 @@ pub(super) async fn submitted(
     if !is_single {
         return Ok(here.await);
     }
-    if stance(state).await.is_some()
+    if state.borrowing.stance().await.is_some()
         && let Some(response) = to_another(state, asked, key.as_deref()).await?
     {
         return Ok(response);
@@ -160,20 +155,6 @@ fn refusal(error: AskError, node: &NodeName) -> ApiError {
         true => ApiError::unsure(std::slice::from_ref(node)),
         false => ApiError::away(std::slice::from_ref(node)),
     }
-}
-
-/// What an operator asks of this node, as of lately.
-pub(super) async fn stance(state: &ApiState) -> Option<Stance> {
-    let known = *state.forwarded.stance.lock();
-    if let Some((at, stance)) = known
-        && at.elapsed() < STANCE_FOR
-    {
-        return stance;
-    }
-    // While the store is away nothing new is known.
-    let stance = state.nodes.stance(&state.node).await.unwrap_or(None);
-    *state.forwarded.stance.lock() = Some((Instant::now(), stance));
-    stance
 }
 
 #[cfg(test)]

@@ -132,7 +132,8 @@ fn estimate(fields: &mut Fields) -> Amounts {
 }
 
 /// `POST /v1/leases/{id}/reserve`: sets aside what a step may cost, before it begins. The
-/// step's record settles it, or `give_back`.
+/// step's record settles it, or `give_back`. What an earlier try of the same step may have cost
+/// is charged first if it is taken `afresh`.
 #[utoipa::path(
     post,
     path = "/v1/leases/{id}/reserve",
@@ -154,8 +155,9 @@ pub(crate) async fn reserve(
     mut fields: Fields,
 ) -> Answer {
     let (epoch, key, estimate) = (epoch(&mut fields), key(&mut fields), estimate(&mut fields));
+    let afresh = fields.flag("afresh").unwrap_or(false);
     fields.finish()?;
-    let reserved = state.queue.reserve(id, epoch, &key, estimate, false);
+    let reserved = state.queue.reserve(id, epoch, &key, estimate, afresh);
     reserved.await?;
     ok(&json!({ "id": id, "key": key, "reserved": AmountsJson::from(estimate) }))
 }
@@ -198,7 +200,7 @@ pub(crate) async fn give_back(
     params(
         ("id" = String, Path, format = "uuid", description = "the task's id"),
     ),
-    request_body = crate::schema::bodies::ReserveBody,
+    request_body = crate::schema::bodies::WaitForBudgetBody,
     responses(
         (status = 200, description = "it waits", body = crate::schema::answers::WaitAnswer),
     ),

@@ -302,6 +302,31 @@ pub(crate) struct ReserveBody {
     key: String,
     /// What the step costs at most.
     estimate: AmountsBody,
+    /// The step begins anew: what an earlier try may have cost is charged in full.
+    afresh: Option<bool>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct WaitForBudgetBody {
+    #[schema(minimum = 0, maximum = 9007199254740991i64)]
+    epoch: u64,
+    #[schema(min_length = 1, max_length = 256)]
+    key: String,
+    /// What the step costs at most.
+    estimate: AmountsBody,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ContextBody {
+    #[schema(minimum = 0, maximum = 9007199254740991i64)]
+    epoch: u64,
+    /// The leased task unless said; or its parent.
+    task: Option<TaskIdBody>,
+    /// Merged into those that are there; `null` removes one.
+    attributes: Option<BTreeMap<String, Value>>,
+    #[schema(pattern = "^(queued|planning|in_progress|waiting|completed|failed|cancelled)$")]
+    status: Option<String>,
+    finding: Option<Value>,
 }
 
 #[derive(Serialize, ToSchema)]

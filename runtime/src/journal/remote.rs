@@ -176,8 +176,12 @@ impl Queue {
         }
     }
 
-    /// Whether the lease is the latest of its task; otherwise why not.
-    pub(crate) async fn holds(&self, id: TaskId, epoch: Epoch) -> Result<(), LeaseError> {
+    /// Whether the lease is the latest of its task.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError`] says why it is not.
+    pub async fn holds(&self, id: TaskId, epoch: Epoch) -> Result<(), LeaseError> {
         let outcome = self.decide(|machine, _| machine.check_epoch(id, epoch));
         let outcome = outcome.await;
         self.settled(outcome, epoch).await

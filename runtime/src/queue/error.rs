@@ -136,9 +136,49 @@ pub enum LeaseError {
         /// How many lines a log may have.
         max: u64,
     },
+    /// The node that gave the lease has not answered for as long as the lease lasts: it is over.
+    /// Whether the change took effect is not known. Stop working on the task.
+    #[error(
+        "node {node}, which gave the lease on task {task}, has not answered until it was over \
+         ({reason}); stop working on it: it runs again when its node has it back"
+    )]
+    Away {
+        /// The task.
+        task: TaskId,
+        /// Whose it is.
+        node: String,
+        /// Why there is no answer, in words.
+        reason: String,
+    },
+    /// The node that gave the lease refused, for another reason; the lease still holds. Repeating
+    /// it is useless.
+    #[error("node {node}, which gave the lease, refused: {problem}")]
+    Refused {
+        /// Whose it is.
+        node: String,
+        /// In its words.
+        problem: String,
+    },
     /// The store failed; the lease may still hold. Repeat the call.
     #[error("the change could not be stored")]
     Store(#[from] StoreError),
+}
+
+impl LeaseError {
+    /// Whether the lease is over, or not this holder's: nothing is left to be done under it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Unknown(_) | Self::Stale { .. } | Self::Away { .. } => true,
+            Self::Children(_)
+            | Self::TooLarge { .. }
+            | Self::OverBudget(_)
+            | Self::TooManyReservations { .. }
+            | Self::LogFull { .. }
+            | Self::Refused { .. }
+            | Self::Store(_) => false,
+        }
+    }
 }
 
 /// A budget cannot be set like this. Nothing changed.

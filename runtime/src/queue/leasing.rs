@@ -383,6 +383,8 @@ impl Queue {
             | LeaseError::OverBudget(_)
             | LeaseError::TooManyReservations { .. }
             | LeaseError::LogFull { .. }
+            | LeaseError::Away { .. }
+            | LeaseError::Refused { .. }
             | LeaseError::Store(_)) => other,
         };
         if matches!(refusal, LeaseError::Stale { .. }) {
